@@ -1,0 +1,133 @@
+//! Errors as they travel.
+
+use serde::{Deserialize, Serialize};
+
+use crate::open_enum::open_enum;
+use crate::{AbsPath, MountId};
+
+open_enum! {
+    /// What kind of failure a reply reports. Numbers and names never change
+    /// and are never used again; new ones are added at the end.
+    ErrorCode {
+        /// A path, option or value that no helper accepts.
+        InvalidRequest = 1, "invalid-request";
+        /// A frame that breaks the protocol; the connection ends.
+        MalformedFrame = 2, "malformed-frame";
+        /// No protocol version in common.
+        UnsupportedVersion = 3, "unsupported-version";
+        /// This kernel or this helper cannot do it.
+        Unsupported = 4, "unsupported";
+        /// The policy does not allow it; [`ErrorReply::reason`] says why.
+        Denied = 5, "denied";
+        /// The target holds a different mount, or the mount is in use.
+        Busy = 6, "busy";
+        /// Nothing is mounted at the target.
+        NotMounted = 7, "not-mounted";
+        /// The topmost mount at the target is not the one that was named.
+        IdMismatch = 8, "id-mismatch";
+        /// A path does not exist.
+        NotFound = 9, "not-found";
+        /// The helper's own user may not reach the path.
+        Unreachable = 10, "unreachable";
+        /// A symbolic link, or a file of the wrong type, where a directory or
+        /// a regular file belongs.
+        WrongType = 11, "wrong-type";
+        /// A path was renamed, replaced or removed while the request ran.
+        Changed = 12, "changed";
+        /// The file system at the path is dead: its server is gone.
+        Stale = 13, "stale";
+        /// The file system at the path does not answer.
+        Hung = 14, "hung";
+        /// The request took longer than the helper allows.
+        TimedOut = 15, "timed-out";
+        /// A limit of the helper or the kernel was reached.
+        LimitReached = 16, "limit-reached";
+        /// The helper is stopping or lost one of its processes.
+        Unavailable = 17, "unavailable";
+        /// The kernel refused for a reason without a code of its own;
+        /// [`ErrorReply::errno`] has it.
+        Failed = 18, "failed";
+    }
+}
+
+open_enum! {
+    /// Why the policy does not allow a request.
+    DenyReason {
+        /// No grant names the peer's user or one of its groups.
+        NoGrant = 1, "no-grant";
+        /// The target lies beneath no root that the peer is granted.
+        TargetNotGranted = 2, "target-not-granted";
+        /// The target would cover a place that is never covered.
+        TargetProtected = 3, "target-protected";
+        /// A grant covers the target, and grants no mount of this kind there.
+        KindNotGranted = 4, "kind-not-granted";
+        /// The source lies beneath no source root of the grant.
+        SourceNotGranted = 5, "source-not-granted";
+        /// The grant does not allow a recursive bind.
+        RecursiveNotGranted = 6, "recursive-not-granted";
+        /// `suid` was asked for and the grant forces `nosuid`.
+        SuidNotGranted = 7, "suid-not-granted";
+        /// `dev` was asked for and the grant forces `nodev`.
+        DevNotGranted = 8, "dev-not-granted";
+        /// More bytes than the grant's `max_size`.
+        SizeAboveMaximum = 9, "size-above-maximum";
+        /// More inodes than the grant's `max_inodes`.
+        InodesAboveMaximum = 10, "inodes-above-maximum";
+        /// The target lies on a mount that other namespaces share, and the grant
+        /// does not allow that.
+        SharedTarget = 11, "shared-target";
+    }
+}
+
+/// A failure, for a program and for a person.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ErrorReply {
+    /// What kind of failure.
+    pub code: ErrorCode,
+    /// Why the policy refused, when `code` is [`ErrorCode::Denied`].
+    pub reason: Option<DenyReason>,
+    /// What happened, to what, and what to do: one line, no control characters.
+    pub message: String,
+    /// The kernel's error number, where it had one (`errno(3)`).
+    pub errno: Option<i32>,
+    /// The path that the failure is about.
+    pub path: Option<AbsPath>,
+    /// The mount that the failure is about: the one that makes a target busy.
+    pub mount: Option<MountId>,
+}
+
+impl ErrorReply {
+    /// A failure with a message and nothing else.
+    #[must_use]
+    pub fn new(code: ErrorCode, message: impl Into<String>) -> Self {
+        Self {
+            code,
+            reason: None,
+            message: message.into(),
+            errno: None,
+            path: None,
+            mount: None,
+        }
+    }
+
+    /// Adds the path that the failure is about.
+    #[must_use]
+    pub fn at(mut self, path: &AbsPath) -> Self {
+        self.path = Some(path.clone());
+        self
+    }
+
+    /// Adds the kernel's error number.
+    #[must_use]
+    pub fn errno(mut self, errno: i32) -> Self {
+        self.errno = Some(errno);
+        self
+    }
+
+    /// Adds the mount that the failure is about.
+    #[must_use]
+    pub fn mount(mut self, id: MountId) -> Self {
+        self.mount = Some(id);
+        self
+    }
+}

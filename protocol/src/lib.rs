@@ -1,0 +1,32 @@
+//! What mountwarden's client and helper say to each other.
+//!
+//! A connection is a Unix stream socket that carries frames: a `u32` length
+//! in little-endian order, then one value ([`frame`]). The client opens with
+//! [`Hello`]; the helper answers [`HelloReply`]; then each [`Request`] gets one
+//! [`Reply`], in order. `WIRE.md` beside this crate specifies every byte.
+//!
+//! Every type here is checked when it is decoded: a path that holds `..`, a size
+//! of zero or a flag that nobody has defined does not exist as a value.
+#![forbid(unsafe_code)]
+
+mod error;
+pub mod frame;
+mod handshake;
+mod open_enum;
+mod options;
+mod path;
+mod reply;
+mod request;
+mod status;
+
+pub use error::{DenyReason, ErrorCode, ErrorReply};
+pub use handshake::{Features, Hello, HelloReply, Refusal, VERSION, Versions, Welcome};
+pub use options::{
+    InvalidOption, MountAttributes, MountId, MountOptions, TmpfsInodes, TmpfsMode, TmpfsSize,
+};
+pub use path::{AbsPath, InvalidPath, MAX_COMPONENT, MAX_PATH};
+pub use reply::{
+    Explanation, ListPage, MountInfo, Mounted, Outcome, Reply, TmpfsLimits, Unmounted,
+};
+pub use request::{Kind, Mount, Operation, Request, Unmount};
+pub use status::{Counters, LandlockReport, Limits, Role, RoleReport, Status};

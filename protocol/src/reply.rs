@@ -1,0 +1,100 @@
+//! What the helper answers.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{AbsPath, ErrorReply, MountAttributes, MountId, Status};
+
+/// The answer to one [`crate::Request`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Reply {
+    /// It was not done.
+    Error(ErrorReply),
+    /// A mount is there.
+    Mounted(Mounted),
+    /// A mount is gone.
+    Unmounted(Unmounted),
+    /// One page of the list.
+    List(ListPage),
+    /// What the policy says.
+    Explained(Explanation),
+    /// The helper's state.
+    Status(Box<Status>),
+}
+
+/// Whether a mount was made or was there before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Outcome {
+    /// This request made it.
+    Mounted,
+    /// The target already held just this mount.
+    AlreadyMounted,
+}
+
+/// The answer to a mount request.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mounted {
+    /// Whether it was made now.
+    pub outcome: Outcome,
+    /// The mount, as the kernel reports it.
+    pub mount: MountInfo,
+}
+
+/// One mount, as `statmount(2)` reports it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MountInfo {
+    /// Its unique id.
+    pub id: MountId,
+    /// Where it is attached.
+    pub target: AbsPath,
+    /// The type of the file system: `ext4`, `tmpfs`.
+    pub filesystem: String,
+    /// Which directory or file of the file system it shows: `/` for the whole.
+    pub root: AbsPath,
+    /// Its attributes.
+    pub attributes: MountAttributes,
+}
+
+/// The answer to an unmount request.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unmounted {
+    /// The id that the mount had.
+    pub id: MountId,
+    /// Where it was attached.
+    pub target: AbsPath,
+}
+
+/// Some of the mounts that a peer may unmount.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ListPage {
+    /// In the order of their ids.
+    pub mounts: Vec<MountInfo>,
+    /// The id to continue after; `None` when this page is the last.
+    pub next: Option<MountId>,
+}
+
+/// What the policy says of an operation.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Explanation {
+    /// It is allowed, in this form.
+    Allowed {
+        /// The name of the grant that allows it.
+        grant: String,
+        /// The attributes that a mount would get: what was asked and what is forced.
+        attributes: MountAttributes,
+        /// What a tmpfs would get.
+        tmpfs: Option<TmpfsLimits>,
+    },
+    /// It is not; the error is the one that the operation itself would get.
+    Denied(ErrorReply),
+}
+
+/// The limits that a tmpfs gets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TmpfsLimits {
+    /// Bytes.
+    pub size: u64,
+    /// Inodes.
+    pub inodes: u64,
+    /// The mode of the root directory.
+    pub mode: u32,
+}
