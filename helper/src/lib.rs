@@ -1,1 +1,42 @@
-//! x
+//! mountwardend: mounts what a policy grants to unprivileged clients, holding
+//! `CAP_SYS_ADMIN` and nothing else.
+//!
+//! ```text
+//!    unprivileged half (no capability)      |   privileged half (CAP_SYS_ADMIN only)
+//!                                           |
+//!   client ---- connect ----> gate ---------|--- client socket + order channel ---> warden
+//!                              | fork       |                                        | fork
+//!   client <--- frames ----> session -------|------- orders: enums + fds ----------> mounter
+//! ```
+//!
+//! The library exists so that the program can also be run under another name;
+//! it has one function.
+#![deny(unsafe_code)]
+
+mod accounts;
+mod audit;
+mod board;
+mod children;
+mod cli;
+mod confine;
+mod failure;
+mod files;
+mod gate;
+mod launch;
+mod listener;
+mod mounter;
+mod order;
+mod peer;
+mod policy_file;
+mod session;
+#[expect(
+    unsafe_code,
+    reason = "system calls that no library offers in a safe form"
+)]
+mod sys;
+mod systemd;
+mod table;
+mod userns;
+mod warden;
+
+pub use cli::run;

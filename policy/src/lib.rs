@@ -1,1 +1,35 @@
-//! x
+//! Who may mount what, and where.
+//!
+//! A policy is read once ([`Policy::parse`]) and then asked: [`Policy::judge`]
+//! says whether a peer may do an operation, and an allowed one carries every
+//! restriction that the mount must have. What no grant allows is denied.
+//!
+//! The crate is pure. It opens no file and looks up no account: the text comes
+//! from the caller, account names are resolved through [`Accounts`], and paths
+//! are compared as bytes. Whether a path really leads where it reads is for the
+//! process that opens it.
+//!
+//! `README.md` beside this crate is the reference of the format.
+#![forbid(unsafe_code)]
+
+mod denial;
+mod error;
+mod grant;
+mod judge;
+mod limits;
+mod lint;
+mod parse;
+mod peer;
+mod policy;
+mod protected;
+mod subjects;
+mod template;
+mod verdict;
+
+pub use denial::Denial;
+pub use error::PolicyError;
+pub use limits::Limits;
+pub use lint::Warning;
+pub use peer::{Accounts, Peer};
+pub use policy::{Places, Policy};
+pub use verdict::{MountPermit, Permit, PermittedKind, UnmountPermit, Verdict};

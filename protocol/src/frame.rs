@@ -86,11 +86,7 @@ pub fn encode<T: Serialize>(value: &T) -> Result<Vec<u8>, TooLarge> {
 /// Any byte sequence that [`encode`] does not produce for a value of this type.
 pub fn decode<T: DeserializeOwned + Serialize>(bytes: &[u8]) -> Result<T, DecodeError> {
     let (value, used) =
-        bincode::serde::decode_from_slice::<T, _>(bytes, CONFIG).map_err(|error| match error {
-            BincodeError::OtherString(message) => DecodeError::Invalid(message),
-            BincodeError::Other(message) => DecodeError::Invalid(message.to_owned()),
-            other => DecodeError::Malformed(other.to_string()),
-        })?;
+        bincode::serde::decode_from_slice::<T, _>(bytes, CONFIG).map_err(refusal)?;
     let trailing = bytes.len().saturating_sub(used);
     if trailing > 0 {
         return Err(DecodeError::TrailingBytes(trailing));
@@ -99,6 +95,24 @@ pub fn decode<T: DeserializeOwned + Serialize>(bytes: &[u8]) -> Result<T, Decode
         Ok(again) if again.get(LENGTH..) == Some(bytes) => Ok(value),
         _ => Err(DecodeError::NotCanonical),
     }
+}
+
+/// What a decoder's error means to the peer that sent the bytes.
+fn refusal(error: BincodeError) -> DecodeError {
+    DecodeError::Malformed(match error {
+        // serde reports an unknown variant through the same door as a type's own
+        // check, and only the words differ; no check of ours begins with these.
+        BincodeError::OtherString(message) if message.starts_with("invalid value: ") => message,
+        BincodeError::OtherString(message) => return DecodeError::Invalid(message),
+        BincodeError::UnexpectedEnd { .. } => "it is cut short".to_owned(),
+        BincodeError::LimitExceeded => "a length in it exceeds the frame".to_owned(),
+        BincodeError::Utf8 { .. } => "a string in it is not UTF-8".to_owned(),
+        BincodeError::InvalidBooleanValue(byte) => format!("a boolean in it is {byte}"),
+        BincodeError::UnexpectedVariant { found, .. } => {
+            format!("the tag of an option in it is {found}")
+        }
+        other => other.to_string(),
+    })
 }
 
 /// Reads one frame and gives its bytes without the length.

@@ -5,7 +5,7 @@ use std::fmt;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use serde::de::{Error as _, Visitor};
+use serde::de::Visitor;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use thiserror::Error;
 
@@ -149,13 +149,15 @@ impl fmt::Debug for AbsPath {
     }
 }
 
-/// Prints the path with control bytes and bytes that are not UTF-8 escaped,
-/// so that a path cannot write to a terminal or break a line.
+/// Prints the path with control characters, invisible and direction-changing
+/// characters, backslashes and bytes that are not UTF-8 escaped: it cannot write
+/// to a terminal, break a line or hide a part of itself, and what is printed
+/// tells every byte.
 impl fmt::Display for AbsPath {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for chunk in self.0.utf8_chunks() {
             for character in chunk.valid().chars() {
-                if character.is_control() {
+                if character == '\\' || character.is_control() || is_invisible(character) {
                     write!(f, "{}", character.escape_default())?;
                 } else {
                     write!(f, "{character}")?;
@@ -167,6 +169,22 @@ impl fmt::Display for AbsPath {
         }
         Ok(())
     }
+}
+
+/// Characters that show nothing themselves: zero-width ones, tags, line and
+/// paragraph separators, and those that change the direction of the text around.
+fn is_invisible(character: char) -> bool {
+    matches!(
+        character,
+        '\u{ad}'
+            | '\u{61c}'
+            | '\u{180e}'
+            | '\u{200b}'..='\u{200f}'
+            | '\u{2028}'..='\u{202e}'
+            | '\u{2060}'..='\u{206f}'
+            | '\u{feff}'
+            | '\u{e0000}'..='\u{e007f}'
+    )
 }
 
 impl Serialize for AbsPath {
@@ -187,8 +205,6 @@ impl<'de> Deserialize<'de> for AbsPath {
                 AbsPath::from_bytes(bytes).map_err(E::custom)
             }
         }
-        deserializer
-            .deserialize_bytes(Bytes)
-            .map_err(D::Error::custom)
+        deserializer.deserialize_bytes(Bytes)
     }
 }

@@ -1,0 +1,6 @@
+//! The `mountwarden` command.
+#![forbid(unsafe_code)]
+
+fn main() -> std::process::ExitCode {
+    mountwarden_client::cli::main()
+}

@@ -1,0 +1,306 @@
+//! The command line.
+
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+use mountwarden_protocol::{MountId, Operation, TmpfsInodes, TmpfsMode, TmpfsSize};
+
+use super::exit;
+use crate::escape::SafePath;
+use crate::{Bind, Error, Tmpfs, Unmount};
+
+/// Mounts and unmounts what the administrator's policy grants to this user.
+#[derive(Debug, Parser)]
+#[command(name = "mountwarden", version, after_help = exit::HELP)]
+pub(super) struct Arguments {
+    /// The helper's socket [default: /run/mountwarden/mountwarden.sock].
+    #[arg(long, global = true, value_name = "PATH", display_order = 101)]
+    pub(super) socket: Option<PathBuf>,
+
+    /// Print JSON: the result on standard output, an error on standard error.
+    #[arg(long, global = true, display_order = 102)]
+    pub(super) json: bool,
+
+    /// Give up after this long, all told; fractions are allowed.
+    #[arg(long, global = true, value_name = "SECONDS", display_order = 103, default_value = "60", value_parser = timeout)]
+    pub(super) timeout: Duration,
+
+    #[command(subcommand)]
+    pub(super) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    #[command(flatten)]
+    Change(Change),
+
+    /// List the mounts at places that are granted to this user.
+    List,
+
+    /// Say whether the policy allows an operation, by which grant, and why not.
+    Explain {
+        #[command(subcommand)]
+        operation: Change,
+    },
+
+    /// Describe the helper: version, confinement, limits, counters.
+    Status,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Change {
+    /// Show a directory or a file at a second place, or mount a tmpfs.
+    Mount {
+        #[command(subcommand)]
+        kind: Kind,
+    },
+
+    /// End the topmost mount at a place.
+    #[command(alias = "umount")]
+    Unmount {
+        /// Where it is mounted; an absolute path without '.' or '..'.
+        target: OsString,
+
+        /// Take it out of the tree now, and end it when nothing uses it any more.
+        #[arg(long)]
+        lazy: bool,
+
+        /// Only if the topmost mount has this id.
+        #[arg(long, value_name = "N", value_parser = mount_id)]
+        id: Option<MountId>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Kind {
+    /// Show a directory or a regular file at a second place.
+    Bind {
+        /// What to show; an absolute path without '.' or '..'.
+        source: OsString,
+
+        /// Where: it exists and is of the same type.
+        target: OsString,
+
+        /// Nothing can be written through the mount.
+        #[arg(long)]
+        read_only: bool,
+
+        /// With the mounts beneath the source, where the grant allows it.
+        #[arg(long)]
+        recursive: bool,
+
+        #[command(flatten)]
+        without: Restrictions,
+
+        #[command(flatten)]
+        with: Permissions,
+    },
+
+    /// Mount an empty file system in memory.
+    Tmpfs {
+        /// Where: an existing directory, as an absolute path without '.' or '..'.
+        target: OsString,
+
+        /// The most it may hold: bytes, or with K, M, G or T [default: what the
+        /// grant allows].
+        #[arg(long, value_name = "SIZE")]
+        size: Option<TmpfsSize>,
+
+        /// The most files and directories it may hold [default: what the grant
+        /// allows].
+        #[arg(long, value_name = "N", value_parser = inodes)]
+        inodes: Option<TmpfsInodes>,
+
+        /// The mode of its root directory, in octal [default: 0700].
+        #[arg(long, value_name = "MODE", value_parser = mode)]
+        mode: Option<TmpfsMode>,
+
+        #[command(flatten)]
+        without: Restrictions,
+
+        #[command(flatten)]
+        with: Permissions,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Restrictions {
+    /// No program may be executed from the mount.
+    #[arg(long)]
+    noexec: bool,
+
+    /// Symbolic links on the mount are not followed.
+    #[arg(long)]
+    nosymfollow: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Permissions {
+    /// Honour set-user-id bits, where the grant allows it.
+    #[arg(long)]
+    suid: bool,
+
+    /// Honour device nodes, where the grant allows it.
+    #[arg(long)]
+    dev: bool,
+}
+
+impl Change {
+    /// The operation that the words describe.
+    pub(super) fn into_operation(self) -> Result<Operation, Error> {
+        Ok(match self {
+            Self::Mount { kind } => match kind {
+                Kind::Bind {
+                    source,
+                    target,
+                    read_only,
+                    recursive,
+                    without,
+                    with,
+                } => {
+                    let bind = Bind::new(trimmed(&source), trimmed(&target)).map_err(advise)?;
+                    let bind = when(read_only, bind, Bind::read_only);
+                    let bind = when(recursive, bind, Bind::recursive);
+                    let bind = when(without.noexec, bind, Bind::no_exec);
+                    let bind = when(without.nosymfollow, bind, Bind::no_symfollow);
+                    let bind = when(with.suid, bind, Bind::suid);
+                    when(with.dev, bind, Bind::dev).into()
+                }
+                Kind::Tmpfs {
+                    target,
+                    size,
+                    inodes,
+                    mode,
+                    without,
+                    with,
+                } => {
+                    let tmpfs = Tmpfs::new(trimmed(&target)).map_err(advise)?;
+                    let tmpfs = given(size, tmpfs, Tmpfs::size);
+                    let tmpfs = given(inodes, tmpfs, Tmpfs::inodes);
+                    let tmpfs = given(mode, tmpfs, Tmpfs::mode);
+                    let tmpfs = when(without.noexec, tmpfs, Tmpfs::no_exec);
+                    let tmpfs = when(without.nosymfollow, tmpfs, Tmpfs::no_symfollow);
+                    let tmpfs = when(with.suid, tmpfs, Tmpfs::suid);
+                    when(with.dev, tmpfs, Tmpfs::dev).into()
+                }
+            },
+            Self::Unmount { target, lazy, id } => {
+                let unmount = Unmount::new(trimmed(&target)).map_err(advise)?;
+                let unmount = when(lazy, unmount, Unmount::lazy);
+                given(id, unmount, Unmount::id).into()
+            }
+        })
+    }
+}
+
+/// Whether the words ask for JSON, for words that clap refused.
+pub(super) fn ask_for_json(words: &[OsString]) -> bool {
+    words
+        .iter()
+        .take_while(|word| *word != "--")
+        .any(|word| word == "--json")
+}
+
+fn when<T>(asked: bool, builder: T, option: impl FnOnce(T) -> T) -> T {
+    if asked { option(builder) } else { builder }
+}
+
+fn given<T, V>(value: Option<V>, builder: T, option: impl FnOnce(T, V) -> T) -> T {
+    match value {
+        Some(value) => option(builder, value),
+        None => builder,
+    }
+}
+
+/// The path without the slashes that a shell's completion puts at its end.
+fn trimmed(path: &OsStr) -> &Path {
+    let bytes = path.as_bytes();
+    let end = bytes
+        .iter()
+        .rposition(|&byte| byte != b'/')
+        .map_or(1, |last| last.saturating_add(1));
+    Path::new(OsStr::from_bytes(bytes.get(..end).unwrap_or(bytes)))
+}
+
+/// Tells what to write instead of a relative path. Only by its letters: looking
+/// at the file system could hang on the very mount that is to be ended.
+fn advise(error: Error) -> Error {
+    let Some(path) = error.path().filter(|path| path.is_relative()) else {
+        return error;
+    };
+    let plain = path
+        .components()
+        .all(|part| matches!(part, std::path::Component::Normal(_)));
+    let whole = plain
+        .then(|| std::path::absolute(path).ok())
+        .flatten()
+        .map_or_else(
+            || "the path that realpath(1) prints".to_owned(),
+            |path| format!("\"{}\"", SafePath(&path)),
+        );
+    error.advise(&format!("write {whole}"))
+}
+
+fn timeout(text: &str) -> Result<Duration, String> {
+    let wrong = || "a number of seconds above 0, such as 5 or 0.5".to_owned();
+    let seconds: f64 = text.parse().map_err(|_| wrong())?;
+    match Duration::try_from_secs_f64(seconds) {
+        Ok(duration) if !duration.is_zero() => Ok(duration),
+        _ => Err(wrong()),
+    }
+}
+
+fn mount_id(text: &str) -> Result<MountId, String> {
+    let id: u64 = text
+        .parse()
+        .map_err(|_| "a mount id is a number, as 'mountwarden list' prints it".to_owned())?;
+    MountId::try_from(id).map_err(|error| error.to_string())
+}
+
+fn inodes(text: &str) -> Result<TmpfsInodes, String> {
+    let count: u64 = text
+        .parse()
+        .map_err(|_| "an inode count is a whole number".to_owned())?;
+    TmpfsInodes::try_from(count).map_err(|error| error.to_string())
+}
+
+fn mode(text: &str) -> Result<TmpfsMode, String> {
+    let digits = text.strip_prefix("0o").unwrap_or(text);
+    // from_str_radix takes a sign too.
+    if digits.is_empty() || !digits.bytes().all(|byte| (b'0'..=b'7').contains(&byte)) {
+        return Err("a mode is an octal number, such as 0750".to_owned());
+    }
+    let bits = u32::from_str_radix(digits, 8).map_err(|error| error.to_string())?;
+    TmpfsMode::try_from(bits).map_err(|error| error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_trailing_slashes_are_forgiven() {
+        for (given, kept) in [
+            ("/a", "/a"),
+            ("/a/", "/a"),
+            ("/a//", "/a"),
+            ("/", "/"),
+            ("//", "/"),
+            ("", ""),
+            ("/a//b/", "/a//b"),
+            ("/a/./", "/a/."),
+        ] {
+            assert_eq!(trimmed(OsStr::new(given)), Path::new(kept), "{given:?}");
+            assert_eq!(trimmed(OsStr::new(given)).as_os_str(), kept, "{given:?}");
+        }
+    }
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        use clap::CommandFactory;
+        Arguments::command().debug_assert();
+    }
+}

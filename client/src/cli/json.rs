@@ -1,0 +1,312 @@
+//! What `--json` prints. README.md describes the shapes; every key is always there.
+
+use std::io;
+use std::path::Path;
+
+use clap::error::ErrorKind as UsageKind;
+use mountwarden_protocol::{
+    Counters, Explanation, LandlockReport, Limits, MountAttributes, MountInfo, Outcome, RoleReport,
+    Status,
+};
+use serde::Serialize;
+use serde_json::ser::{Formatter, Serializer};
+
+use super::{Answer, status, text};
+use crate::Error;
+use crate::escape::steers;
+
+/// A result.
+pub(super) fn answer(answer: &Answer) -> String {
+    match answer {
+        Answer::Mounted(mounted) => print(&Changed {
+            result: match mounted.outcome {
+                Outcome::Mounted => "mounted",
+                Outcome::AlreadyMounted => "already-mounted",
+            },
+            mount: Mount::of(&mounted.mount),
+        }),
+        Answer::Unmounted(unmounted) => print(&Unmounted {
+            result: "unmounted",
+            id: unmounted.id.into(),
+            target: path(unmounted.target.as_path()),
+        }),
+        Answer::List(mounts) => print(&mounts.iter().map(Mount::of).collect::<Vec<_>>()),
+        Answer::Explained { explanation, .. } => match explanation {
+            Explanation::Allowed {
+                grant,
+                attributes,
+                tmpfs,
+            } => print(&Allowed {
+                result: "allowed",
+                grant,
+                flags: attributes.names(),
+                tmpfs: tmpfs.map(|limits| Tmpfs {
+                    size: limits.size,
+                    inodes: limits.inodes,
+                    mode: text::mode(limits.mode),
+                }),
+            }),
+            Explanation::Denied(reply) => print(&Denied {
+                result: "denied",
+                failure: Failure::of(&reply.clone().into()),
+            }),
+        },
+        Answer::Status(status) => print(&Helper::of(status)),
+    }
+}
+
+/// An error of the library or of the helper.
+pub(super) fn error(error: &Error) -> String {
+    print(&Wrapped {
+        error: Failure::of(error),
+    })
+}
+
+/// A command line that is not understood.
+pub(super) fn usage(error: &clap::Error) -> String {
+    let message = if error.kind() == UsageKind::DisplayHelpOnMissingArgumentOrSubcommand {
+        "a command is missing; --help lists them".to_owned()
+    } else {
+        // Usage and tips follow after an empty line.
+        let rendered = error.render().to_string();
+        let lines: Vec<&str> = rendered
+            .lines()
+            .map(str::trim)
+            .take_while(|line| !line.is_empty())
+            .collect();
+        let message = lines.join(" ");
+        message
+            .strip_prefix("error: ")
+            .unwrap_or(&message)
+            .to_owned()
+    };
+    print(&Wrapped {
+        error: Failure {
+            code: "usage".to_owned(),
+            reason: None,
+            message,
+            errno: None,
+            path: None,
+            mount: None,
+        },
+    })
+}
+
+#[derive(Serialize)]
+struct Changed<'a> {
+    result: &'static str,
+    #[serde(flatten)]
+    mount: Mount<'a>,
+}
+
+#[derive(Serialize)]
+struct Mount<'a> {
+    id: u64,
+    target: String,
+    filesystem: &'a str,
+    root: String,
+    flags: Vec<&'static str>,
+}
+
+impl<'a> Mount<'a> {
+    fn of(mount: &'a MountInfo) -> Self {
+        Self {
+            id: mount.id.into(),
+            target: path(mount.target.as_path()),
+            filesystem: &mount.filesystem,
+            root: path(mount.root.as_path()),
+            flags: MountAttributes::names(mount.attributes),
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct Unmounted {
+    result: &'static str,
+    id: u64,
+    target: String,
+}
+
+#[derive(Serialize)]
+struct Allowed<'a> {
+    result: &'static str,
+    grant: &'a str,
+    flags: Vec<&'static str>,
+    tmpfs: Option<Tmpfs>,
+}
+
+#[derive(Serialize)]
+struct Tmpfs {
+    size: u64,
+    inodes: u64,
+    mode: String,
+}
+
+#[derive(Serialize)]
+struct Denied {
+    result: &'static str,
+    #[serde(flatten)]
+    failure: Failure,
+}
+
+#[derive(Serialize)]
+struct Wrapped {
+    error: Failure,
+}
+
+#[derive(Serialize)]
+struct Failure {
+    code: String,
+    reason: Option<String>,
+    message: String,
+    errno: Option<i32>,
+    path: Option<String>,
+    mount: Option<u64>,
+}
+
+impl Failure {
+    fn of(error: &Error) -> Self {
+        Self {
+            code: error.reply().map_or_else(
+                || error.kind().name().to_owned(),
+                |reply| reply.code.to_string(),
+            ),
+            reason: error.reason().map(|reason| reason.to_string()),
+            message: error.to_string(),
+            errno: error.errno(),
+            path: error.path().map(path),
+            mount: error.mount().map(u64::from),
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct Helper<'a> {
+    version: &'a str,
+    protocol: u32,
+    uid: u32,
+    uptime_seconds: u64,
+    roles: Vec<Role>,
+    limits: Limits,
+    counters: Counters,
+}
+
+impl<'a> Helper<'a> {
+    fn of(status: &'a Status) -> Self {
+        Self {
+            version: &status.version,
+            protocol: status.protocol,
+            uid: status.uid,
+            uptime_seconds: status.uptime_seconds,
+            roles: status.roles.iter().map(Role::of).collect(),
+            limits: status.limits,
+            counters: status.counters,
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct Role {
+    #[serde(rename = "role")]
+    name: String,
+    uid: u32,
+    capabilities: Vec<String>,
+    bounding: Vec<String>,
+    landlock: LandlockReport,
+    system_calls: u32,
+}
+
+impl Role {
+    fn of(report: &RoleReport) -> Self {
+        Self {
+            name: report.role.to_string(),
+            uid: report.uid,
+            capabilities: status::capabilities(report.capabilities),
+            bounding: status::capabilities(report.bounding),
+            landlock: report.landlock,
+            system_calls: report.system_calls,
+        }
+    }
+}
+
+/// A path as text that can be turned back into its bytes: a backslash and each
+/// byte that is not UTF-8 is written `\xNN`, everything else stands for itself.
+fn path(path: &Path) -> String {
+    use std::fmt::Write as _;
+    use std::os::unix::ffi::OsStrExt as _;
+
+    let mut text = String::new();
+    for chunk in path.as_os_str().as_bytes().utf8_chunks() {
+        text.push_str(&chunk.valid().replace('\\', "\\x5c"));
+        for byte in chunk.invalid() {
+            // Writing to a String cannot fail.
+            let _ = write!(text, "\\x{byte:02x}");
+        }
+    }
+    text
+}
+
+/// One line of JSON.
+fn print(value: &impl Serialize) -> String {
+    let mut bytes = Vec::new();
+    let mut serializer = Serializer::with_formatter(&mut bytes, ForTerminals);
+    match value.serialize(&mut serializer) {
+        Ok(()) => String::from_utf8_lossy(&bytes).into_owned(),
+        // Every value here has text keys and is written to memory.
+        Err(error) => {
+            serde_json::json!({ "error": { "code": "failed", "message": error.to_string() } })
+                .to_string()
+        }
+    }
+}
+
+/// Compact JSON that also escapes what steers a terminal and what JSON itself
+/// would let through, such as U+009B. Parsed, it is the same text.
+struct ForTerminals;
+
+impl Formatter for ForTerminals {
+    fn write_string_fragment<W: io::Write + ?Sized>(
+        &mut self,
+        writer: &mut W,
+        fragment: &str,
+    ) -> io::Result<()> {
+        let mut units = [0; 2];
+        for piece in fragment.split_inclusive(steers) {
+            match piece.chars().next_back().filter(|&last| steers(last)) {
+                None => writer.write_all(piece.as_bytes())?,
+                Some(last) => {
+                    writer.write_all(piece.trim_end_matches(last).as_bytes())?;
+                    for unit in last.encode_utf16(&mut units) {
+                        write!(writer, "\\u{unit:04x}")?;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt as _;
+
+    use super::*;
+
+    #[test]
+    fn a_path_can_be_read_back() {
+        let bytes = b"/a\\x41\xff\xfe/\xc3\xa9\n";
+        assert_eq!(
+            path(Path::new(OsStr::from_bytes(bytes))),
+            "/a\\x5cx41\\xff\\xfe/é\n"
+        );
+    }
+
+    #[test]
+    fn nothing_steers_a_terminal_and_the_text_is_the_same() {
+        let text = "a\u{9b}2J\u{7f}\u{202e}\u{202e}é\u{1b}\n\"";
+        let line = print(&text);
+        assert!(!line.chars().any(steers), "{line:?}");
+        assert_eq!(serde_json::from_str::<String>(&line).unwrap(), text);
+    }
+}

@@ -1,0 +1,88 @@
+//! The `mountwarden` command, for a `main` of three lines and for programs that
+//! are several commands in one.
+
+mod args;
+mod exit;
+mod json;
+mod output;
+mod status;
+mod text;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use clap::Parser;
+use mountwarden_protocol::{Explanation, MountInfo, Mounted, Operation, Status, Unmounted};
+
+use crate::{Client, Error};
+use args::{Arguments, Command};
+use exit::Exit;
+
+/// Runs the command with this process's arguments.
+#[must_use]
+pub fn main() -> ExitCode {
+    run(std::env::args_os())
+}
+
+/// Runs the command with `arguments`, of which the first is the program's name.
+#[doc(hidden)]
+pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let words: Vec<OsString> = arguments.into_iter().collect();
+    let exit = match Arguments::try_parse_from(&words) {
+        Ok(arguments) => {
+            let json = arguments.json;
+            match perform(arguments) {
+                Ok(answer) => output::answer(&answer, json),
+                Err(error) => output::error(&error, json),
+            }
+        }
+        Err(error) => output::usage(&error, args::ask_for_json(&words)),
+    };
+    exit.into()
+}
+
+/// What a command found out or did.
+enum Answer {
+    Mounted(Mounted),
+    Unmounted(Unmounted),
+    List(Vec<MountInfo>),
+    Explained {
+        operation: Operation,
+        explanation: Explanation,
+    },
+    Status(Box<Status>),
+}
+
+impl Answer {
+    fn exit(&self) -> Exit {
+        match self {
+            Self::Explained {
+                explanation: Explanation::Denied(_),
+                ..
+            } => Exit::Denied,
+            _ => Exit::Done,
+        }
+    }
+}
+
+fn perform(arguments: Arguments) -> Result<Answer, Error> {
+    let mut builder = Client::builder().timeout(arguments.timeout);
+    if let Some(socket) = arguments.socket {
+        builder = builder.socket(socket);
+    }
+    Ok(match arguments.command {
+        Command::Change(change) => match change.into_operation()? {
+            Operation::Mount(mount) => Answer::Mounted(builder.connect()?.mount(mount)?),
+            Operation::Unmount(unmount) => Answer::Unmounted(builder.connect()?.unmount(unmount)?),
+        },
+        Command::Explain { operation } => {
+            let operation = operation.into_operation()?;
+            Answer::Explained {
+                explanation: builder.connect()?.explain(operation.clone())?,
+                operation,
+            }
+        }
+        Command::List => Answer::List(builder.connect()?.list()?),
+        Command::Status => Answer::Status(Box::new(builder.connect()?.status()?)),
+    })
+}

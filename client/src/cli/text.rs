@@ -1,0 +1,193 @@
+//! What a person reads. Every text of the helper is escaped on its way here.
+
+use std::fmt::Write as _;
+
+use anstyle::{AnsiColor, Style};
+use mountwarden_protocol::{
+    AbsPath, Explanation, MountAttributes, MountInfo, Mounted, Operation, Outcome, Unmounted,
+};
+
+use super::{Answer, status};
+use crate::Error;
+use crate::escape::{Safe, SafePath};
+
+pub(super) const HEADING: Style = Style::new().bold();
+pub(super) const GOOD: Style = Style::new().fg_color(Some(anstyle::Color::Ansi(AnsiColor::Green)));
+pub(super) const WARNING: Style =
+    Style::new().fg_color(Some(anstyle::Color::Ansi(AnsiColor::Yellow)));
+const BAD: Style = Style::new().fg_color(Some(anstyle::Color::Ansi(AnsiColor::Red)));
+
+/// A result as lines of text.
+pub(super) fn answer(answer: &Answer) -> String {
+    match answer {
+        Answer::Mounted(mounted) => mount(mounted),
+        Answer::Unmounted(unmounted) => unmount(unmounted),
+        Answer::List(mounts) => list(mounts),
+        Answer::Explained {
+            operation,
+            explanation,
+        } => explain(operation, explanation),
+        Answer::Status(report) => status::text(report),
+    }
+}
+
+fn mount(mounted: &Mounted) -> String {
+    let MountInfo {
+        id,
+        target,
+        filesystem,
+        attributes,
+        ..
+    } = &mounted.mount;
+    let what = match mounted.outcome {
+        Outcome::Mounted => "Mounted",
+        Outcome::AlreadyMounted => "Already mounted:",
+    };
+    format!(
+        "{GOOD}{what}{GOOD:#} {} at {} ({}, id {id})\n",
+        Safe(filesystem),
+        shown(target),
+        flags(*attributes),
+    )
+}
+
+fn unmount(unmounted: &Unmounted) -> String {
+    format!(
+        "{GOOD}Unmounted{GOOD:#} {} (id {})\n",
+        shown(&unmounted.target),
+        unmounted.id
+    )
+}
+
+fn list(mounts: &[MountInfo]) -> String {
+    if mounts.is_empty() {
+        return "No mounts at places that are granted to you.\n".to_owned();
+    }
+    let mut rows = vec![["ID", "TYPE", "FLAGS", "TARGET", "ROOT"].map(str::to_owned)];
+    rows.extend(mounts.iter().map(|mount| {
+        [
+            mount.id.to_string(),
+            Safe(&mount.filesystem).to_string(),
+            flags(mount.attributes),
+            shown(&mount.target),
+            shown(&mount.root),
+        ]
+    }));
+    table(&rows)
+}
+
+fn explain(operation: &Operation, explanation: &Explanation) -> String {
+    let (grant, attributes, tmpfs) = match explanation {
+        Explanation::Denied(reply) => {
+            let reason = reply
+                .reason
+                .map_or_else(|| reply.code.to_string(), |reason| reason.to_string());
+            let error = Error::from(reply.clone());
+            return format!("{BAD}Denied{BAD:#} ({reason}): {error}\n");
+        }
+        Explanation::Allowed {
+            grant,
+            attributes,
+            tmpfs,
+        } => (Safe(grant), *attributes, tmpfs),
+    };
+    let mut text = format!("{GOOD}Allowed{GOOD:#} by the grant \"{grant}\"");
+    if matches!(operation, Operation::Mount(_)) {
+        text.push_str("; the mount would be ");
+        text.push_str(&flags(attributes));
+    }
+    if let Some(limits) = tmpfs {
+        // Writing to a String cannot fail.
+        let _ = write!(
+            text,
+            ", with at most {} and {} inodes, mode {}",
+            size(limits.size),
+            limits.inodes,
+            mode(limits.mode)
+        );
+    }
+    text.push('\n');
+    text
+}
+
+fn flags(attributes: MountAttributes) -> String {
+    let mut names = attributes.names();
+    if !attributes.contains(MountAttributes::READ_ONLY) {
+        names.insert(0, "rw");
+    }
+    names.join(",")
+}
+
+/// Lines whose columns are aligned, the first line being the heading.
+fn table<const COLUMNS: usize>(rows: &[[String; COLUMNS]]) -> String {
+    let mut widths = [0; COLUMNS];
+    for row in rows {
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = cell.chars().count().max(*width);
+        }
+    }
+    let mut text = String::new();
+    for (number, row) in rows.iter().enumerate() {
+        let cells: Vec<String> = row
+            .iter()
+            .zip(widths)
+            .map(|(cell, width)| format!("{cell:<width$}"))
+            .collect();
+        let line = cells.join("  ");
+        let line = line.trim_end();
+        if number == 0 {
+            let _ = writeln!(text, "{HEADING}{line}{HEADING:#}");
+        } else {
+            text.push_str(line);
+            text.push('\n');
+        }
+    }
+    text
+}
+
+fn shown(path: &AbsPath) -> String {
+    SafePath(path.as_path()).to_string()
+}
+
+/// A mode in octal, as `chmod(1)` takes it.
+pub(super) fn mode(bits: u32) -> String {
+    format!("{bits:04o}")
+}
+
+/// Bytes in the largest unit that holds them without a rest.
+fn size(bytes: u64) -> String {
+    let units = [(30, "GiB"), (20, "MiB"), (10, "KiB")];
+    for (shift, unit) in units {
+        let count = bytes >> shift;
+        if count > 0 && count << shift == bytes {
+            return format!("{count} {unit}");
+        }
+    }
+    format!("{bytes} bytes")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{mode, size};
+
+    #[test]
+    fn sizes_are_exact() {
+        for (bytes, text) in [
+            (0, "0 bytes"),
+            (1023, "1023 bytes"),
+            (1024, "1 KiB"),
+            (1025, "1025 bytes"),
+            (64 << 20, "64 MiB"),
+            (5 << 40, "5120 GiB"),
+            (u64::MAX, "18446744073709551615 bytes"),
+        ] {
+            assert_eq!(size(bytes), text);
+        }
+    }
+
+    #[test]
+    fn modes_have_four_digits() {
+        assert_eq!(mode(0o750), "0750");
+        assert_eq!(mode(0o1777), "1777");
+    }
+}

@@ -1,0 +1,350 @@
+//! The client: one connection that is opened again when it was lost.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use mountwarden_protocol::{
+    ErrorCode, Explanation, Mount, MountInfo, Mounted, Operation, Reply, Request, Status,
+    Unmounted, Welcome,
+};
+
+use crate::connection::{Connection, Failure};
+use crate::deadline::Deadline;
+use crate::list::Pages;
+use crate::{Error, Unmount};
+
+/// Where the helper listens.
+pub const DEFAULT_SOCKET: &str = "/run/mountwarden/mountwarden.sock";
+
+/// The environment variable that names another socket.
+pub const SOCKET_VARIABLE: &str = "MOUNTWARDEN_SOCKET";
+
+/// How long a call may take.
+pub const DEFAULT_TIMEOUT: Duration = Duration::from_mins(1);
+
+/// A connection to the helper.
+///
+/// Calls block, and each has one deadline for everything that it does: connect,
+/// send, wait, read, every page of a list and a second attempt. After a deadline
+/// has passed or the helper has broken the protocol, the connection is dropped
+/// and the next call opens a new one, so that a late reply is never taken for
+/// the reply to another request.
+///
+/// When the connection was lost, because the helper was restarted or closed it
+/// as idle, a call connects once more and repeats its request. [`unmount`] does
+/// so only if no byte of the request was sent: repeated, it could end a mount
+/// that was not there the first time. [`mount`] is safe to repeat; if the first
+/// attempt did mount, the outcome reads
+/// [`AlreadyMounted`](crate::Outcome::AlreadyMounted).
+///
+/// [`mount`]: Client::mount
+/// [`unmount`]: Client::unmount
+#[derive(Debug)]
+pub struct Client {
+    socket: PathBuf,
+    timeout: Duration,
+    /// Taken out for each exchange and put back only after a whole reply.
+    connection: Option<Connection>,
+    welcome: Welcome,
+}
+
+/// How to connect; made by [`Client::builder`].
+#[derive(Debug, Clone)]
+#[must_use = "it does nothing until connect is called"]
+pub struct Builder {
+    socket: Option<PathBuf>,
+    timeout: Duration,
+}
+
+impl Builder {
+    /// The helper's socket. Without it: what [`SOCKET_VARIABLE`] says, else
+    /// [`DEFAULT_SOCKET`].
+    pub fn socket(mut self, path: impl Into<PathBuf>) -> Self {
+        self.socket = Some(path.into());
+        self
+    }
+
+    /// How long each call may take in all, this connect included;
+    /// [`DEFAULT_TIMEOUT`] if not given.
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = timeout;
+        self
+    }
+
+    /// Connects.
+    ///
+    /// # Errors
+    /// [`Unavailable`](crate::ErrorKind::Unavailable) when nothing can be reached
+    /// at the socket, [`LimitReached`](crate::ErrorKind::LimitReached) when the
+    /// helper has no room, [`UnsupportedVersion`](crate::ErrorKind::UnsupportedVersion),
+    /// [`TimedOut`](crate::ErrorKind::TimedOut), [`Protocol`](crate::ErrorKind::Protocol).
+    pub fn connect(self) -> Result<Client, Error> {
+        let socket = self.socket.unwrap_or_else(socket_of_environment);
+        let connection = Connection::open(&socket, Deadline::after(self.timeout))
+            .map_err(|failure| Error::of(failure, &socket, self.timeout))?;
+        Ok(Client {
+            welcome: connection.welcome(),
+            connection: Some(connection),
+            timeout: self.timeout,
+            socket,
+        })
+    }
+}
+
+impl Client {
+    /// Connects to the socket that [`SOCKET_VARIABLE`] names, else to
+    /// [`DEFAULT_SOCKET`].
+    ///
+    /// # Errors
+    /// As for [`Builder::connect`].
+    pub fn connect() -> Result<Self, Error> {
+        Self::builder().connect()
+    }
+
+    /// Connects to the helper at `socket`.
+    ///
+    /// # Errors
+    /// As for [`Builder::connect`].
+    pub fn connect_to(socket: impl Into<PathBuf>) -> Result<Self, Error> {
+        Self::builder().socket(socket).connect()
+    }
+
+    /// Connects with another socket or deadline.
+    ///
+    /// ```no_run
+    /// # fn main() -> Result<(), mountwarden_client::Error> {
+    /// use std::time::Duration;
+    /// let client = mountwarden_client::Client::builder()
+    ///     .socket("/run/user/1000/mountwarden.sock")
+    ///     .timeout(Duration::from_secs(5))
+    ///     .connect()?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn builder() -> Builder {
+        Builder {
+            socket: None,
+            timeout: DEFAULT_TIMEOUT,
+        }
+    }
+
+    /// Mounts a [`Bind`](crate::Bind) or a [`Tmpfs`](crate::Tmpfs).
+    ///
+    /// Asking for what is there already is no error: the reply's
+    /// [`outcome`](Mounted::outcome) tells.
+    ///
+    /// # Errors
+    /// [`Denied`](crate::ErrorKind::Denied) by the policy,
+    /// [`Busy`](crate::ErrorKind::Busy) when the target holds a different mount,
+    /// and whatever else [`ErrorKind`](crate::ErrorKind) lists.
+    pub fn mount(&mut self, mount: impl Into<Mount>) -> Result<Mounted, Error> {
+        match self.call(&Request::Perform(Operation::Mount(mount.into())))? {
+            Reply::Mounted(mounted) => Ok(mounted),
+            other => Err(self.misfit(&other, "a mount")),
+        }
+    }
+
+    /// Unmounts an [`Unmount`], an [`AbsPath`](crate::AbsPath), or exactly the
+    /// mount that a `&Mounted` or `&MountInfo` describes.
+    ///
+    /// # Errors
+    /// [`NotMounted`](crate::ErrorKind::NotMounted) when nothing is there,
+    /// [`IdMismatch`](crate::ErrorKind::IdMismatch) when another mount is,
+    /// [`Busy`](crate::ErrorKind::Busy) when it is in use,
+    /// [`ConnectionLost`](crate::ErrorKind::ConnectionLost) when the helper went
+    /// away with the request, and whatever else [`ErrorKind`](crate::ErrorKind)
+    /// lists.
+    pub fn unmount(&mut self, unmount: impl Into<Unmount>) -> Result<Unmounted, Error> {
+        let unmount = unmount.into().into();
+        match self.call(&Request::Perform(Operation::Unmount(unmount)))? {
+            Reply::Unmounted(unmounted) => Ok(unmounted),
+            other => Err(self.misfit(&other, "an unmount")),
+        }
+    }
+
+    /// The mounts at places that the policy grants to this user, in the order of
+    /// their ids.
+    ///
+    /// # Errors
+    /// [`Protocol`](crate::ErrorKind::Protocol) also for a list that runs in
+    /// circles.
+    pub fn list(&mut self) -> Result<Vec<MountInfo>, Error> {
+        let mut call = self.begin();
+        let mut pages = Pages::default();
+        loop {
+            let request = Request::List {
+                after: pages.after(),
+            };
+            let page = match self.exchange(&request, &mut call)? {
+                Reply::List(page) => page,
+                other => return Err(self.misfit(&other, "a list")),
+            };
+            match pages.add(page) {
+                Ok(true) => return Ok(pages.into_mounts()),
+                Ok(false) => {}
+                Err(what) => return Err(self.broken(what)),
+            }
+        }
+    }
+
+    /// Asks what the policy says of an operation, without doing it.
+    ///
+    /// ```no_run
+    /// # fn main() -> Result<(), mountwarden_client::Error> {
+    /// use mountwarden_client::{Bind, Client, Explanation};
+    /// let mut client = Client::connect()?;
+    /// match client.explain(Bind::new("/srv/images", "/run/vms/7/images")?)? {
+    ///     Explanation::Allowed { grant, .. } => println!("allowed by {grant}"),
+    ///     Explanation::Denied(error) => println!("denied: {}", error.message),
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// Only when the question was not answered: "denied" is an answer.
+    pub fn explain(&mut self, operation: impl Into<Operation>) -> Result<Explanation, Error> {
+        match self.call(&Request::Explain(operation.into()))? {
+            Reply::Explained(explanation) => Ok(explanation),
+            other => Err(self.misfit(&other, "an explanation")),
+        }
+    }
+
+    /// The helper's version, confinement, limits and counters.
+    ///
+    /// # Errors
+    /// When the question was not answered.
+    pub fn status(&mut self) -> Result<Status, Error> {
+        match self.call(&Request::Status)? {
+            Reply::Status(status) => Ok(*status),
+            other => Err(self.misfit(&other, "a status")),
+        }
+    }
+
+    /// The user that the kernel says this process is, and that the policy judges.
+    #[must_use]
+    pub fn uid(&self) -> u32 {
+        self.welcome.uid
+    }
+
+    /// The version of the protocol that the connection speaks.
+    #[must_use]
+    pub fn protocol_version(&self) -> u32 {
+        self.welcome.version
+    }
+
+    /// The helper's socket.
+    #[must_use]
+    pub fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    fn begin(&self) -> Call {
+        Call {
+            deadline: Deadline::after(self.timeout),
+            may_retry: true,
+            sent: false,
+        }
+    }
+
+    fn call(&mut self, request: &Request) -> Result<Reply, Error> {
+        let mut call = self.begin();
+        self.exchange(request, &mut call)
+    }
+
+    /// Exchanges a request for a reply that is not an error.
+    fn exchange(&mut self, request: &Request, call: &mut Call) -> Result<Reply, Error> {
+        loop {
+            match self.attempt(request, call.deadline) {
+                Ok(Reply::Error(error)) => return Err(error.into()),
+                Ok(reply) => return Ok(reply),
+                Err(Failure::Lost { sent, .. })
+                    if call.may_retry && (!sent || repeatable(request)) =>
+                {
+                    call.may_retry = false;
+                    call.sent = sent;
+                }
+                Err(failure) => {
+                    let failure = if call.sent && changes(request) {
+                        failure.after_sent()
+                    } else {
+                        failure
+                    };
+                    return Err(Error::of(failure, &self.socket, self.timeout));
+                }
+            }
+        }
+    }
+
+    fn attempt(&mut self, request: &Request, deadline: Deadline) -> Result<Reply, Failure> {
+        let connection = match self.connection.take() {
+            Some(connection) => connection,
+            None => Connection::open(&self.socket, deadline)?,
+        };
+        self.welcome = connection.welcome();
+        let (connection, reply) = connection.exchange(request, deadline)?;
+        if !is_last(&reply) {
+            self.connection = Some(connection);
+        }
+        Ok(reply)
+    }
+
+    fn misfit(&mut self, reply: &Reply, wanted: &str) -> Error {
+        let got = match reply {
+            Reply::Error(_) => "an error",
+            Reply::Mounted(_) => "a mount",
+            Reply::Unmounted(_) => "an unmount",
+            Reply::List(_) => "a list",
+            Reply::Explained(_) => "an explanation",
+            Reply::Status(_) => "a status",
+        };
+        self.broken(&format!("it answered a request for {wanted} with {got}"))
+    }
+
+    fn broken(&mut self, what: &str) -> Error {
+        self.connection = None;
+        Error::protocol(&self.socket, what)
+    }
+}
+
+/// What the exchanges of one call share.
+struct Call {
+    deadline: Deadline,
+    may_retry: bool,
+    /// Whether the first attempt's request may have been carried out.
+    sent: bool,
+}
+
+/// Whether a request changes the mount table.
+fn changes(request: &Request) -> bool {
+    matches!(request, Request::Perform(_))
+}
+
+/// Whether a request that may have been carried out can be sent again.
+fn repeatable(request: &Request) -> bool {
+    match request {
+        Request::Perform(Operation::Unmount(_)) => false,
+        Request::Perform(Operation::Mount(_))
+        | Request::Explain(_)
+        | Request::List { .. }
+        | Request::Status => true,
+    }
+}
+
+/// Whether the helper ends the connection after this reply, or one of the
+/// processes that serve it is gone.
+fn is_last(reply: &Reply) -> bool {
+    matches!(
+        reply,
+        Reply::Error(error) if matches!(
+            error.code,
+            ErrorCode::MalformedFrame | ErrorCode::TimedOut | ErrorCode::Unavailable
+        )
+    )
+}
+
+fn socket_of_environment() -> PathBuf {
+    std::env::var_os(SOCKET_VARIABLE)
+        .filter(|path| !path.is_empty())
+        .map_or_else(|| DEFAULT_SOCKET.into(), PathBuf::from)
+}

@@ -1,0 +1,209 @@
+//! One connection: connect, handshake, exchange.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+
+use mountwarden_protocol::frame::{self, ReadError};
+use mountwarden_protocol::{Hello, HelloReply, Refusal, Reply, Request, Versions, Welcome};
+use socket2::{Domain, SockAddr, Socket, Type};
+
+use crate::deadline::{Deadline, Timed, out_of_time};
+
+/// Why a connection gave no reply. The connection is of no further use: what
+/// comes next on it may be the rest of an old reply.
+#[derive(Debug)]
+pub(crate) enum Failure {
+    /// Nobody accepted the connection.
+    Unreachable(io::Error),
+    /// The helper refused the connection and said why.
+    Refused(Box<Refusal>),
+    /// The deadline passed.
+    TimedOut {
+        /// Whether the helper may have the request.
+        sent: bool,
+    },
+    /// The helper closed the connection or was ended.
+    Lost {
+        /// Whether the helper may have the request.
+        sent: bool,
+        /// What the socket said.
+        cause: io::Error,
+    },
+    /// The helper sent what no helper sends.
+    Protocol(Box<dyn std::error::Error + Send + Sync>),
+}
+
+/// An open connection with nothing under way on it.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    stream: UnixStream,
+    welcome: Welcome,
+}
+
+impl Connection {
+    /// Connects and shakes hands.
+    pub(crate) fn open(socket: &Path, deadline: Deadline) -> Result<Self, Failure> {
+        let stream = connect(socket, deadline).map_err(|error| {
+            if error.kind() == io::ErrorKind::TimedOut {
+                Failure::TimedOut { sent: false }
+            } else {
+                Failure::Unreachable(error)
+            }
+        })?;
+        let welcome = shake_hands(&stream, deadline)?;
+        Ok(Self { stream, welcome })
+    }
+
+    /// What the helper said when the connection was opened.
+    pub(crate) fn welcome(&self) -> Welcome {
+        self.welcome
+    }
+
+    /// Sends a request and reads its reply.
+    ///
+    /// Consumes the connection and gives it back only with a whole reply.
+    pub(crate) fn exchange(
+        self,
+        request: &Request,
+        deadline: Deadline,
+    ) -> Result<(Self, Reply), Failure> {
+        let mut timed = Timed::new(&self.stream, deadline);
+        if let Err(error) = frame::write(&mut timed, request) {
+            return Err(Failure::of(error, timed.wrote()));
+        }
+        let bytes = frame::read(&mut timed).map_err(|error| Failure::of_read(error, true))?;
+        let reply = frame::decode(&bytes).map_err(|error| Failure::Protocol(error.into()))?;
+        Ok((self, reply))
+    }
+}
+
+impl Failure {
+    fn of(error: io::Error, sent: bool) -> Self {
+        if error.kind() == io::ErrorKind::TimedOut {
+            Self::TimedOut { sent }
+        } else {
+            Self::Lost { sent, cause: error }
+        }
+    }
+
+    /// The same failure, of a second attempt at a request that the helper may
+    /// have had the first time: "nothing was done" cannot be said any more.
+    pub(crate) fn after_sent(self) -> Self {
+        match self {
+            Self::Unreachable(cause) | Self::Lost { cause, .. } => Self::Lost { sent: true, cause },
+            Self::TimedOut { .. } => Self::TimedOut { sent: true },
+            Self::Refused(refusal) => Self::Lost {
+                sent: true,
+                cause: io::Error::other(refusal.error.message),
+            },
+            Self::Protocol(cause) => Self::Protocol(cause),
+        }
+    }
+
+    fn of_read(error: ReadError, sent: bool) -> Self {
+        match error {
+            ReadError::Closed => Self::Lost {
+                sent,
+                cause: io::Error::new(io::ErrorKind::UnexpectedEof, error),
+            },
+            ReadError::Io(error) => Self::of(error, sent),
+            other => Self::Protocol(other.into()),
+        }
+    }
+}
+
+/// Connects within the deadline.
+///
+/// A full backlog makes `connect` wait, and poll cannot wait for a Unix socket
+/// that is not connected; the kernel ends this wait by the send timeout.
+fn connect(path: &Path, deadline: Deadline) -> io::Result<UnixStream> {
+    let address = SockAddr::unix(path)?;
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    loop {
+        socket.set_write_timeout(deadline.remaining()?)?;
+        match socket.connect(&address) {
+            Ok(()) => return Ok(OwnedFd::from(socket).into()),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(out_of_time(error)),
+        }
+    }
+}
+
+fn shake_hands(stream: &UnixStream, deadline: Deadline) -> Result<Welcome, Failure> {
+    let mut timed = Timed::new(stream, deadline);
+    // A helper at its limit refuses and closes without reading: the write fails,
+    // and the reason waits to be read.
+    let unread = match frame::write(&mut timed, &Hello::default()) {
+        Ok(()) => None,
+        Err(error) if error.kind() == io::ErrorKind::TimedOut => {
+            return Err(Failure::TimedOut { sent: false });
+        }
+        Err(error) => Some(error),
+    };
+    let bytes = match (frame::read(&mut timed), &unread) {
+        (Ok(bytes), _) => bytes,
+        (Err(error), None) => return Err(Failure::of_read(error, false)),
+        (Err(_), Some(_)) => Vec::new(),
+    };
+    let reply = frame::decode(&bytes);
+    match (reply, unread) {
+        (Ok(HelloReply::Refused(refusal)), _) => Err(Failure::Refused(Box::new(refusal))),
+        (_, Some(cause)) => Err(Failure::Lost { sent: false, cause }),
+        (Err(error), None) => Err(Failure::Protocol(error.into())),
+        (Ok(HelloReply::Welcome(welcome)), None) => {
+            let offered = Versions::SUPPORTED;
+            if (offered.oldest..=offered.newest).contains(&welcome.version) {
+                Ok(welcome)
+            } else {
+                Err(Failure::Protocol(
+                    format!(
+                        "it chose protocol version {}, and {offered} was offered",
+                        welcome.version
+                    )
+                    .into(),
+                ))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use mountwarden_protocol::{ErrorCode, ErrorReply, Features, VERSION};
+
+    use super::*;
+
+    /// Shakes hands with a helper that said this and closed before any hello.
+    fn after(said: &HelloReply) -> Result<Welcome, Failure> {
+        let (stream, mut helper) = UnixStream::pair().unwrap();
+        frame::write(&mut helper, said).unwrap();
+        drop(helper);
+        shake_hands(&stream, Deadline::after(Duration::from_mins(1)))
+    }
+
+    #[test]
+    fn a_refusal_is_read_though_the_hello_cannot_be_written() {
+        let refusal = Refusal::new(ErrorReply::new(ErrorCode::LimitReached, "full"));
+        match after(&HelloReply::Refused(refusal.clone())) {
+            Err(Failure::Refused(read)) => assert_eq!(*read, refusal),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_welcome_to_a_hello_that_cannot_be_written_is_a_lost_connection() {
+        let welcome = Welcome {
+            version: VERSION,
+            features: Features::empty(),
+            uid: 0,
+        };
+        match after(&HelloReply::Welcome(welcome)) {
+            Err(Failure::Lost { sent: false, .. }) => {}
+            other => panic!("{other:?}"),
+        }
+    }
+}

@@ -1,0 +1,301 @@
+//! What can be asked for, built so that nonsense cannot be said.
+
+use std::path::Path;
+
+use mountwarden_protocol::{
+    AbsPath, Kind, Mount, MountId, MountInfo, MountOptions, Mounted, Operation, TmpfsInodes,
+    TmpfsMode, TmpfsSize, Unmount as UnmountRequest,
+};
+
+use crate::Error;
+
+/// Options that every kind of mount takes.
+macro_rules! common_options {
+    () => {
+        /// No program may be executed from the mount (`noexec`).
+        pub fn no_exec(mut self) -> Self {
+            self.options.insert(MountOptions::NO_EXEC);
+            self
+        }
+
+        /// Symbolic links on the mount are not followed (`nosymfollow`).
+        pub fn no_symfollow(mut self) -> Self {
+            self.options.insert(MountOptions::NO_SYMFOLLOW);
+            self
+        }
+
+        /// Set-user-id bits on the mount are honoured. Denied unless the grant
+        /// says otherwise.
+        pub fn suid(mut self) -> Self {
+            self.options.insert(MountOptions::SUID);
+            self
+        }
+
+        /// Device nodes on the mount are honoured. Denied unless the grant says
+        /// otherwise.
+        pub fn dev(mut self) -> Self {
+            self.options.insert(MountOptions::DEV);
+            self
+        }
+    };
+}
+
+/// A directory or a regular file that is to be seen at a second place.
+///
+/// Unless more is asked for: writable, without the mounts beneath the source,
+/// `nosuid` and `nodev`.
+///
+/// ```
+/// # fn main() -> Result<(), mountwarden_client::Error> {
+/// use mountwarden_client::{Bind, ErrorKind};
+///
+/// let bind = Bind::new("/srv/images", "/run/vms/7/images")?.read_only().no_exec();
+///
+/// let error = Bind::new("/srv/../etc", "/run/vms/7/etc").unwrap_err();
+/// assert_eq!(error.kind(), ErrorKind::InvalidRequest);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[must_use = "it does nothing until Client::mount is given it"]
+pub struct Bind {
+    source: AbsPath,
+    target: AbsPath,
+    recursive: bool,
+    options: MountOptions,
+}
+
+impl Bind {
+    /// `source` seen at `target`, which exists and is of the same type.
+    ///
+    /// # Errors
+    /// [`InvalidRequest`](crate::ErrorKind::InvalidRequest) for a path that is
+    /// relative, holds `.`, `..` or an empty component, ends in a slash, or is
+    /// too long. No path is touched.
+    pub fn new(source: impl AsRef<Path>, target: impl AsRef<Path>) -> Result<Self, Error> {
+        Ok(Self {
+            source: checked("source", source.as_ref())?,
+            target: checked("target", target.as_ref())?,
+            recursive: false,
+            options: MountOptions::empty(),
+        })
+    }
+
+    /// Nothing can be written through the mount (`ro`).
+    pub fn read_only(mut self) -> Self {
+        self.options.insert(MountOptions::READ_ONLY);
+        self
+    }
+
+    /// With the mounts beneath the source. Denied unless the grant allows it.
+    pub fn recursive(mut self) -> Self {
+        self.recursive = true;
+        self
+    }
+
+    common_options!();
+}
+
+/// An empty file system in memory, owned by the calling user.
+///
+/// Unless more is asked for: as large as the grant allows, open to its owner
+/// only, `nosuid` and `nodev`.
+///
+/// ```
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use mountwarden_client::{Tmpfs, TmpfsMode, TmpfsSize};
+///
+/// let scratch = Tmpfs::new("/run/vms/7/scratch")?
+///     .size("64M".parse::<TmpfsSize>()?)
+///     .mode(TmpfsMode::try_from(0o750)?)
+///     .no_exec();
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[must_use = "it does nothing until Client::mount is given it"]
+pub struct Tmpfs {
+    target: AbsPath,
+    size: Option<TmpfsSize>,
+    inodes: Option<TmpfsInodes>,
+    mode: Option<TmpfsMode>,
+    options: MountOptions,
+}
+
+impl Tmpfs {
+    /// A tmpfs at `target`, an existing directory.
+    ///
+    /// # Errors
+    /// [`InvalidRequest`](crate::ErrorKind::InvalidRequest) as for [`Bind::new`].
+    pub fn new(target: impl AsRef<Path>) -> Result<Self, Error> {
+        Ok(Self {
+            target: checked("target", target.as_ref())?,
+            size: None,
+            inodes: None,
+            mode: None,
+            options: MountOptions::empty(),
+        })
+    }
+
+    /// The most it may hold, in bytes.
+    pub fn size(mut self, size: TmpfsSize) -> Self {
+        self.size = Some(size);
+        self
+    }
+
+    /// The most files and directories it may hold.
+    pub fn inodes(mut self, inodes: TmpfsInodes) -> Self {
+        self.inodes = Some(inodes);
+        self
+    }
+
+    /// The mode of its root directory; [`TmpfsMode::OWNER_ONLY`] if not given.
+    pub fn mode(mut self, mode: TmpfsMode) -> Self {
+        self.mode = Some(mode);
+        self
+    }
+
+    common_options!();
+}
+
+/// A mount that is to end.
+///
+/// [`Client::unmount`](crate::Client::unmount) also takes what the helper
+/// reported: `&Mounted` or `&MountInfo` stands for exactly that mount (path and
+/// id), an [`AbsPath`] for whatever is topmost there.
+///
+/// ```
+/// # fn main() -> Result<(), mountwarden_client::Error> {
+/// let unmount = mountwarden_client::Unmount::new("/run/vms/7/scratch")?.lazy();
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[must_use = "it does nothing until Client::unmount is given it"]
+pub struct Unmount {
+    target: AbsPath,
+    lazy: bool,
+    id: Option<MountId>,
+}
+
+impl Unmount {
+    /// The topmost mount at `target`.
+    ///
+    /// # Errors
+    /// [`InvalidRequest`](crate::ErrorKind::InvalidRequest) as for [`Bind::new`].
+    pub fn new(target: impl AsRef<Path>) -> Result<Self, Error> {
+        checked("target", target.as_ref()).map(Self::from)
+    }
+
+    /// Takes the mount out of the tree now and ends it when nothing uses it any
+    /// more; without this, a mount in use is
+    /// [`Busy`](crate::ErrorKind::Busy).
+    pub fn lazy(mut self) -> Self {
+        self.lazy = true;
+        self
+    }
+
+    /// Only if the topmost mount has this id; otherwise
+    /// [`IdMismatch`](crate::ErrorKind::IdMismatch).
+    pub fn id(mut self, id: MountId) -> Self {
+        self.id = Some(id);
+        self
+    }
+}
+
+impl From<AbsPath> for Unmount {
+    fn from(target: AbsPath) -> Self {
+        Self {
+            target,
+            lazy: false,
+            id: None,
+        }
+    }
+}
+
+impl From<&AbsPath> for Unmount {
+    fn from(target: &AbsPath) -> Self {
+        target.clone().into()
+    }
+}
+
+impl From<&MountInfo> for Unmount {
+    fn from(mount: &MountInfo) -> Self {
+        Self::from(&mount.target).id(mount.id)
+    }
+}
+
+impl From<&Mounted> for Unmount {
+    fn from(mounted: &Mounted) -> Self {
+        Self::from(&mounted.mount)
+    }
+}
+
+impl From<UnmountRequest> for Unmount {
+    fn from(request: UnmountRequest) -> Self {
+        Self {
+            target: request.target,
+            lazy: request.lazy,
+            id: request.id,
+        }
+    }
+}
+
+impl From<Bind> for Mount {
+    fn from(bind: Bind) -> Self {
+        Self {
+            kind: Kind::Bind {
+                source: bind.source,
+                recursive: bind.recursive,
+            },
+            target: bind.target,
+            options: bind.options,
+        }
+    }
+}
+
+impl From<Tmpfs> for Mount {
+    fn from(tmpfs: Tmpfs) -> Self {
+        Self {
+            kind: Kind::Tmpfs {
+                size: tmpfs.size,
+                inodes: tmpfs.inodes,
+                mode: tmpfs.mode,
+            },
+            target: tmpfs.target,
+            options: tmpfs.options,
+        }
+    }
+}
+
+impl From<Unmount> for UnmountRequest {
+    fn from(unmount: Unmount) -> Self {
+        Self {
+            target: unmount.target,
+            lazy: unmount.lazy,
+            id: unmount.id,
+        }
+    }
+}
+
+impl From<Bind> for Operation {
+    fn from(bind: Bind) -> Self {
+        Self::Mount(bind.into())
+    }
+}
+
+impl From<Tmpfs> for Operation {
+    fn from(tmpfs: Tmpfs) -> Self {
+        Self::Mount(tmpfs.into())
+    }
+}
+
+impl From<Unmount> for Operation {
+    fn from(unmount: Unmount) -> Self {
+        Self::Unmount(unmount.into())
+    }
+}
+
+fn checked(what: &str, path: &Path) -> Result<AbsPath, Error> {
+    AbsPath::new(path).map_err(|error| Error::invalid_path(what, path, error))
+}

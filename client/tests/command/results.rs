@@ -1,0 +1,413 @@
+//! What is printed when it worked, and what was asked for.
+
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
+
+use mountwarden_client::protocol::{
+    Kind, ListPage, Mount, MountOptions, Operation, Reply, Request, Unmount,
+};
+use mountwarden_client::{
+    AbsPath, DenyReason, ErrorCode, ErrorReply, Explanation, MountAttributes, MountInfo, Outcome,
+    TmpfsInodes, TmpfsLimits, TmpfsMode, TmpfsSize,
+};
+use serde_json::json;
+
+use super::run::{answered, scripted};
+use crate::support::{answering, id, info, mounted, path, status, unmounted};
+
+const MOUNT: [&str; 3] = ["mount", "tmpfs", "/run/vms/7/scratch"];
+
+fn json_words<'a>(words: &[&'a str]) -> Vec<&'a str> {
+    let mut all = vec!["--json"];
+    all.extend(words);
+    all
+}
+
+#[test]
+fn a_mount_is_told() {
+    for (outcome, name, text) in [
+        (
+            Outcome::Mounted,
+            "mounted",
+            "Mounted tmpfs at /run/vms/7/scratch (rw,nosuid,nodev, id 77)\n",
+        ),
+        (
+            Outcome::AlreadyMounted,
+            "already-mounted",
+            "Already mounted: tmpfs at /run/vms/7/scratch (rw,nosuid,nodev, id 77)\n",
+        ),
+    ] {
+        let ended = answered(&mounted(outcome), &MOUNT);
+        assert_eq!(ended.stdout, text);
+        assert_eq!(ended.stderr, "");
+        assert_eq!(ended.status, 0);
+
+        let ended = answered(&mounted(outcome), &json_words(&MOUNT));
+        assert_eq!(ended.status, 0);
+        assert_eq!(
+            ended.json(),
+            json!({
+                "result": name, "id": 77, "target": "/run/vms/7/scratch",
+                "filesystem": "tmpfs", "root": "/", "flags": ["nosuid", "nodev"],
+            })
+        );
+    }
+}
+
+#[test]
+fn an_unmount_is_told() {
+    let words = ["unmount", "/run/vms/7/scratch"];
+    let ended = answered(&unmounted(), &words);
+    assert_eq!(ended.stdout, "Unmounted /run/vms/7/scratch (id 77)\n");
+    assert_eq!(ended.status, 0);
+    let ended = answered(&unmounted(), &json_words(&words));
+    assert_eq!(ended.status, 0);
+    assert_eq!(
+        ended.json(),
+        json!({"result": "unmounted", "id": 77, "target": "/run/vms/7/scratch"})
+    );
+}
+
+fn bind(recursive: bool, options: MountOptions) -> Operation {
+    Operation::Mount(Mount {
+        kind: Kind::Bind {
+            source: path("/a"),
+            recursive,
+        },
+        target: path("/b"),
+        options,
+    })
+}
+
+fn tmpfs(
+    size: Option<TmpfsSize>,
+    inodes: Option<TmpfsInodes>,
+    mode: Option<TmpfsMode>,
+    options: MountOptions,
+) -> Operation {
+    Operation::Mount(Mount {
+        kind: Kind::Tmpfs { size, inodes, mode },
+        target: path("/b"),
+        options,
+    })
+}
+
+fn unmount(lazy: bool, number: Option<u64>) -> Operation {
+    Operation::Unmount(Unmount {
+        target: path("/b"),
+        lazy,
+        id: number.map(id),
+    })
+}
+
+/// Every option reaches the helper, and none that was not given.
+#[test]
+fn the_words_become_the_request() {
+    let none = MountOptions::empty();
+    let size = TmpfsSize::try_from(64 << 20).unwrap();
+    let inodes = TmpfsInodes::try_from(10).unwrap();
+    let mode = TmpfsMode::try_from(0o750).unwrap();
+    let cases = [
+        ("mount bind /a /b", bind(false, none)),
+        ("mount bind /a/ /b//", bind(false, none)),
+        (
+            "mount bind /a /b --read-only",
+            bind(false, MountOptions::READ_ONLY),
+        ),
+        ("mount bind --recursive /a /b", bind(true, none)),
+        (
+            "mount bind /a /b --noexec",
+            bind(false, MountOptions::NO_EXEC),
+        ),
+        (
+            "mount bind /a /b --nosymfollow",
+            bind(false, MountOptions::NO_SYMFOLLOW),
+        ),
+        ("mount bind /a /b --suid", bind(false, MountOptions::SUID)),
+        ("mount bind /a /b --dev", bind(false, MountOptions::DEV)),
+        (
+            "mount bind /a /b --read-only --recursive --noexec --nosymfollow --suid --dev",
+            bind(true, MountOptions::all()),
+        ),
+        ("mount tmpfs /b", tmpfs(None, None, None, none)),
+        (
+            "mount tmpfs /b --size 64M",
+            tmpfs(Some(size), None, None, none),
+        ),
+        (
+            "mount tmpfs /b --inodes 10",
+            tmpfs(None, Some(inodes), None, none),
+        ),
+        (
+            "mount tmpfs /b --mode 0750",
+            tmpfs(None, None, Some(mode), none),
+        ),
+        (
+            "mount tmpfs /b --mode 750",
+            tmpfs(None, None, Some(mode), none),
+        ),
+        (
+            "mount tmpfs /b --noexec",
+            tmpfs(None, None, None, MountOptions::NO_EXEC),
+        ),
+        (
+            "mount tmpfs /b --nosymfollow",
+            tmpfs(None, None, None, MountOptions::NO_SYMFOLLOW),
+        ),
+        (
+            "mount tmpfs /b --suid",
+            tmpfs(None, None, None, MountOptions::SUID),
+        ),
+        (
+            "mount tmpfs /b --dev",
+            tmpfs(None, None, None, MountOptions::DEV),
+        ),
+        ("unmount /b", unmount(false, None)),
+        ("umount /b/", unmount(false, None)),
+        ("unmount /b --lazy", unmount(true, None)),
+        ("unmount /b --id 9", unmount(false, Some(9))),
+    ];
+    for (words, operation) in cases {
+        let reply = match operation {
+            Operation::Mount(_) => mounted(Outcome::Mounted),
+            Operation::Unmount(_) => unmounted(),
+        };
+        let words: Vec<&str> = words.split(' ').collect();
+        let (ended, log) = scripted(vec![answering(&[reply])], &words);
+        assert_eq!(ended.status, 0, "{words:?} {ended:?}");
+        assert_eq!(log, [[Request::Perform(operation.clone())]], "{words:?}");
+
+        let explained: Vec<&str> = [&["explain"], &words[..]].concat();
+        let (ended, log) = scripted(vec![answering(&[allowed(None)])], &explained);
+        assert_eq!(ended.status, 0, "{explained:?} {ended:?}");
+        assert_eq!(log, [[Request::Explain(operation)]], "{explained:?}");
+    }
+}
+
+#[test]
+fn a_list_is_a_table() {
+    let other = MountInfo {
+        id: id(1_234_567),
+        target: AbsPath::from_bytes(b"/run/vms/7/odd\n\x1b\xff\\x").unwrap(),
+        filesystem: "ext4".to_owned(),
+        root: path("/sub"),
+        attributes: MountAttributes::all(),
+    };
+    let page = Reply::List(ListPage {
+        mounts: vec![info(77), other],
+        next: None,
+    });
+    let ended = answered(&page, &["list"]);
+    assert_eq!(ended.status, 0);
+    assert_eq!(
+        ended.stdout,
+        "\
+ID       TYPE   FLAGS                               TARGET                         ROOT
+77       tmpfs  rw,nosuid,nodev                     /run/vms/7/scratch             /
+1234567  ext4   ro,nosuid,nodev,noexec,nosymfollow  /run/vms/7/odd\\n\\u{1b}\\xff\\\\x  /sub
+"
+    );
+    let ended = answered(&page, &["list", "--json"]);
+    assert_eq!(ended.status, 0);
+    assert_eq!(
+        ended.json(),
+        json!([
+            {
+                "id": 77, "target": "/run/vms/7/scratch", "filesystem": "tmpfs",
+                "root": "/", "flags": ["nosuid", "nodev"],
+            },
+            {
+                "id": 1_234_567, "target": "/run/vms/7/odd\n\u{1b}\\xff\\x5cx",
+                "filesystem": "ext4", "root": "/sub",
+                "flags": ["ro", "nosuid", "nodev", "noexec", "nosymfollow"],
+            },
+        ])
+    );
+}
+
+#[test]
+fn an_empty_list_says_so() {
+    let page = Reply::List(ListPage {
+        mounts: vec![],
+        next: None,
+    });
+    let ended = answered(&page, &["list"]);
+    assert_eq!(ended.status, 0);
+    assert_eq!(
+        ended.stdout,
+        "No mounts at places that are granted to you.\n"
+    );
+    assert_eq!(answered(&page, &["list", "--json"]).json(), json!([]));
+}
+
+fn allowed(tmpfs: Option<TmpfsLimits>) -> Reply {
+    Reply::Explained(Explanation::Allowed {
+        grant: "vm images".to_owned(),
+        attributes: MountAttributes::NO_SUID,
+        tmpfs,
+    })
+}
+
+#[test]
+fn what_would_be_allowed_is_told_with_its_limits() {
+    let limits = TmpfsLimits {
+        size: 64 << 20,
+        inodes: 16384,
+        mode: 0o700,
+    };
+    let explain = ["explain", "mount", "tmpfs", "/b"];
+    let ended = answered(&allowed(Some(limits)), &explain);
+    assert_eq!(ended.status, 0);
+    assert_eq!(
+        ended.stdout,
+        "Allowed by the grant \"vm images\"; the mount would be rw,nosuid, \
+         with at most 64 MiB and 16384 inodes, mode 0700\n"
+    );
+    assert_eq!(
+        answered(&allowed(Some(limits)), &json_words(&explain)).json(),
+        json!({
+            "result": "allowed", "grant": "vm images", "flags": ["nosuid"],
+            "tmpfs": {"size": 67_108_864, "inodes": 16384, "mode": "0700"},
+        })
+    );
+
+    let unmount = ["explain", "unmount", "/b"];
+    assert_eq!(
+        answered(&allowed(None), &unmount).stdout,
+        "Allowed by the grant \"vm images\"\n"
+    );
+    assert_eq!(
+        answered(&allowed(None), &json_words(&unmount)).json(),
+        json!({
+            "result": "allowed", "grant": "vm images", "flags": ["nosuid"], "tmpfs": null,
+        })
+    );
+}
+
+#[test]
+fn what_would_be_denied_is_an_answer_with_status_3() {
+    let mut reply = ErrorReply::new(ErrorCode::Denied, "/b lies beneath no root of yours");
+    reply.reason = Some(DenyReason::TargetNotGranted);
+    reply.path = Some(path("/b"));
+    let reply = Reply::Explained(Explanation::Denied(reply));
+    let words = ["explain", "unmount", "/b"];
+    let ended = answered(&reply, &words);
+    assert_eq!(ended.status, 3);
+    assert_eq!(ended.stderr, "");
+    assert_eq!(
+        ended.stdout,
+        "Denied (target-not-granted): /b lies beneath no root of yours\n"
+    );
+    let ended = answered(&reply, &json_words(&words));
+    assert_eq!(ended.status, 3);
+    assert_eq!(
+        ended.json(),
+        json!({
+            "result": "denied", "code": "denied", "reason": "target-not-granted",
+            "message": "/b lies beneath no root of yours", "errno": null, "path": "/b",
+            "mount": null,
+        })
+    );
+}
+
+#[test]
+fn the_status_tells_what_confines_the_helper() {
+    let reply = Reply::Status(Box::new(status()));
+    let ended = answered(&reply, &["status"]);
+    assert_eq!(ended.status, 0);
+    assert_eq!(
+        ended.stdout,
+        "\
+mountwarden helper 0.1.0, protocol 1, up 1 h 2 min
+You are uid 1234.
+
+session (uid 998)
+  capabilities          none
+  bounding set          none
+  Landlock              ABI 7: reads beneath 2 roots only; network denied, abstract sockets denied, signals denied
+  system calls          31 allowed
+
+mounter (uid 998)
+  capabilities          CAP_SYS_ADMIN
+  bounding set          none
+  Landlock              ABI 7: no filesystem domain; network denied, abstract sockets denied, signals denied
+  system calls          31 allowed
+
+Limits
+  connections           256
+  connections per user  16
+  mounts per user       1000
+  request timeout       30000 ms
+  idle timeout          600000 ms
+
+Since it started
+  connections           2 (1 open)
+  mounted               3
+  already mounted       4
+  unmounted             5
+  denied                6
+  failed                7
+  killed                8
+"
+    );
+    let landlock = |roots| {
+        json!({
+            "abi": 7, "readable_roots": roots, "network": true, "abstract_sockets": true,
+            "signals": true,
+        })
+    };
+    assert_eq!(
+        answered(&reply, &["--json", "status"]).json(),
+        json!({
+            "version": "0.1.0", "protocol": 1, "uid": 1234, "uptime_seconds": 3723,
+            "roles": [
+                {
+                    "role": "session", "uid": 998, "capabilities": [], "bounding": [],
+                    "landlock": landlock(json!(2)), "system_calls": 31,
+                },
+                {
+                    "role": "mounter", "uid": 998, "capabilities": ["CAP_SYS_ADMIN"],
+                    "bounding": [], "landlock": landlock(json!(null)), "system_calls": 31,
+                },
+            ],
+            "limits": {
+                "connections": 256, "connections_per_user": 16, "mounts_per_user": 1000,
+                "request_timeout_ms": 30000, "idle_timeout_ms": 600_000,
+            },
+            "counters": {
+                "connections_open": 1, "connections": 2, "mounted": 3, "already_mounted": 4,
+                "unmounted": 5, "denied": 6, "failed": 7, "killed": 8,
+            },
+        })
+    );
+}
+
+#[test]
+fn a_confinement_that_is_missing_is_not_hidden() {
+    let mut status = status();
+    let landlock = &mut status.roles[0].landlock;
+    landlock.network = false;
+    status.roles[1].landlock.abi = 0;
+    let text = answered(&Reply::Status(Box::new(status)), &["status"]).stdout;
+    assert!(text.contains("network allowed"), "{text}");
+    assert!(
+        text.contains("Landlock              not in force"),
+        "{text}"
+    );
+}
+
+#[test]
+fn a_path_that_is_not_utf_8_is_sent_as_it_is() {
+    let bytes = b"/b/\xff";
+    let words: [OsString; 2] = ["unmount".into(), OsStr::from_bytes(bytes).to_owned()];
+    let (ended, log) = scripted(vec![answering(&[unmounted()])], &words);
+    assert_eq!(ended.status, 0);
+    assert_eq!(
+        log,
+        [[Request::Perform(Operation::Unmount(Unmount {
+            target: AbsPath::from_bytes(bytes).unwrap(),
+            lazy: false,
+            id: None,
+        }))]]
+    );
+}

@@ -1,0 +1,147 @@
+//! A lost connection: what is asked once more, and what is not.
+
+use mountwarden_client::protocol::{Operation, Reply, Request};
+use mountwarden_client::{Client, ErrorKind, Explanation, Outcome, Tmpfs, Unmount};
+
+use crate::support::{Fake, Script, Step, answering, info, mounted, send, unmounted, welcomed};
+
+fn short_list() -> Reply {
+    Reply::List(mountwarden_client::protocol::ListPage {
+        mounts: vec![info(5)],
+        next: None,
+    })
+}
+
+fn explained() -> Reply {
+    Reply::Explained(Explanation::Allowed {
+        grant: "g".to_owned(),
+        attributes: mountwarden_client::MountAttributes::empty(),
+        tmpfs: None,
+    })
+}
+
+/// Takes the request and closes without an answer, or after half of one.
+fn losses(reply: &Reply) -> [Script; 2] {
+    let Step::Send(bytes) = send(reply) else {
+        unreachable!();
+    };
+    let half = bytes[..bytes.len().div_euclid(2)].to_vec();
+    [
+        welcomed([Step::Read]),
+        welcomed([Step::Read, Step::Send(half)]),
+    ]
+}
+
+/// Asks over a connection that is lost and one that is not: one request on each.
+fn asked_twice(reply: &Reply, ask: impl Fn(&mut Client)) {
+    for loss in losses(reply) {
+        let fake = Fake::new(vec![loss, answering(std::slice::from_ref(reply))]);
+        let mut client = Client::connect_to(fake.path()).unwrap();
+        ask(&mut client);
+        let log = fake.finish();
+        assert_eq!(log.len(), 2);
+        assert_eq!(log[0].len(), 1);
+        assert_eq!(log[0], log[1], "the same request twice");
+    }
+}
+
+#[test]
+fn what_is_safe_to_repeat_is_asked_once_more() {
+    asked_twice(&short_list(), |client| {
+        assert_eq!(client.list().unwrap(), [info(5)]);
+    });
+    asked_twice(&explained(), |client| {
+        client.explain(Tmpfs::new("/a").unwrap()).unwrap();
+    });
+    asked_twice(&explained(), |client| {
+        client.explain(Unmount::new("/a").unwrap()).unwrap();
+    });
+    asked_twice(&mounted(Outcome::AlreadyMounted), |client| {
+        let mounted = client.mount(Tmpfs::new("/a").unwrap()).unwrap();
+        assert_eq!(mounted.outcome, Outcome::AlreadyMounted);
+    });
+}
+
+#[test]
+fn an_unmount_that_may_have_been_done_is_not_repeated() {
+    for loss in losses(&unmounted()) {
+        let fake = Fake::new(vec![loss, answering(&[unmounted()])]);
+        let mut client = Client::connect_to(fake.path()).unwrap();
+        let error = client.unmount(Unmount::new("/a").unwrap()).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::ConnectionLost);
+        assert!(error.to_string().contains("not known"), "{error}");
+        let log = fake.finish();
+        assert_eq!(log.len(), 1);
+        assert_eq!(log[0].len(), 1);
+    }
+}
+
+/// The helper closed the idle connection: the write fails with nothing sent.
+#[test]
+fn an_unmount_that_was_never_sent_is_sent_on_a_new_connection() {
+    let fake = Fake::new(vec![welcomed([]), answering(&[unmounted()])]);
+    let mut client = Client::connect_to(fake.path()).unwrap();
+    fake.wait_for_ended(1);
+    client.unmount(Unmount::new("/a").unwrap()).unwrap();
+    let log = fake.finish();
+    assert_eq!(log.len(), 2);
+    assert!(log[0].is_empty());
+    assert!(matches!(
+        log[1][..],
+        [Request::Perform(Operation::Unmount(_))]
+    ));
+}
+
+#[test]
+fn nothing_is_asked_a_third_time() {
+    let fake = Fake::new(vec![
+        welcomed([Step::Read]),
+        welcomed([Step::Read]),
+        answering(&[short_list()]),
+    ]);
+    let mut client = Client::connect_to(fake.path()).unwrap();
+    let error = client.list().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::ConnectionLost);
+    // A new call is a new beginning.
+    assert_eq!(client.list().unwrap(), [info(5)]);
+    assert_eq!(fake.finish().len(), 3);
+}
+
+#[test]
+fn a_list_goes_on_where_it_was_lost() {
+    let first = Reply::List(mountwarden_client::protocol::ListPage {
+        mounts: vec![info(3)],
+        next: Some(crate::support::id(3)),
+    });
+    let fake = Fake::new(vec![
+        welcomed([Step::Read, send(&first), Step::Read]),
+        answering(&[short_list()]),
+    ]);
+    let mut client = Client::connect_to(fake.path()).unwrap();
+    assert_eq!(client.list().unwrap(), [info(3), info(5)]);
+    let after = Request::List {
+        after: Some(crate::support::id(3)),
+    };
+    let log = fake.finish();
+    assert_eq!(log[0], [Request::List { after: None }, after.clone()]);
+    assert_eq!(log[1], [after]);
+}
+
+#[test]
+fn a_mount_whose_helper_is_gone_for_good_may_have_been_done() {
+    let directory = tempfile::tempdir().unwrap();
+    let socket = directory.path().join("s");
+    let listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+    let helper = std::thread::spawn(move || {
+        use mountwarden_client::protocol::{HelloReply, frame};
+        let (mut stream, _) = listener.accept().unwrap();
+        frame::read(&mut stream).unwrap();
+        frame::write(&mut stream, &HelloReply::Welcome(crate::support::welcome())).unwrap();
+        frame::read(&mut stream).unwrap();
+        drop(listener);
+    });
+    let mut client = Client::connect_to(&socket).unwrap();
+    let error = client.mount(Tmpfs::new("/a").unwrap()).unwrap_err();
+    helper.join().unwrap();
+    assert_eq!(error.kind(), ErrorKind::ConnectionLost, "{error}");
+}

@@ -1,0 +1,187 @@
+//! What the builders send, and what they refuse to build.
+
+use mountwarden_client::protocol::{
+    Kind, Mount, MountOptions, Operation, Reply, Request, Unmount as UnmountRequest,
+};
+use mountwarden_client::{
+    Bind, Client, DenyReason, ErrorCode, ErrorKind, ErrorReply, InvalidPath, Outcome, Tmpfs,
+    TmpfsInodes, TmpfsMode, TmpfsSize, Unmount,
+};
+
+use crate::support::{Fake, answering, id, info, mounted, path, unmounted};
+
+/// The request that each call sent.
+fn sent(replies: &[Reply], ask: impl Fn(&mut Client)) -> Vec<Request> {
+    let fake = Fake::new(vec![answering(replies)]);
+    let mut client = Client::connect_to(fake.path()).unwrap();
+    ask(&mut client);
+    fake.finish().swap_remove(0)
+}
+
+fn mount_request(kind: Kind, options: MountOptions) -> Request {
+    Request::Perform(Operation::Mount(Mount {
+        kind,
+        target: path("/b"),
+        options,
+    }))
+}
+
+#[test]
+fn a_bind_says_what_was_asked_and_no_more() {
+    let source = || path("/a");
+    let plain = || Bind::new("/a", "/b").unwrap();
+    let cases = [
+        (plain(), false, MountOptions::empty()),
+        (plain().read_only(), false, MountOptions::READ_ONLY),
+        (plain().recursive(), true, MountOptions::empty()),
+        (plain().no_exec(), false, MountOptions::NO_EXEC),
+        (plain().no_symfollow(), false, MountOptions::NO_SYMFOLLOW),
+        (plain().suid(), false, MountOptions::SUID),
+        (plain().dev(), false, MountOptions::DEV),
+    ];
+    for (bind, recursive, options) in cases {
+        let requests = sent(&[mounted(Outcome::Mounted)], |client| {
+            client.mount(bind.clone()).unwrap();
+        });
+        let kind = Kind::Bind {
+            source: source(),
+            recursive,
+        };
+        assert_eq!(requests, [mount_request(kind, options)]);
+    }
+}
+
+#[test]
+fn a_tmpfs_says_what_was_asked_and_no_more() {
+    let size = TmpfsSize::try_from(4096).unwrap();
+    let inodes = TmpfsInodes::try_from(9).unwrap();
+    let mode = TmpfsMode::try_from(0o750).unwrap();
+    let full = Tmpfs::new("/b")
+        .unwrap()
+        .size(size)
+        .inodes(inodes)
+        .mode(mode)
+        .no_exec();
+    let requests = sent(
+        &[mounted(Outcome::Mounted), mounted(Outcome::AlreadyMounted)],
+        |client| {
+            client.mount(full.clone()).unwrap();
+            client.mount(Tmpfs::new("/b").unwrap()).unwrap();
+        },
+    );
+    let first = Kind::Tmpfs {
+        size: Some(size),
+        inodes: Some(inodes),
+        mode: Some(mode),
+    };
+    let second = Kind::Tmpfs {
+        size: None,
+        inodes: None,
+        mode: None,
+    };
+    assert_eq!(
+        requests,
+        [
+            mount_request(first, MountOptions::NO_EXEC),
+            mount_request(second, MountOptions::empty())
+        ]
+    );
+}
+
+#[test]
+fn an_unmount_takes_what_was_reported() {
+    let requests = sent(&[unmounted(), unmounted(), unmounted()], |client| {
+        let lazy = Unmount::new("/b").unwrap().lazy().id(id(3));
+        client.unmount(lazy).unwrap();
+        let target = path("/b");
+        client.unmount(&target).unwrap();
+        client.unmount(&info(9)).unwrap();
+    });
+    let request = |target, lazy, number: Option<u64>| {
+        Request::Perform(Operation::Unmount(UnmountRequest {
+            target: path(target),
+            lazy,
+            id: number.map(id),
+        }))
+    };
+    assert_eq!(
+        requests,
+        [
+            request("/b", true, Some(3)),
+            request("/b", false, None),
+            request("/run/vms/7/scratch", false, Some(9)),
+        ]
+    );
+}
+
+#[test]
+fn a_path_that_no_helper_accepts_is_not_built() {
+    for (text, why) in [
+        ("", InvalidPath::Empty),
+        ("a", InvalidPath::Relative),
+        ("/a/../b", InvalidPath::Dots),
+        ("/a/.", InvalidPath::Dots),
+        ("/a/", InvalidPath::EmptyComponent),
+        ("/a\0b", InvalidPath::Nul),
+    ] {
+        for error in [
+            Bind::new("/a", text).unwrap_err(),
+            Bind::new(text, "/a").unwrap_err(),
+            Tmpfs::new(text).unwrap_err(),
+            Unmount::new(text).unwrap_err(),
+        ] {
+            assert_eq!(error.kind(), ErrorKind::InvalidRequest);
+            assert_eq!(error.path().unwrap().as_os_str(), text);
+            let source = std::error::Error::source(&error).unwrap();
+            assert_eq!(source.downcast_ref(), Some(&why));
+            assert!(error.to_string().contains(&why.to_string()), "{error}");
+        }
+    }
+    assert!(
+        Bind::new("x", "/a")
+            .unwrap_err()
+            .to_string()
+            .contains("source")
+    );
+}
+
+#[test]
+fn every_code_has_its_kind_and_keeps_its_report() {
+    for &code in ErrorCode::ALL {
+        let reply = ErrorReply::new(code, "what happened")
+            .at(&path("/b"))
+            .errno(16)
+            .mount(id(4));
+        let fake = Fake::new(vec![answering(&[Reply::Error(reply.clone())])]);
+        let mut client = Client::connect_to(fake.path()).unwrap();
+        let error = client.mount(Tmpfs::new("/b").unwrap()).unwrap_err();
+        let expected = match code {
+            ErrorCode::MalformedFrame | ErrorCode::UnsupportedVersion => "protocol",
+            named => named.name(),
+        };
+        assert_eq!(error.kind().name(), expected);
+        assert_eq!(error.reply(), Some(&reply));
+        assert_eq!(error.path().unwrap(), std::path::Path::new("/b"));
+        assert_eq!(error.errno(), Some(16));
+        assert_eq!(error.mount(), Some(id(4)));
+        assert_eq!(error.to_string(), "/b: what happened");
+    }
+}
+
+#[test]
+fn a_denial_keeps_its_reason_and_the_connection() {
+    let mut reply = ErrorReply::new(ErrorCode::Denied, "/b lies beneath no root of yours");
+    reply.reason = Some(DenyReason::TargetNotGranted);
+    reply.path = Some(path("/b"));
+    let requests = sent(
+        &[Reply::Error(reply), mounted(Outcome::Mounted)],
+        |client| {
+            let error = client.mount(Tmpfs::new("/b").unwrap()).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Denied);
+            assert_eq!(error.reason(), Some(DenyReason::TargetNotGranted));
+            assert_eq!(error.to_string(), "/b lies beneath no root of yours");
+            client.mount(Tmpfs::new("/b").unwrap()).unwrap();
+        },
+    );
+    assert_eq!(requests.len(), 2, "both on one connection");
+}

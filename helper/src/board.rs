@@ -1,0 +1,169 @@
+//! Counts that the warden and its mounters share in memory.
+#![forbid(unsafe_code)]
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use mountwarden_protocol::Counters;
+use nix::errno::Errno;
+
+use crate::sys::process;
+
+/// What is counted.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Count {
+    ConnectionsOpen,
+    Connections,
+    Mounted,
+    AlreadyMounted,
+    Unmounted,
+    Denied,
+    Failed,
+    Killed,
+}
+
+impl Count {
+    const NUMBER: usize = 8;
+
+    fn index(self) -> usize {
+        match self {
+            Self::ConnectionsOpen => 0,
+            Self::Connections => 1,
+            Self::Mounted => 2,
+            Self::AlreadyMounted => 3,
+            Self::Unmounted => 4,
+            Self::Denied => 5,
+            Self::Failed => 6,
+            Self::Killed => 7,
+        }
+    }
+}
+
+/// The shared counts. Only the privileged half maps them.
+#[derive(Clone, Copy)]
+pub(crate) struct Board {
+    counts: &'static [AtomicU64],
+    users: &'static [AtomicU64],
+}
+
+impl Board {
+    /// A board with a place for each of `users` users.
+    pub(crate) fn new(users: usize) -> Result<Self, Errno> {
+        let words = process::shared_words(Count::NUMBER.saturating_add(users))?;
+        let (counts, users) = words.split_at_checked(Count::NUMBER).ok_or(Errno::ENOMEM)?;
+        Ok(Self { counts, users })
+    }
+
+    pub(crate) fn add(self, count: Count) {
+        if let Some(word) = self.counts.get(count.index()) {
+            word.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    pub(crate) fn set(self, count: Count, value: u64) {
+        if let Some(word) = self.counts.get(count.index()) {
+            word.store(value, Ordering::Relaxed);
+        }
+    }
+
+    fn get(self, count: Count) -> u64 {
+        self.counts
+            .get(count.index())
+            .map_or(0, |word| word.load(Ordering::Relaxed))
+    }
+
+    pub(crate) fn counters(self) -> Counters {
+        Counters {
+            connections_open: self.get(Count::ConnectionsOpen),
+            connections: self.get(Count::Connections),
+            mounted: self.get(Count::Mounted),
+            already_mounted: self.get(Count::AlreadyMounted),
+            unmounted: self.get(Count::Unmounted),
+            denied: self.get(Count::Denied),
+            failed: self.get(Count::Failed),
+            killed: self.get(Count::Killed),
+        }
+    }
+
+    /// The place of one user's mount count.
+    pub(crate) fn user(self, place: usize) -> Option<MountCount> {
+        self.users.get(place).map(MountCount)
+    }
+}
+
+/// How many mounts lie beneath one user's target roots.
+///
+/// The kernel's table is the truth. The number here saves reading all of it for
+/// each request; it is read again when the number is unknown, and when it says
+/// that the limit is reached, because mounts also end without us.
+#[derive(Clone, Copy)]
+pub(crate) struct MountCount(&'static AtomicU64);
+
+/// A counted place for one mount; it is given back unless it is kept.
+#[must_use]
+pub(crate) struct Reserved<'a> {
+    count: &'a MountCount,
+    kept: bool,
+}
+
+impl MountCount {
+    /// "Nobody has counted since the start"; a count of `n` is stored as `n + 1`.
+    const UNKNOWN: u64 = 0;
+
+    /// Forgets the number, for the next user of this place.
+    pub(crate) fn forget(self) {
+        self.0.store(Self::UNKNOWN, Ordering::SeqCst);
+    }
+
+    /// Takes a place for one more mount, or says that `limit` is reached.
+    /// `recount` counts in the kernel's table.
+    pub(crate) fn reserve(
+        &self,
+        limit: u32,
+        recount: impl Fn() -> Result<u64, Errno>,
+    ) -> Result<Option<Reserved<'_>>, Errno> {
+        for _ in 0..2 {
+            let known = self.0.load(Ordering::SeqCst) != Self::UNKNOWN;
+            if known {
+                let before = self.0.fetch_add(1, Ordering::SeqCst).saturating_sub(1);
+                if before < u64::from(limit) {
+                    return Ok(Some(Reserved {
+                        count: self,
+                        kept: false,
+                    }));
+                }
+                self.0.fetch_sub(1, Ordering::SeqCst);
+            }
+            self.0.store(recount()?.saturating_add(1), Ordering::SeqCst);
+        }
+        Ok(None)
+    }
+
+    /// One mount fewer.
+    pub(crate) fn release(self) {
+        // A number that would fall below 0 was wrong; then it is unknown.
+        let _ = self
+            .0
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |stored| {
+                Some(if stored > 1 {
+                    stored.saturating_sub(1)
+                } else {
+                    Self::UNKNOWN
+                })
+            });
+    }
+}
+
+impl Reserved<'_> {
+    /// The mount is there.
+    pub(crate) fn keep(mut self) {
+        self.kept = true;
+    }
+}
+
+impl Drop for Reserved<'_> {
+    fn drop(&mut self) {
+        if !self.kept {
+            self.count.release();
+        }
+    }
+}

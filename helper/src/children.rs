@@ -1,0 +1,73 @@
+//! What gate and warden share: how a child ends, and how that is heard.
+#![forbid(unsafe_code)]
+
+use std::fmt::Display;
+
+use nix::errno::Errno;
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+
+use crate::audit;
+use crate::sys::process;
+
+/// A child's exit status when it ended for a reason that it has logged.
+const FAILED: i32 = 1;
+
+/// The signals that the helper hears through a descriptor.
+pub(crate) fn heard() -> SigSet {
+    [
+        Signal::SIGCHLD,
+        Signal::SIGTERM,
+        Signal::SIGINT,
+        Signal::SIGHUP,
+    ]
+    .into_iter()
+    .collect()
+}
+
+/// A descriptor that tells of those signals.
+pub(crate) fn listen() -> Result<SignalFd, Errno> {
+    SignalFd::with_flags(&heard(), SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
+}
+
+/// Reads every signal that came; true when one of them asks for an end.
+pub(crate) fn drain(signals: &SignalFd) -> Result<bool, Errno> {
+    let mut stop = false;
+    while let Some(signal) = signals.read_signal()? {
+        let child = libc::SIGCHLD;
+        stop |= i32::try_from(signal.ssi_signo) != Ok(child);
+    }
+    Ok(stop)
+}
+
+/// The next child that ended, if one did.
+pub(crate) fn next_ended() -> Result<Option<WaitStatus>, Errno> {
+    match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
+        Ok(WaitStatus::StillAlive) | Err(Errno::ECHILD) => Ok(None),
+        other => other.map(Some),
+    }
+}
+
+/// Ends a child with the result of its work, which it logs when it failed.
+pub(crate) fn finish<E: Display>(role: &str, result: Result<(), E>) -> ! {
+    match result {
+        Ok(()) => process::exit(0),
+        Err(error) => {
+            // Where the log cannot be written, the exit status still tells.
+            let _ = audit::log(role, &error.to_string());
+            process::exit(FAILED)
+        }
+    }
+}
+
+pub(crate) fn too_many_of_user(limit: u32) -> String {
+    format!(
+        "you have {limit} connections, which is the most that `connections_per_user` allows: close \
+         one"
+    )
+}
+
+pub(crate) fn too_many(limit: u32) -> String {
+    format!("all {limit} connections that the helper's `connections` allows are in use: try later")
+}

@@ -1,0 +1,103 @@
+//! Capabilities (`capabilities(7)`).
+//!
+//! The order matters: secure bits and the bounding set need `CAP_SETPCAP`, so
+//! they come before the change of user; effective and permitted come last.
+#![forbid(unsafe_code)]
+
+use caps::{CapSet, Capability, CapsHashSet};
+
+use super::{ConfineError, in_force, step};
+use crate::sys::process;
+
+/// The capability that a role holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Holding {
+    /// None at all.
+    Nothing,
+    /// `CAP_SYS_ADMIN`, which mounting takes.
+    SysAdmin,
+}
+
+impl Holding {
+    fn set(self) -> CapsHashSet {
+        match self {
+            Self::Nothing => CapsHashSet::new(),
+            Self::SysAdmin => CapsHashSet::from([Capability::CAP_SYS_ADMIN]),
+        }
+    }
+
+    /// A bit for each capability.
+    pub(super) fn bits(self) -> u64 {
+        bits(&self.set())
+    }
+}
+
+/// Root is an ordinary user, a change of user keeps the permitted set, no
+/// ambient capability can be raised; all of it locked.
+const SECUREBITS: u32 = {
+    const NOROOT: u32 = 0b11;
+    const NO_SETUID_FIXUP: u32 = 0b11 << 2;
+    const KEEP_CAPS_LOCKED: u32 = 1 << 5;
+    const NO_CAP_AMBIENT_RAISE: u32 = 0b11 << 6;
+    NOROOT | NO_SETUID_FIXUP | KEEP_CAPS_LOCKED | NO_CAP_AMBIENT_RAISE
+};
+
+/// Gives up what only `CAP_SETPCAP` can give up, and returns what is left in the
+/// bounding set. Without that capability the set must hold no more than
+/// `CAP_SYS_ADMIN` from the start.
+pub(super) fn prepare(keep: Holding) -> Result<u64, ConfineError> {
+    if caps::has_cap(None, CapSet::Effective, Capability::CAP_SETPCAP)? {
+        step("set the secure bits", process::set_securebits(SECUREBITS))?;
+        let now = step("read the secure bits", process::securebits())?;
+        in_force("the secure bits", now == SECUREBITS)?;
+        let keep = keep.set();
+        for capability in caps::read(None, CapSet::Bounding)? {
+            if !keep.contains(&capability) {
+                caps::drop(None, CapSet::Bounding, capability)?;
+            }
+        }
+    }
+    let bounding = caps::read(None, CapSet::Bounding)?;
+    let beyond: Vec<String> = bounding
+        .difference(&Holding::SysAdmin.set())
+        .map(Capability::to_string)
+        .collect();
+    if beyond.is_empty() {
+        Ok(bits(&bounding))
+    } else {
+        Err(ConfineError::TooManyCapabilities(beyond.join(", ")))
+    }
+}
+
+/// Reduces every set to what the role holds and reads each back.
+pub(super) fn reduce(to: Holding) -> Result<(), ConfineError> {
+    let to = to.set();
+    let none = CapsHashSet::new();
+    if !caps::read(None, CapSet::Ambient)?.is_empty() {
+        caps::clear(None, CapSet::Ambient)?;
+    }
+    for (set, wanted) in [
+        (CapSet::Effective, &to),
+        (CapSet::Permitted, &to),
+        (CapSet::Inheritable, &none),
+    ] {
+        if caps::read(None, set)? != *wanted {
+            caps::set(None, set, wanted)?;
+        }
+    }
+    for (set, wanted) in [
+        (CapSet::Effective, &to),
+        (CapSet::Permitted, &to),
+        (CapSet::Inheritable, &none),
+        (CapSet::Ambient, &none),
+    ] {
+        in_force("the capability sets", caps::read(None, set)? == *wanted)?;
+    }
+    Ok(())
+}
+
+fn bits(capabilities: &CapsHashSet) -> u64 {
+    capabilities
+        .iter()
+        .fold(0, |bits, capability| bits | capability.bitmask())
+}

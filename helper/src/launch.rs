@@ -1,0 +1,298 @@
+//! The start: everything that needs a path, a name or a privilege is done here,
+//! before the two halves part and confine themselves.
+#![forbid(unsafe_code)]
+
+use std::ffi::OsString;
+use std::os::fd::{AsFd, AsRawFd};
+use std::path::Path;
+
+use caps::{CapSet, Capability};
+use mountwarden_policy::Policy;
+use mountwarden_protocol::AbsPath;
+use nix::errno::Errno;
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::signal::SigmaskHow;
+use nix::sys::signal::sigprocmask;
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
+use nix::unistd::{User, geteuid};
+use thiserror::Error;
+
+use crate::board::Board;
+use crate::cli::{self, Serve};
+use crate::confine::{self, ConfineError, Filters, Identity};
+use crate::files::{FileError, Trust};
+use crate::listener::{ListenError, Listener};
+use crate::peer::Attestor;
+use crate::policy_file::{self, LoadError};
+use crate::sys::{self, pinned, process::Forked};
+use crate::systemd::Notifier;
+use crate::userns::{self, UsernsError};
+use crate::warden::{self, Keeper};
+use crate::{audit, children, gate};
+
+/// Why the helper does not start, or ended.
+#[derive(Debug, Error)]
+pub(crate) enum StartError {
+    #[error(
+        "it was started with rights beyond its caller's (set-user-ID or file capabilities), which it \
+         never serves with: remove them, and start it as root or from a unit"
+    )]
+    RaisedRights,
+    #[error(
+        "it needs CAP_SYS_ADMIN: start it as root, from a unit with \
+         AmbientCapabilities=CAP_SYS_ADMIN, or with --userns"
+    )]
+    NoCapability,
+    #[error(
+        "there is no user {0:?} to become: make it (a system user without a home), or name another with --user"
+    )]
+    NoUser(String),
+    #[error("it does not serve as root: name another user with --user")]
+    RootUser,
+    #[error("this kernel lacks {what}, which it needs: {errno}")]
+    Kernel { what: &'static str, errno: Errno },
+    #[error(
+        "Landlock ABI {running} is what this kernel gives and the policy requires {required}: use a \
+         newer kernel (ABI 6 is Linux 6.12), or lower `require_landlock_abi` and read what is lost"
+    )]
+    Landlock { running: u32, required: u32 },
+    #[error(
+        "`connections` in the policy takes {needed} descriptors and the hard limit is {limit}: raise \
+         it (LimitNOFILE= in the unit), or lower `connections`"
+    )]
+    Descriptors { needed: u64, limit: u64 },
+    #[error("the strings that its filters name are not in read-only memory")]
+    NotPinned,
+    #[error("{step}: {errno}")]
+    Step { step: &'static str, errno: Errno },
+    #[error(transparent)]
+    File(#[from] FileError),
+    #[error(transparent)]
+    Policy(#[from] LoadError),
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    #[error(transparent)]
+    Userns(#[from] UsernsError),
+    #[error("cannot reach the service manager: {0}")]
+    Notify(std::io::Error),
+    #[error(transparent)]
+    Confine(#[from] ConfineError),
+    #[error("capabilities: {0}")]
+    Capabilities(#[from] caps::errors::CapsError),
+    #[error(transparent)]
+    Warden(#[from] warden::Ended),
+}
+
+fn step<T>(step: &'static str, result: Result<T, Errno>) -> Result<T, StartError> {
+    result.map_err(|errno| StartError::Step { step, errno })
+}
+
+/// `mountwardend serve`.
+pub(crate) fn serve(options: &Serve, arguments: &[OsString]) -> Result<(), StartError> {
+    if sys::process::started_with_raised_rights() {
+        return Err(StartError::RaisedRights);
+    }
+    if options.userns {
+        match userns::enter(arguments)? {}
+    }
+    let identity = identity(&options.user)?;
+    let overflow = userns::overflow()?;
+    let trust = Trust { overflow };
+    let mut policy = policy_file::load(&options.policy, &trust)?;
+    require_kernel(&policy)?;
+    raise_descriptor_limit(&policy)?;
+    let listener = Listener::open(&options.socket, &trust)?;
+    if let Some(path) = listener.path.clone() {
+        policy.protect(path);
+    }
+    let attestor = step(
+        "read the socket's address",
+        Attestor::new(&listener.socket, overflow),
+    )?;
+    for warning in policy_file::warnings(&policy) {
+        step("write the log", audit::log("warden", &warning))?;
+    }
+    part(&policy, &attestor, listener, identity)
+}
+
+/// Forks the gate and goes on as the warden.
+fn part(
+    policy: &Policy,
+    attestor: &Attestor,
+    listener: Listener,
+    identity: Identity,
+) -> Result<(), StartError> {
+    step("set signals", sys::process::default_signals())?;
+    step(
+        "set signals",
+        sigprocmask(SigmaskHow::SIG_SETMASK, Some(&children::heard()), None),
+    )?;
+    step("set up the heap", sys::process::heap_without_mmap())?;
+    abort_on_panic();
+    let notifier = Notifier::connect().map_err(StartError::Notify)?;
+    let filters = Filters::compile()?;
+    let (ours, theirs) = step(
+        "make a channel between the halves",
+        socketpair(
+            AddressFamily::Unix,
+            SockType::SeqPacket,
+            None,
+            SockFlag::SOCK_CLOEXEC,
+        ),
+    )?;
+    let signals = step("hear signals", children::listen())?;
+    let gate = match step("fork the gate", sys::process::fork())? {
+        Forked::Child => {
+            drop(ours);
+            cli::name_process(c"mw-gate");
+            let context = gate::Context {
+                policy,
+                attestor,
+                filters: &filters,
+                listener: &listener.socket,
+                warden: &theirs,
+                signals: &signals,
+                identity,
+            };
+            children::finish("gate", gate::run(context));
+        }
+        Forked::Parent(pid) => pid,
+    };
+    drop(theirs);
+    cli::name_process(c"mw-warden");
+    // Mapped after the fork: the gate has no part in it.
+    let users = usize::try_from(policy.limits().connections).unwrap_or(usize::MAX);
+    let board = step("share counters", Board::new(users))?;
+    let lock = step(
+        "make a lock file",
+        memfd_create(c"target locks", MFdFlags::MFD_CLOEXEC),
+    )?;
+    let context = warden::Context {
+        policy,
+        attestor,
+        filters: &filters,
+        board,
+        signals: &signals,
+        lock: &lock,
+        identity,
+        gate,
+    };
+    let mut extra = vec![ours.as_raw_fd()];
+    extra.extend(notifier.descriptor());
+    let keeper = Keeper::confine(context, &extra)?;
+    // Confinement has closed the listening socket, which is the gate's alone.
+    std::mem::forget(listener.socket);
+    warden::wait_for_gate(&ours)?;
+    announce(policy, listener.path.as_ref(), &notifier)?;
+    let ended = keeper.serve(ours);
+    // Not a return: what std does at the end of `main` is in no filter.
+    let told = notifier.send("STOPPING=1").map_err(warden::Ended::from);
+    children::finish("warden", ended.and(told))
+}
+
+/// The start-up line: what serves where, and what confines it.
+fn announce(
+    policy: &Policy,
+    socket: Option<&AbsPath>,
+    notifier: &Notifier,
+) -> Result<(), StartError> {
+    let socket = socket.map_or_else(|| "the passed socket".to_owned(), AbsPath::to_string);
+    let line = format!(
+        "mountwardend {} serves on {socket}; Landlock ABI {} in force (the policy requires {})",
+        env!("CARGO_PKG_VERSION"),
+        confine::running_abi(),
+        policy.require_landlock_abi(),
+    );
+    step("write the log", audit::log("warden", &line))?;
+    step("tell the service manager", notifier.send("READY=1"))
+}
+
+/// Who the helper becomes.
+fn identity(user: &str) -> Result<Identity, StartError> {
+    if !geteuid().is_root() {
+        let held = caps::has_cap(None, CapSet::Effective, Capability::CAP_SYS_ADMIN)?;
+        return if held {
+            Ok(Identity::Stay)
+        } else {
+            Err(StartError::NoCapability)
+        };
+    }
+    let found = step("look up the service user", User::from_name(user))?;
+    let found = found.ok_or_else(|| StartError::NoUser(user.to_owned()))?;
+    if found.uid.is_root() {
+        return Err(StartError::RootUser);
+    }
+    Ok(Identity::Become {
+        uid: found.uid,
+        gid: found.gid,
+    })
+}
+
+/// Refuses to start where the kernel could not keep what the design promises.
+fn require_kernel(policy: &Policy) -> Result<(), StartError> {
+    let (running, required) = (confine::running_abi(), policy.require_landlock_abi());
+    if running < required || running == 0 {
+        return Err(StartError::Landlock { running, required });
+    }
+    let root = step("open /", crate::files::open_root())?;
+    let status = sys::mount::status(root.as_fd())
+        .and_then(|status| sys::mount::status_of_mount(status.mount).map(drop));
+    status.map_err(|errno| StartError::Kernel {
+        what: "statmount (Linux 6.8)",
+        errno,
+    })?;
+    let maps = crate::files::read_proc(Path::new("/proc/self/maps"))?;
+    if pinned::all().all(|string| is_read_only(&maps, string.address())) {
+        Ok(())
+    } else {
+        Err(StartError::NotPinned)
+    }
+}
+
+/// Whether an address lies in a mapping without `w` (`proc_pid_maps(5)`).
+fn is_read_only(maps: &str, address: u64) -> bool {
+    maps.lines().any(|line| {
+        let mut fields = line.split_whitespace();
+        let (Some(range), Some(rights)) = (fields.next(), fields.next()) else {
+            return false;
+        };
+        let bounds = range.split_once('-').and_then(|(from, to)| {
+            Some((
+                u64::from_str_radix(from, 16).ok()?,
+                u64::from_str_radix(to, 16).ok()?,
+            ))
+        });
+        bounds.is_some_and(|(from, to)| (from..to).contains(&address))
+            && rights.starts_with('r')
+            && !rights.contains('w')
+    })
+}
+
+/// The gate keeps a descriptor for each connection; see that they fit.
+fn raise_descriptor_limit(policy: &Policy) -> Result<(), StartError> {
+    let needed = gate::max_descriptors(policy);
+    let (_, hard) = step(
+        "read the descriptor limit",
+        getrlimit(Resource::RLIMIT_NOFILE),
+    )?;
+    if hard < needed {
+        return Err(StartError::Descriptors {
+            needed,
+            limit: hard,
+        });
+    }
+    step(
+        "set the descriptor limit",
+        setrlimit(Resource::RLIMIT_NOFILE, needed, hard),
+    )
+}
+
+/// A panic ends the process with a line in the log and SIGABRT. The standard
+/// report would open files for a backtrace, which the filters do not allow.
+fn abort_on_panic() {
+    std::panic::set_hook(Box::new(|panic| {
+        let _ = audit::log("panic", &panic.to_string());
+        std::process::abort();
+    }));
+}

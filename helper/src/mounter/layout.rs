@@ -1,0 +1,14 @@
+//! The descriptor numbers of a mounter, which its filter names.
+#![forbid(unsafe_code)]
+
+use std::os::fd::RawFd;
+
+/// The order channel.
+pub(crate) const ORDER: RawFd = 3;
+/// This process's own `/proc/self/fd`.
+pub(crate) const PROC: RawFd = 4;
+/// The file whose record locks serialize work on one target.
+pub(crate) const LOCK: RawFd = 5;
+/// More than a mounter ever has open: the above, three slots, and what one
+/// message brings.
+pub(crate) const MAX_DESCRIPTORS: u64 = 24;

@@ -1,0 +1,111 @@
+//! What a mounter checks of a descriptor before it acts on it.
+#![forbid(unsafe_code)]
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use mountwarden_protocol::{AbsPath, ErrorCode, ErrorReply};
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+
+use crate::failure;
+use crate::sys::mount::{self, FileStatus, MountStatus, Slot};
+use crate::sys::socket;
+
+/// A descriptor that is what the request's path names, at this moment.
+pub(super) struct Location {
+    file: OwnedFd,
+    pub(super) path: AbsPath,
+    pub(super) status: FileStatus,
+    pub(super) mount: MountStatus,
+}
+
+impl Location {
+    /// Checks that `file`, which another process opened, is the directory or
+    /// regular file at `path` in this mount namespace.
+    ///
+    /// The kernel's path of a descriptor is believed only after its mount was
+    /// found in our own namespace: in a detached or foreign mount it reads as
+    /// whatever path an attacker likes. It must equal the path that was judged;
+    /// being merely beneath a granted root is not enough.
+    pub(super) fn check(
+        own: BorrowedFd<'_>,
+        slot: Slot,
+        file: OwnedFd,
+        path: &AbsPath,
+    ) -> Result<Self, ErrorReply> {
+        let failed = |what: &'static str| move |errno| failure::kernel(what, path, errno);
+        let slotted = socket::dup_to(file.as_fd(), slot.number()).map_err(failed("cannot take"))?;
+        drop(file);
+        let flags = fcntl(&slotted, FcntlArg::F_GETFL).map_err(failed("cannot examine"))?;
+        let flags = OFlag::from_bits_retain(flags);
+        if flags.contains(OFlag::O_PATH) || flags & OFlag::O_ACCMODE != OFlag::O_RDONLY {
+            return Err(refuse(
+                ErrorCode::WrongType,
+                path,
+                "was not opened for reading",
+            ));
+        }
+        let status = mount::status(slotted.as_fd()).map_err(failed("cannot examine"))?;
+        if !status.is_directory() && !status.is_regular_file() {
+            return Err(refuse(
+                ErrorCode::WrongType,
+                path,
+                "is neither a directory nor a regular file",
+            ));
+        }
+        if status.links == 0 {
+            return Err(refuse(
+                ErrorCode::Changed,
+                path,
+                "was removed while the request ran",
+            ));
+        }
+        let mount = mount::status_of_mount(status.mount).map_err(|errno| match errno {
+            Errno::ENOENT => refuse(
+                ErrorCode::Changed,
+                path,
+                "lies on a mount that is not in the helper's mount namespace",
+            ),
+            other => failure::kernel("cannot examine the mount of", path, other),
+        })?;
+        let actual = mount::path_of_slot(own, slot).map_err(failed("cannot find the path of"))?;
+        if actual != path.as_bytes() {
+            return Err(refuse(
+                ErrorCode::Changed,
+                path,
+                "was renamed or replaced while the request ran",
+            ));
+        }
+        Ok(Self {
+            file: slotted,
+            path: path.clone(),
+            status,
+            mount,
+        })
+    }
+}
+
+impl AsFd for Location {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+}
+
+impl FileStatus {
+    pub(super) fn is_directory(&self) -> bool {
+        self.mode & libc::S_IFMT == libc::S_IFDIR
+    }
+
+    pub(super) fn is_regular_file(&self) -> bool {
+        self.mode & libc::S_IFMT == libc::S_IFREG
+    }
+
+    /// Whether both are the same file.
+    pub(super) fn is_same_file(&self, other: &Self) -> bool {
+        (self.device, self.inode) == (other.device, other.inode)
+    }
+}
+
+fn refuse(code: ErrorCode, path: &AbsPath, why: &str) -> ErrorReply {
+    ErrorReply::new(code, format!("{path} {why}")).at(path)
+}

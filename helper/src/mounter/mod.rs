@@ -1,0 +1,356 @@
+//! The mounter: holds `CAP_SYS_ADMIN` for one connection.
+//!
+//! It reads orders from its session, judges each again with the identity that
+//! the kernel attested, checks every descriptor, and mounts. It resolves no
+//! path and reads no byte of the client.
+#![forbid(unsafe_code)]
+
+mod existing;
+pub(crate) mod layout;
+mod location;
+mod lock;
+mod mount;
+mod unmount;
+
+use std::ops::ControlFlow;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use mountwarden_policy::{MountPermit, Permit, PermittedKind, Policy, UnmountPermit, Verdict};
+use mountwarden_protocol::{
+    AbsPath, ErrorCode, ErrorReply, Mounted, Operation, Outcome, Reply, RoleReport, Unmounted,
+};
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags};
+use nix::sys::signal::SigSet;
+use nix::unistd::fchdir;
+use thiserror::Error;
+
+use self::location::Location;
+use self::lock::TargetLock;
+use crate::audit::{By, Record};
+use crate::board::{Board, Count, MountCount};
+use crate::confine::{ConfineError, Confined, Domain, Filter, Holding, Identity, Mounter, Plan};
+use crate::failure;
+use crate::order::{ChannelError, Order, OrderChannel, OrderReply};
+use crate::peer::AttestedPeer;
+use crate::sys::mount::{LSMT_ROOT, Slot};
+use crate::sys::{self, process};
+use crate::table;
+
+/// What a mounter gets from the warden.
+pub(crate) struct Context<'a> {
+    pub(crate) policy: &'a Policy,
+    pub(crate) board: Board,
+    pub(crate) peer: AttestedPeer,
+    /// The place of the peer's mount count.
+    pub(crate) mounts: MountCount,
+    pub(crate) filter: &'a Filter,
+    pub(crate) warden: &'a RoleReport,
+    pub(crate) started: Instant,
+}
+
+/// Why a mounter ends before its session does.
+#[derive(Debug, Error)]
+pub(crate) enum Ended {
+    #[error(transparent)]
+    Confine(#[from] ConfineError),
+    #[error("setting up failed: {0}")]
+    Kernel(#[from] Errno),
+    #[error("order channel: {0}")]
+    Channel(#[from] ChannelError),
+    #[error("the session broke the order protocol: {0}")]
+    Violation(&'static str),
+    #[error("the audit log cannot be written: {0}")]
+    Audit(Errno),
+}
+
+/// Serves one connection until its session is gone.
+pub(crate) fn run(
+    context: &Context<'_>,
+    order: BorrowedFd<'_>,
+    lock: BorrowedFd<'_>,
+) -> Result<(), Ended> {
+    let descriptors = Descriptors::place(order, lock)?;
+    let confined = confine(context)?;
+    let mounter = Worker {
+        context,
+        descriptors,
+        confined,
+    };
+    mounter.serve()
+}
+
+/// The descriptors of a mounter, at the numbers that its filter names.
+struct Descriptors {
+    order: OrderChannel,
+    own: OwnedFd,
+    lock: OwnedFd,
+}
+
+impl Descriptors {
+    fn place(order: BorrowedFd<'_>, lock: BorrowedFd<'_>) -> Result<Self, Errno> {
+        let [order, lock] = sys::socket::place([order, lock], [layout::ORDER, layout::LOCK])?;
+        // `/proc/self/fd` of the warden shows the warden's table; this one is ours.
+        let own = sys::socket::settle(sys::mount::open_own_descriptors()?, layout::PROC)?;
+        fchdir(&own)?;
+        Ok(Self {
+            order: OrderChannel::new(order),
+            own,
+            lock,
+        })
+    }
+}
+
+fn confine(context: &Context<'_>) -> Result<Confined<Mounter>, ConfineError> {
+    crate::confine::enforce(&Plan {
+        descriptors: &[layout::ORDER, layout::PROC, layout::LOCK],
+        max_descriptors: layout::MAX_DESCRIPTORS,
+        identity: Identity::Stay,
+        holding: Holding::SysAdmin,
+        domain: Domain::MountsNested,
+        filter: context.filter,
+        dies_with_parent: true,
+    })
+}
+
+/// A confined mounter.
+struct Worker<'a> {
+    context: &'a Context<'a>,
+    descriptors: Descriptors,
+    confined: Confined<Mounter>,
+}
+
+impl Worker<'_> {
+    fn serve(&self) -> Result<(), Ended> {
+        self.descriptors.order.send(&OrderReply::Ready, &[])?;
+        loop {
+            self.wait()?;
+            process::deadline(self.context.policy.limits().request_timeout)?;
+            let (order, files) = match self.descriptors.order.receive() {
+                Err(ChannelError::Closed) => return Ok(()),
+                other => other?,
+            };
+            if let Some(reply) = self.obey(order, files)? {
+                self.descriptors.order.send(&reply, &[])?;
+            }
+            process::deadline(Duration::ZERO)?;
+        }
+    }
+
+    /// Waits for an order. Only here can SIGTERM end this process: a stop of
+    /// the helper never cuts a mount in two.
+    fn wait(&self) -> Result<(), Errno> {
+        let mut order = [PollFd::new(
+            self.descriptors.order.as_fd(),
+            PollFlags::POLLIN,
+        )];
+        let nothing_blocked = SigSet::empty();
+        match nix::poll::ppoll(&mut order, None, Some(nothing_blocked)) {
+            Ok(_) | Err(Errno::EINTR) => Ok(()),
+            Err(errno) => Err(errno),
+        }
+    }
+
+    /// The orders, each with the descriptors that it must bring.
+    fn obey(&self, order: Order, files: Vec<OwnedFd>) -> Result<Option<OrderReply>, Ended> {
+        match order {
+            Order::Perform(operation) => self
+                .perform(&operation, files)
+                .map(|reply| Some(OrderReply::Done(reply))),
+            Order::Note { operation, error } if files.is_empty() => {
+                self.note(operation.as_ref(), &error)?;
+                Ok(None)
+            }
+            Order::Status if files.is_empty() => Ok(Some(OrderReply::Status {
+                roles: vec![self.context.warden.clone(), self.confined.report().clone()],
+                counters: self.context.board.counters(),
+                uptime_seconds: self.context.started.elapsed().as_secs(),
+            })),
+            Order::Note { .. } | Order::Status => Err(Ended::Violation(
+                "descriptors came with an order that takes none",
+            )),
+        }
+    }
+
+    /// Judges an operation, does it, and writes down both.
+    fn perform(&self, operation: &Operation, files: Vec<OwnedFd>) -> Result<Reply, Ended> {
+        let begun = Instant::now();
+        let verdict = self
+            .context
+            .policy
+            .judge(self.context.peer.identity(), operation);
+        let grant = verdict.grant();
+        let reply = match verdict {
+            Verdict::Denied(denial) => Reply::Error(denial.into()),
+            Verdict::Allowed(Permit::Mount(permit)) => {
+                answer(self.mount(&permit, files)?, Reply::Mounted)
+            }
+            Verdict::Allowed(Permit::Unmount(permit)) => {
+                answer(self.unmount(&permit, files)?, Reply::Unmounted)
+            }
+        };
+        self.context.board.add(count_of(&reply));
+        let record = Record {
+            peer: &self.context.peer,
+            by: By::Mounter,
+            operation: Some(operation),
+            grant,
+            outcome: Ok(&reply),
+            took: begun.elapsed(),
+        };
+        record.write().map_err(Ended::Audit)?;
+        Ok(reply)
+    }
+
+    fn mount(
+        &self,
+        permit: &MountPermit<'_>,
+        files: Vec<OwnedFd>,
+    ) -> Result<Result<Mounted, ErrorReply>, Ended> {
+        let mut files = files.into_iter();
+        let (Some(target), source, None) = (files.next(), files.next(), files.next()) else {
+            return Err(Ended::Violation("a mount takes one or two descriptors"));
+        };
+        let source = match (&permit.kind, source) {
+            (PermittedKind::Bind { source: path, .. }, Some(file)) => Some((path, file)),
+            (PermittedKind::Tmpfs { .. }, None) => None,
+            _ => {
+                return Err(Ended::Violation(
+                    "the descriptors are not those of this kind",
+                ));
+            }
+        };
+        Ok(self.locked_mount(permit, source, target))
+    }
+
+    fn locked_mount(
+        &self,
+        permit: &MountPermit<'_>,
+        source: Option<(&AbsPath, OwnedFd)>,
+        target: OwnedFd,
+    ) -> Result<Mounted, ErrorReply> {
+        let own = self.descriptors.own.as_fd();
+        let _lock = self.lock(&permit.target)?;
+        let target = Location::check(own, Slot::Target, target, &permit.target)?;
+        let source = source
+            .map(|(path, file)| Location::check(own, Slot::Source, file, path))
+            .transpose()?;
+        if target.status.is_mount_root {
+            return existing::same(permit, source.as_ref(), &target);
+        }
+        let place = self.reserve(&target)?;
+        let mounted = mount::mount(permit, source.as_ref(), &target)?;
+        place.keep();
+        Ok(mounted)
+    }
+
+    fn unmount(
+        &self,
+        permit: &UnmountPermit<'_>,
+        files: Vec<OwnedFd>,
+    ) -> Result<Result<Unmounted, ErrorReply>, Ended> {
+        let mut files = files.into_iter();
+        let (Some(parent), None) = (files.next(), files.next()) else {
+            return Err(Ended::Violation("an unmount takes one descriptor"));
+        };
+        Ok(self.locked_unmount(permit, parent))
+    }
+
+    fn locked_unmount(
+        &self,
+        permit: &UnmountPermit<'_>,
+        parent: OwnedFd,
+    ) -> Result<Unmounted, ErrorReply> {
+        let own = self.descriptors.own.as_fd();
+        let Some((directory, name)) = permit.target.split() else {
+            return Err(failure::kernel(
+                "cannot unmount",
+                &permit.target,
+                Errno::EINVAL,
+            ));
+        };
+        let _lock = self.lock(&permit.target)?;
+        let parent = Location::check(own, Slot::Target, parent, &directory)?;
+        let unmounted = unmount::unmount(permit, &parent, name, own)?;
+        self.context.mounts.release();
+        Ok(unmounted)
+    }
+
+    fn lock(&self, target: &AbsPath) -> Result<TargetLock<'_>, ErrorReply> {
+        TargetLock::take(self.descriptors.lock.as_fd(), target)
+            .map_err(|errno| failure::kernel("cannot lock", target, errno))
+    }
+
+    /// Takes a place in the user's number of mounts.
+    fn reserve(&self, target: &Location) -> Result<crate::board::Reserved<'_>, ErrorReply> {
+        let limit = self.context.policy.limits().mounts_per_user;
+        let reserved = self.context.mounts.reserve(limit, || self.mounts_of_peer());
+        match reserved {
+            Ok(Some(place)) => Ok(place),
+            Ok(None) => Err(ErrorReply::new(
+                ErrorCode::LimitReached,
+                format!(
+                    "{limit} mounts lie beneath your granted roots, which is the most that \
+                     `mounts_per_user` allows: unmount one before you mount at {}",
+                    target.path
+                ),
+            )
+            .at(&target.path)),
+            Err(errno) => Err(failure::kernel(
+                "cannot count mounts for",
+                &target.path,
+                errno,
+            )),
+        }
+    }
+
+    /// Counts in the kernel's table: linear in the number of all mounts, so it
+    /// is done once for each user, and again when the limit seems reached.
+    fn mounts_of_peer(&self) -> Result<u64, Errno> {
+        let roots = self
+            .context
+            .policy
+            .places(self.context.peer.identity())
+            .targets;
+        let mut count: u64 = 0;
+        table::walk(LSMT_ROOT, 0, |mount| {
+            let point = AbsPath::from_bytes(&mount.point).ok();
+            if point.is_some_and(|point| roots.iter().any(|root| point.is_beneath(root))) {
+                count = count.saturating_add(1);
+            }
+            ControlFlow::Continue(())
+        })?;
+        Ok(count)
+    }
+
+    /// Writes down a request that ended in the session.
+    fn note(&self, operation: Option<&Operation>, error: &ErrorReply) -> Result<(), Ended> {
+        self.context.board.add(Count::Failed);
+        let record = Record {
+            peer: &self.context.peer,
+            by: By::Session,
+            operation,
+            grant: None,
+            outcome: Err(error),
+            took: Duration::ZERO,
+        };
+        record.write().map_err(Ended::Audit)
+    }
+}
+
+fn answer<T>(result: Result<T, ErrorReply>, reply: impl FnOnce(T) -> Reply) -> Reply {
+    result.map_or_else(Reply::Error, reply)
+}
+
+fn count_of(reply: &Reply) -> Count {
+    match reply {
+        Reply::Mounted(mounted) if mounted.outcome == Outcome::AlreadyMounted => {
+            Count::AlreadyMounted
+        }
+        Reply::Mounted(_) => Count::Mounted,
+        Reply::Unmounted(_) => Count::Unmounted,
+        Reply::Error(error) if error.code == ErrorCode::Denied => Count::Denied,
+        _ => Count::Failed,
+    }
+}

@@ -1,0 +1,198 @@
+//! Mounting: built detached, restricted while detached, attached last, looked
+//! at again.
+#![forbid(unsafe_code)]
+
+use std::ffi::CString;
+use std::os::fd::{AsFd, OwnedFd};
+
+use mountwarden_policy::{MountPermit, PermittedKind};
+use mountwarden_protocol::{AbsPath, DenyReason, ErrorCode, ErrorReply, MountId, Mounted, Outcome};
+use nix::errno::Errno;
+
+use super::location::Location;
+use crate::failure;
+use crate::sys::mount::{self, MountStatus, Slot};
+use crate::sys::{pinned, socket};
+use crate::table;
+
+/// Mounts what `permit` says at `target`, which holds no mount.
+pub(super) fn mount(
+    permit: &MountPermit<'_>,
+    source: Option<&Location>,
+    target: &Location,
+) -> Result<Mounted, ErrorReply> {
+    if table::is_shared(&target.mount) && !permit.shared_target {
+        return Err(shared_target(target, permit.grant));
+    }
+    let directory = source.is_none_or(|source| source.status.is_directory());
+    if target.status.is_directory() != directory {
+        let wanted = if directory {
+            "a directory"
+        } else {
+            "a regular file"
+        };
+        return Err(ErrorReply::new(
+            ErrorCode::WrongType,
+            format!(
+                "{} is not {wanted}, as what is mounted there is",
+                target.path
+            ),
+        )
+        .at(&target.path));
+    }
+    let made = build(permit, source, &target.path)?;
+    mount::attach(made.as_fd(), target.as_fd())
+        .map_err(|errno| failure::kernel("cannot attach a mount at", &target.path, errno))?;
+    match verify(permit, &made, target) {
+        Ok(mounted) => Ok(mounted),
+        Err(error) => Err(roll_back(error, &target.path)),
+    }
+}
+
+/// Makes the mount, detached: nobody else can reach it, and it has every
+/// attribute before anybody can.
+fn build(
+    permit: &MountPermit<'_>,
+    source: Option<&Location>,
+    target: &AbsPath,
+) -> Result<OwnedFd, ErrorReply> {
+    let attributes = table::kernel_bits(permit.attributes);
+    let failed = |what: &'static str| move |errno| failure::kernel(what, target, errno);
+    let (made, recursive) = match (&permit.kind, source) {
+        (PermittedKind::Bind { recursive, .. }, Some(source)) => {
+            let clone = mount::clone_tree(source.as_fd(), *recursive).map_err(|errno| {
+                failure::kernel("cannot make a detached copy of", &source.path, errno)
+            })?;
+            (clone, *recursive)
+        }
+        (PermittedKind::Tmpfs { .. }, _) => (
+            tmpfs(permit, attributes).map_err(failed("cannot make the tmpfs for"))?,
+            false,
+        ),
+        (PermittedKind::Bind { .. }, None) => return Err(failed("no source for")(Errno::EINVAL)),
+    };
+    mount::restrict(made.as_fd(), attributes, recursive)
+        .map_err(failed("cannot restrict the mount for"))?;
+    socket::dup_to(made.as_fd(), Slot::Mount.number()).map_err(failed("cannot keep the mount for"))
+}
+
+/// A detached tmpfs, every value set by a call of its own.
+fn tmpfs(permit: &MountPermit<'_>, attributes: u64) -> Result<OwnedFd, Errno> {
+    let PermittedKind::Tmpfs {
+        size,
+        inodes,
+        mode,
+        uid,
+        gid,
+    } = permit.kind
+    else {
+        return Err(Errno::EINVAL);
+    };
+    let context = mount::open_tmpfs()?;
+    let [source, size_key, inodes_key, mode_key, uid_key, gid_key] = pinned::TMPFS_KEYS;
+    mount::set_source(context.as_fd(), source)?;
+    for (key, value) in [
+        (size_key, size.get().to_string()),
+        (inodes_key, inodes.get().to_string()),
+        (mode_key, format!("{:o}", mode.bits())),
+        (uid_key, uid.to_string()),
+        (gid_key, gid.to_string()),
+    ] {
+        let value = CString::new(value).map_err(|_| Errno::EINVAL)?;
+        mount::set_option(context.as_fd(), key, &value)?;
+    }
+    mount::create_filesystem(context.as_fd())?;
+    mount::mount_filesystem(context.as_fd(), attributes)
+}
+
+/// Looks at what was attached: it lies where it was granted, on the mount that
+/// was checked, with its attributes, and nowhere else.
+fn verify(
+    permit: &MountPermit<'_>,
+    made: &OwnedFd,
+    target: &Location,
+) -> Result<Mounted, ErrorReply> {
+    let path = &target.path;
+    let failed = |errno| failure::kernel("cannot examine what was attached at", path, errno);
+    let id = mount::status(made.as_fd()).map_err(failed)?.mount;
+    let mut status = mount::status_of_mount(id).map_err(failed)?;
+    if status.parent != target.mount.id {
+        return Err(ErrorReply::new(
+            ErrorCode::Changed,
+            format!("another mount was placed at {path} while the request ran"),
+        )
+        .at(path));
+    }
+    if status.point != path.as_bytes() {
+        return Err(ErrorReply::new(
+            ErrorCode::Changed,
+            format!("{path}, or a directory above it, was renamed while the request ran"),
+        )
+        .at(path));
+    }
+    if table::is_shared(&status) {
+        if !permit.shared_target {
+            return Err(shared_target(target, permit.grant));
+        }
+        // The kernel shares what is attached to a shared mount; what is mounted
+        // on ours is nobody else's.
+        mount::restrict(made.as_fd(), 0, true).map_err(failed)?;
+        status = mount::status_of_mount(id).map_err(failed)?;
+    }
+    if !table::attributes(&status).contains(permit.attributes) || table::is_shared(&status) {
+        return Err(ErrorReply::new(
+            ErrorCode::Failed,
+            format!("the kernel did not give the mount at {path} the attributes that it must have"),
+        )
+        .at(path));
+    }
+    described(&status, Outcome::Mounted, path)
+}
+
+/// Takes back what was attached: that mount, by its descriptor, and no other.
+fn roll_back(mut error: ErrorReply, path: &AbsPath) -> ErrorReply {
+    if let Err(errno) = mount::detach_slot(Slot::Mount) {
+        error.code = ErrorCode::Failed;
+        error.message = format!(
+            "{}; and the mount could not be taken back ({}): look at {path}",
+            error.message,
+            errno.desc()
+        );
+    }
+    error
+}
+
+/// The mount as the client is told of it.
+pub(super) fn described(
+    status: &MountStatus,
+    outcome: Outcome,
+    path: &AbsPath,
+) -> Result<Mounted, ErrorReply> {
+    match table::info(status) {
+        Some(mount) => Ok(Mounted { outcome, mount }),
+        None => Err(failure::kernel(
+            "cannot describe the mount at",
+            path,
+            Errno::EPROTO,
+        )),
+    }
+}
+
+fn shared_target(target: &Location, grant: &str) -> ErrorReply {
+    let path = &target.path;
+    let error = ErrorReply {
+        reason: Some(DenyReason::SharedTarget),
+        ..ErrorReply::new(
+            ErrorCode::Denied,
+            format!(
+                "{path} lies on a mount that is shared with other mount namespaces, where this \
+                 mount would appear too: make it private, or set `shared_target = true` in the \
+                 grant \"{grant}\""
+            ),
+        )
+    };
+    match MountId::try_from(target.mount.id) {
+        Ok(id) => error.at(path).mount(id),
+        Err(_) => error.at(path),
+    }
+}

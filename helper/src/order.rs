@@ -1,0 +1,142 @@
+//! The order channel between a session and its mounter: one `SOCK_SEQPACKET`
+//! message an order, one a reply, descriptors attached.
+#![forbid(unsafe_code)]
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
+
+use mountwarden_protocol::{Counters, ErrorReply, Operation, Reply, RoleReport, frame};
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, ppoll};
+use nix::sys::socket::MsgFlags;
+use nix::sys::time::TimeSpec;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use crate::sys::socket;
+
+/// What a session asks of its mounter.
+///
+/// | order | descriptors | reply |
+/// |---|---|---|
+/// | `Perform` | mount: target, and source where the kind has one; unmount: parent directory; none when the session's own judgement is a denial | `Done` |
+/// | `Note` | none | none |
+/// | `Status` | none | `Status` |
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum Order {
+    /// Judge it and do it.
+    Perform(Operation),
+    /// A request ended in the session; it goes into the audit log.
+    Note {
+        operation: Option<Operation>,
+        error: ErrorReply,
+    },
+    /// Say what only the privileged half knows.
+    Status,
+}
+
+/// What a mounter answers.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum OrderReply {
+    /// The mounter is confined and waits; the first message on every channel.
+    Ready,
+    /// The warden gives this connection no mounter; the only message then.
+    Refused(ErrorReply),
+    /// The end of a `Perform`.
+    Done(Reply),
+    /// The privileged half's part of the status.
+    Status {
+        roles: Vec<RoleReport>,
+        counters: Counters,
+        uptime_seconds: u64,
+    },
+}
+
+/// More than any order needs: two paths and the fixed parts.
+const MAX_MESSAGE: usize = 16 * 1024;
+
+/// Why the channel is of no more use.
+#[derive(Debug, Error)]
+pub(crate) enum ChannelError {
+    #[error("the other half closed the channel")]
+    Closed,
+    #[error("the channel failed: {0}")]
+    Failed(#[from] Errno),
+    #[error("a message does not follow the protocol: {0}")]
+    Violation(String),
+}
+
+/// One end of the channel.
+pub(crate) struct OrderChannel(OwnedFd);
+
+impl OrderChannel {
+    pub(crate) fn new(socket: OwnedFd) -> Self {
+        Self(socket)
+    }
+
+    /// Sends one message.
+    pub(crate) fn send<T: Serialize>(
+        &self,
+        message: &T,
+        descriptors: &[BorrowedFd<'_>],
+    ) -> Result<(), ChannelError> {
+        let bytes =
+            frame::encode(message).map_err(|error| ChannelError::Violation(error.to_string()))?;
+        loop {
+            match socket::send(self.0.as_fd(), &bytes, descriptors, MsgFlags::empty()) {
+                Ok(_) => return Ok(()),
+                Err(Errno::EINTR) => {}
+                Err(Errno::EPIPE | Errno::ECONNRESET) => return Err(ChannelError::Closed),
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+    }
+
+    /// Waits until a message or the end is there; false when `time` is over.
+    pub(crate) fn wait(&self, time: Duration) -> Result<bool, ChannelError> {
+        let mut polled = [PollFd::new(self.0.as_fd(), PollFlags::POLLIN)];
+        match ppoll(&mut polled, Some(TimeSpec::from_duration(time)), None) {
+            Ok(ready) => Ok(ready > 0),
+            Err(Errno::EINTR) => Ok(false),
+            Err(errno) => Err(errno.into()),
+        }
+    }
+
+    /// Receives one message and what is attached to it.
+    pub(crate) fn receive<T: DeserializeOwned + Serialize>(
+        &self,
+    ) -> Result<(T, Vec<OwnedFd>), ChannelError> {
+        let mut buffer = [0_u8; MAX_MESSAGE];
+        let message = loop {
+            match socket::receive(self.0.as_fd(), &mut buffer, MsgFlags::empty()) {
+                Err(Errno::EINTR) => {}
+                Err(Errno::ECONNRESET) => return Err(ChannelError::Closed),
+                other => break other?,
+            }
+        };
+        if message.truncated {
+            return Err(ChannelError::Violation(
+                "it is longer than any order".to_owned(),
+            ));
+        }
+        let mut bytes = match buffer.get(..message.length) {
+            Some([]) | None => return Err(ChannelError::Closed),
+            Some(bytes) => bytes,
+        };
+        let body =
+            frame::read(&mut bytes).map_err(|error| ChannelError::Violation(error.to_string()))?;
+        if !bytes.is_empty() {
+            return Err(ChannelError::Violation("bytes follow it".to_owned()));
+        }
+        let value =
+            frame::decode(&body).map_err(|error| ChannelError::Violation(error.to_string()))?;
+        Ok((value, message.descriptors))
+    }
+}
+
+impl AsFd for OrderChannel {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}

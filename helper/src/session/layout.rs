@@ -1,0 +1,11 @@
+//! The descriptor numbers of a session.
+#![forbid(unsafe_code)]
+
+use std::os::fd::RawFd;
+
+/// The client's socket.
+pub(crate) const CLIENT: RawFd = 3;
+/// The order channel.
+pub(crate) const ORDER: RawFd = 4;
+/// More than a session ever has open: the above, and two locations.
+pub(crate) const MAX_DESCRIPTORS: u64 = 24;

@@ -1,0 +1,343 @@
+//! The session: speaks with one client.
+//!
+//! It holds no capability, and its Landlock domain is made from its own peer's
+//! grants. It parses what the client sends, judges it, opens the locations, and
+//! hands them to its mounter, which believes none of it.
+#![forbid(unsafe_code)]
+
+mod layout;
+mod list;
+mod locate;
+pub(crate) mod roots;
+mod stream;
+
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::time::Duration;
+
+use mountwarden_policy::{MountPermit, Permit, PermittedKind, Places, Policy, Verdict};
+use mountwarden_protocol::{
+    ErrorCode, ErrorReply, Explanation, Features, Hello, HelloReply, Limits, Operation, Refusal,
+    Reply, Request, RoleReport, Status, TmpfsLimits, Versions, Welcome,
+};
+use thiserror::Error;
+
+use self::roots::Roots;
+use self::stream::{ClientStream, NoMessage};
+use crate::confine::{ConfineError, Confined, Domain, Filter, Holding, Identity, Plan, Session};
+use crate::order::{ChannelError, Order, OrderChannel, OrderReply};
+use crate::peer::AttestedPeer;
+use crate::sys::{self, process};
+
+/// What a session gets from the gate.
+pub(crate) struct Context<'a> {
+    pub(crate) policy: &'a Policy,
+    pub(crate) peer: AttestedPeer,
+    pub(crate) filter: &'a Filter,
+    pub(crate) gate: &'a RoleReport,
+}
+
+/// Why a session ends before its client does.
+#[derive(Debug, Error)]
+pub(crate) enum Ended {
+    #[error(transparent)]
+    Confine(#[from] ConfineError),
+    #[error("setting up failed: {0}")]
+    Kernel(#[from] nix::errno::Errno),
+    #[error("order channel: {0}")]
+    Channel(#[from] ChannelError),
+    #[error("the mounter gave an answer to another question")]
+    WrongAnswer,
+}
+
+/// How long a client may take from connecting to the end of its [`Hello`].
+const HANDSHAKE: Duration = Duration::from_secs(5);
+
+/// Serves one client until it goes.
+pub(crate) fn run(context: &Context<'_>, client: &OwnedFd, order: &OwnedFd) -> Result<(), Ended> {
+    let [client, order] = sys::socket::place(
+        [client.as_fd(), order.as_fd()],
+        [layout::CLIENT, layout::ORDER],
+    )?;
+    let places = context.policy.places(context.peer.identity());
+    let (roots, opened) = Roots::open(places.sources.iter().chain(&places.targets).cloned());
+    let confined = confine(context, opened)?;
+    let mut conversation = Conversation {
+        context,
+        places,
+        roots,
+        confined,
+        client: ClientStream::new(client),
+        order: OrderChannel::new(order),
+    };
+    if conversation.open()? {
+        conversation.serve()?;
+    }
+    Ok(())
+}
+
+fn confine(context: &Context<'_>, roots: Vec<OwnedFd>) -> Result<Confined<Session>, ConfineError> {
+    let mut descriptors = vec![layout::CLIENT, layout::ORDER];
+    descriptors.extend(roots.iter().map(AsRawFd::as_raw_fd));
+    crate::confine::enforce(&Plan {
+        descriptors: &descriptors,
+        max_descriptors: layout::MAX_DESCRIPTORS,
+        identity: Identity::Stay,
+        holding: Holding::Nothing,
+        domain: Domain::Reads(roots),
+        filter: context.filter,
+        dies_with_parent: false,
+    })
+}
+
+/// One connection.
+struct Conversation<'a> {
+    context: &'a Context<'a>,
+    places: Places,
+    roots: Roots,
+    confined: Confined<Session>,
+    client: ClientStream,
+    order: OrderChannel,
+}
+
+/// What follows a reply.
+enum Then {
+    Continue,
+    End,
+}
+
+impl Conversation<'_> {
+    /// The handshake; false when the connection ends here.
+    fn open(&mut self) -> Result<bool, Ended> {
+        if let Err(error) = self.mounter_ready()? {
+            self.refuse(Refusal::new(error));
+            return Ok(false);
+        }
+        let hello: Hello = match self
+            .client
+            .receive(self.order.as_fd(), HANDSHAKE, HANDSHAKE)
+        {
+            Ok(hello) => hello,
+            Err(NoMessage::Gone) => return Ok(false),
+            Err(NoMessage::Bad(error)) => {
+                self.note(None, &error)?;
+                self.refuse(Refusal::new(error));
+                return Ok(false);
+            }
+        };
+        if hello.magic != Hello::MAGIC {
+            let error = ErrorReply::new(
+                ErrorCode::MalformedFrame,
+                "this is not a mountwarden client",
+            );
+            self.note(None, &error)?;
+            self.refuse(Refusal::new(error));
+            return Ok(false);
+        }
+        let Some(version) = Versions::SUPPORTED.newest_common(hello.versions) else {
+            self.refuse(Refusal::unsupported_version(hello.versions));
+            return Ok(false);
+        };
+        let welcome = Welcome {
+            version,
+            features: hello.features & Features::empty(),
+            uid: self.context.peer.identity().uid,
+        };
+        Ok(self.client.send(&HelloReply::Welcome(welcome)).is_ok())
+    }
+
+    /// Waits for the other half of this connection, or the reason that there is none.
+    fn mounter_ready(&self) -> Result<Result<(), ErrorReply>, Ended> {
+        let unavailable = |why| Ok(Err(ErrorReply::new(ErrorCode::Unavailable, why)));
+        if !self.order.wait(HANDSHAKE)? {
+            return unavailable("the helper is too busy to give this connection a mounter");
+        }
+        match self.answer() {
+            Ok(OrderReply::Ready) => Ok(Ok(())),
+            Ok(OrderReply::Refused(error)) => Ok(Err(error)),
+            Ok(_) => Err(Ended::WrongAnswer),
+            Err(Ended::Channel(ChannelError::Closed)) => {
+                unavailable("this connection's mounter could not start; the helper's log says why")
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Says why there is no connection. A client that does not listen any more
+    /// misses nothing that matters to anyone else.
+    fn refuse(&mut self, refusal: Refusal) {
+        let _ = self.client.send(&HelloReply::Refused(refusal));
+    }
+
+    fn serve(&mut self) -> Result<(), Ended> {
+        let limits = *self.context.policy.limits();
+        loop {
+            let request = self.client.receive::<Request>(
+                self.order.as_fd(),
+                limits.idle_timeout,
+                limits.request_timeout,
+            );
+            process::deadline(limits.request_timeout)?;
+            let (reply, then) = match request {
+                Ok(request) => match self.handle(request) {
+                    Ok(reply) => (reply, Then::Continue),
+                    Err(Ended::Channel(ChannelError::Closed)) => {
+                        (Reply::Error(mounter_gone()), Then::End)
+                    }
+                    Err(ended) => return Err(ended),
+                },
+                Err(NoMessage::Gone) => return Ok(()),
+                Err(NoMessage::Bad(error)) => {
+                    self.note(None, &error)?;
+                    // A value that is never valid came in a frame that is whole, so
+                    // the next frame can be found; after any other it cannot.
+                    let whole = error.code == ErrorCode::InvalidRequest;
+                    (
+                        Reply::Error(error),
+                        if whole { Then::Continue } else { Then::End },
+                    )
+                }
+            };
+            let sent = self.client.send(&reply);
+            process::deadline(Duration::ZERO)?;
+            if sent.is_err() || matches!(then, Then::End) {
+                return Ok(());
+            }
+        }
+    }
+
+    fn handle(&mut self, request: Request) -> Result<Reply, Ended> {
+        match request {
+            Request::Perform(operation) => self.perform(&operation),
+            Request::Explain(operation) => Ok(Reply::Explained(self.explain(&operation))),
+            Request::List { after } => {
+                Ok(list::page(&self.places.targets, after).map_or_else(Reply::Error, Reply::List))
+            }
+            Request::Status => self.status(),
+        }
+    }
+
+    /// Opens the locations and lets the mounter act. A target that changed
+    /// between the two is looked at once more: most often another connection
+    /// was mounting the same thing.
+    fn perform(&mut self, operation: &Operation) -> Result<Reply, Ended> {
+        let reply = self.attempt(operation)?;
+        match &reply {
+            Reply::Error(error) if error.code == ErrorCode::Changed => self.attempt(operation),
+            _ => Ok(reply),
+        }
+    }
+
+    fn attempt(&mut self, operation: &Operation) -> Result<Reply, Ended> {
+        let verdict = self
+            .context
+            .policy
+            .judge(self.context.peer.identity(), operation);
+        let files = match verdict {
+            Verdict::Allowed(permit) => match locate::open(&permit, &self.roots) {
+                Ok(files) => files,
+                Err(error) => {
+                    self.note(Some(operation), &error)?;
+                    return Ok(Reply::Error(error));
+                }
+            },
+            // The mounter judges again, denies and writes it down; no path is touched.
+            Verdict::Denied(_) => Vec::new(),
+        };
+        let borrowed: Vec<_> = files.iter().map(AsFd::as_fd).collect();
+        self.order
+            .send(&Order::Perform(operation.clone()), &borrowed)?;
+        // Before the answer: a descriptor that is open here keeps a mount busy.
+        drop(files);
+        match self.answer()? {
+            OrderReply::Done(reply) => Ok(reply),
+            _ => Err(Ended::WrongAnswer),
+        }
+    }
+
+    fn explain(&self, operation: &Operation) -> Explanation {
+        match self
+            .context
+            .policy
+            .judge(self.context.peer.identity(), operation)
+        {
+            Verdict::Denied(denial) => Explanation::Denied(denial.into()),
+            Verdict::Allowed(Permit::Unmount(permit)) => Explanation::Allowed {
+                grant: permit.grant.to_owned(),
+                attributes: mountwarden_protocol::MountAttributes::empty(),
+                tmpfs: None,
+            },
+            Verdict::Allowed(Permit::Mount(permit)) => Explanation::Allowed {
+                grant: permit.grant.to_owned(),
+                attributes: permit.attributes,
+                tmpfs: tmpfs_limits(&permit),
+            },
+        }
+    }
+
+    fn status(&mut self) -> Result<Reply, Ended> {
+        self.order.send(&Order::Status, &[])?;
+        let OrderReply::Status {
+            roles: mut privileged,
+            counters,
+            uptime_seconds,
+        } = self.answer()?
+        else {
+            return Err(Ended::WrongAnswer);
+        };
+        let mut roles = vec![self.context.gate.clone(), self.confined.report().clone()];
+        roles.append(&mut privileged);
+        Ok(Reply::Status(Box::new(Status {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            protocol: mountwarden_protocol::VERSION,
+            uid: self.context.peer.identity().uid,
+            uptime_seconds,
+            roles,
+            limits: reported(self.context.policy.limits()),
+            counters,
+        })))
+    }
+
+    fn note(&self, operation: Option<&Operation>, error: &ErrorReply) -> Result<(), Ended> {
+        let order = Order::Note {
+            operation: operation.cloned(),
+            error: error.clone(),
+        };
+        Ok(self.order.send(&order, &[])?)
+    }
+
+    fn answer(&self) -> Result<OrderReply, Ended> {
+        Ok(self.order.receive()?.0)
+    }
+}
+
+fn mounter_gone() -> ErrorReply {
+    ErrorReply::new(
+        ErrorCode::Unavailable,
+        "this connection's mounter ended while it worked; the helper's log says why. The mount is \
+         whole or not there: connect again and ask",
+    )
+}
+
+fn tmpfs_limits(permit: &MountPermit<'_>) -> Option<TmpfsLimits> {
+    match permit.kind {
+        PermittedKind::Tmpfs {
+            size, inodes, mode, ..
+        } => Some(TmpfsLimits {
+            size: size.get(),
+            inodes: inodes.get(),
+            mode: mode.bits(),
+        }),
+        PermittedKind::Bind { .. } => None,
+    }
+}
+
+fn reported(limits: &mountwarden_policy::Limits) -> Limits {
+    let milliseconds = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+    Limits {
+        connections: limits.connections,
+        connections_per_user: limits.connections_per_user,
+        mounts_per_user: limits.mounts_per_user,
+        request_timeout_ms: milliseconds(limits.request_timeout),
+        idle_timeout_ms: milliseconds(limits.idle_timeout),
+    }
+}

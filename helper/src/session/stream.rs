@@ -1,0 +1,171 @@
+//! The client's socket: frames in, frames out, with deadlines.
+#![forbid(unsafe_code)]
+
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use mountwarden_protocol::{ErrorCode, ErrorReply, frame};
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags};
+use nix::sys::socket::MsgFlags;
+use nix::sys::time::TimeSpec;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::sys::socket;
+
+/// Why no message came.
+pub(super) enum NoMessage {
+    /// The client closed the connection, or let a deadline pass, between frames.
+    Gone,
+    /// The bytes are no message; this is the last reply.
+    Bad(ErrorReply),
+}
+
+/// The client's end of the connection.
+pub(super) struct ClientStream {
+    socket: OwnedFd,
+    deadline: Instant,
+    descriptors_came: bool,
+}
+
+impl ClientStream {
+    pub(super) fn new(socket: OwnedFd) -> Self {
+        Self {
+            socket,
+            deadline: Instant::now(),
+            descriptors_came: false,
+        }
+    }
+
+    /// Receives one message. It may be `idle` before it starts, and must be
+    /// whole `within` that time of its first byte: a client that sends one byte
+    /// a second holds its connection no longer than one that is silent.
+    pub(super) fn receive<T: DeserializeOwned + Serialize>(
+        &mut self,
+        order: BorrowedFd<'_>,
+        idle: Duration,
+        within: Duration,
+    ) -> Result<T, NoMessage> {
+        if !self.wait_for_frame(order, idle) {
+            return Err(NoMessage::Gone);
+        }
+        self.deadline = Instant::now().checked_add(within).unwrap_or(self.deadline);
+        let body = match frame::read(self) {
+            Ok(body) => body,
+            Err(frame::ReadError::Closed) => return Err(NoMessage::Gone),
+            Err(frame::ReadError::Io(error)) => {
+                return Err(self
+                    .descriptors_refused()
+                    .unwrap_or_else(|| cut_short(&error)));
+            }
+            Err(error) => return Err(NoMessage::Bad(malformed(&error))),
+        };
+        if let Some(refused) = self.descriptors_refused() {
+            return Err(refused);
+        }
+        frame::decode(&body).map_err(|error| {
+            NoMessage::Bad(match error {
+                frame::DecodeError::Invalid(why) => ErrorReply::new(ErrorCode::InvalidRequest, why),
+                other => malformed(&other),
+            })
+        })
+    }
+
+    /// Sends one message. A client that does not read it loses the connection
+    /// (`SO_SNDTIMEO` is set on the socket).
+    pub(super) fn send<T: Serialize>(&mut self, message: &T) -> io::Result<()> {
+        frame::write(self, message)
+    }
+
+    /// Waits until the client says something; false when the wait is over.
+    fn wait_for_frame(&self, order: BorrowedFd<'_>, idle: Duration) -> bool {
+        let mut polled = [
+            PollFd::new(self.socket.as_fd(), PollFlags::POLLIN),
+            PollFd::new(order, PollFlags::empty()),
+        ];
+        match poll(&mut polled, idle) {
+            Ok(0) | Err(_) => false,
+            // The mounter is gone: this connection has no other half.
+            Ok(_) => polled
+                .last()
+                .is_some_and(|order| order.revents() == Some(PollFlags::empty())),
+        }
+    }
+
+    /// No request of this version brings descriptors. The kernel has closed them
+    /// already, because no room for them was offered (`MSG_CTRUNC` in `recvmsg(2)`).
+    fn descriptors_refused(&self) -> Option<NoMessage> {
+        self.descriptors_came.then(|| {
+            NoMessage::Bad(ErrorReply::new(
+                ErrorCode::MalformedFrame,
+                "descriptors came with a message that takes none",
+            ))
+        })
+    }
+}
+
+fn malformed(error: &impl std::fmt::Display) -> ErrorReply {
+    ErrorReply::new(ErrorCode::MalformedFrame, error.to_string())
+}
+
+fn cut_short(error: &io::Error) -> NoMessage {
+    let reply = if error.kind() == io::ErrorKind::TimedOut {
+        ErrorReply::new(
+            ErrorCode::TimedOut,
+            "the rest of the frame did not come in time",
+        )
+    } else {
+        malformed(&"the connection ended inside a frame")
+    };
+    NoMessage::Bad(reply)
+}
+
+fn poll(polled: &mut [PollFd<'_>], time: Duration) -> Result<i32, Errno> {
+    let end = Instant::now().checked_add(time);
+    loop {
+        let left = end.map_or(time, |end| end.saturating_duration_since(Instant::now()));
+        match nix::poll::ppoll(polled, Some(TimeSpec::from_duration(left)), None) {
+            Err(Errno::EINTR) => {}
+            other => return other,
+        }
+    }
+}
+
+impl Read for ClientStream {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        loop {
+            match socket::receive_bytes(self.socket.as_fd(), buffer) {
+                Ok(received) => {
+                    self.descriptors_came |= received.descriptors_dropped;
+                    return Ok(received.length);
+                }
+                Err(Errno::EAGAIN) => {
+                    let left = self.deadline.saturating_duration_since(Instant::now());
+                    let mut polled = [PollFd::new(self.socket.as_fd(), PollFlags::POLLIN)];
+                    if poll(&mut polled, left)? == 0 {
+                        return Err(io::ErrorKind::TimedOut.into());
+                    }
+                }
+                Err(Errno::EINTR) => {}
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+    }
+}
+
+impl Write for ClientStream {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        Ok(socket::send(
+            self.socket.as_fd(),
+            bytes,
+            &[],
+            MsgFlags::empty(),
+        )?)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}

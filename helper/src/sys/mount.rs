@@ -1,0 +1,447 @@
+//! The mount calls (`fsopen(2)`, `open_tree(2)`, `move_mount(2)`,
+//! `mount_setattr(2)`, `statmount(2)`, `listmount(2)`, `umount(2)`): no function
+//! here takes a path. Locations are descriptors; strings are pinned, or one
+//! component in the name buffer.
+
+use std::ffi::CStr;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::ptr;
+
+use nix::errno::Errno;
+
+use super::pinned::{EMPTY, MOUNTWARDEN, NAME, PROC_SELF_FD, Pinned, TMPFS};
+use super::result;
+
+/// A descriptor number that a mounter reserves, so that the name of its link
+/// in `/proc/self/fd` can be pinned.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Slot {
+    Source,
+    Target,
+    Mount,
+}
+
+impl Slot {
+    pub(crate) const ALL: [Self; 3] = [Self::Source, Self::Target, Self::Mount];
+
+    /// The descriptor's number.
+    pub(crate) fn number(self) -> RawFd {
+        match self {
+            Self::Source => 10,
+            Self::Target => 11,
+            Self::Mount => 12,
+        }
+    }
+
+    /// The link's name.
+    pub(crate) fn link(self) -> Pinned {
+        static LINKS: [Pinned; 3] = [Pinned(c"10"), Pinned(c"11"), Pinned(c"12")];
+        let [source, target, mount] = LINKS;
+        match self {
+            Self::Source => source,
+            Self::Target => target,
+            Self::Mount => mount,
+        }
+    }
+}
+
+/// What `statx(2)` says of a descriptor or a name, without asking the file
+/// system's server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct FileStatus {
+    pub(crate) mode: u32,
+    pub(crate) links: u32,
+    pub(crate) uid: u32,
+    pub(crate) inode: u64,
+    pub(crate) device: (u32, u32),
+    pub(crate) mount: u64,
+    pub(crate) is_mount_root: bool,
+}
+
+/// What `statmount(2)` says of a mount.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct MountStatus {
+    pub(crate) id: u64,
+    pub(crate) parent: u64,
+    /// `MOUNT_ATTR_*`
+    pub(crate) attributes: u64,
+    /// `MS_SHARED`, `MS_PRIVATE`, ...
+    pub(crate) propagation: u64,
+    pub(crate) filesystem: Vec<u8>,
+    pub(crate) root: Vec<u8>,
+    pub(crate) point: Vec<u8>,
+}
+
+/// `STATX_MNT_ID_UNIQUE`, since Linux 6.8.
+const STATX_MNT_ID_UNIQUE: u32 = 0x4000;
+/// `STATX_ATTR_MOUNT_ROOT`
+const STATX_ATTR_MOUNT_ROOT: u64 = 0x2000;
+pub(crate) const STATX_FD_FLAGS: i32 =
+    libc::AT_EMPTY_PATH | libc::AT_STATX_DONT_SYNC | libc::AT_NO_AUTOMOUNT;
+pub(crate) const STATX_NAME_FLAGS: i32 =
+    libc::AT_SYMLINK_NOFOLLOW | libc::AT_STATX_DONT_SYNC | libc::AT_NO_AUTOMOUNT;
+const STATX_MASK: u32 = libc::STATX_BASIC_STATS | STATX_MNT_ID_UNIQUE;
+
+/// Describes an open file.
+pub(crate) fn status(file: BorrowedFd<'_>) -> Result<FileStatus, Errno> {
+    statx(file.as_raw_fd(), EMPTY.as_ptr(), STATX_FD_FLAGS)
+}
+
+/// Describes a name in the working directory, not following a symbolic link.
+pub(crate) fn status_of_name(name: &[u8]) -> Result<FileStatus, Errno> {
+    NAME.with(name, |name| statx(libc::AT_FDCWD, name, STATX_NAME_FLAGS))
+}
+
+fn statx(directory: RawFd, path: *const libc::c_char, flags: i32) -> Result<FileStatus, Errno> {
+    // SAFETY: `statx` is plain numbers, for which zero is valid.
+    let mut buffer: libc::statx = unsafe { std::mem::zeroed() };
+    // SAFETY: `path` ends in NUL (pinned, or the name buffer), and the kernel
+    // writes one `statx`, which is what it is given.
+    let returned = unsafe {
+        libc::syscall(
+            libc::SYS_statx,
+            libc::c_long::from(directory),
+            path,
+            libc::c_long::from(flags),
+            libc::c_ulong::from(STATX_MASK),
+            &raw mut buffer,
+        )
+    };
+    result(returned)?;
+    if buffer.stx_mask & STATX_MNT_ID_UNIQUE == 0 {
+        return Err(Errno::ENOSYS);
+    }
+    Ok(FileStatus {
+        mode: u32::from(buffer.stx_mode),
+        links: buffer.stx_nlink,
+        uid: buffer.stx_uid,
+        inode: buffer.stx_ino,
+        device: (buffer.stx_dev_major, buffer.stx_dev_minor),
+        mount: buffer.stx_mnt_id,
+        is_mount_root: buffer.stx_attributes & STATX_ATTR_MOUNT_ROOT != 0,
+    })
+}
+
+/// `struct mnt_id_req` in its first version.
+#[repr(C)]
+struct MountIdRequest {
+    size: u32,
+    spare: u32,
+    id: u64,
+    param: u64,
+}
+
+/// The fixed part of `struct statmount`; strings follow it.
+const STATMOUNT_FIXED: usize = 512;
+/// Room for the fixed part and two paths of the greatest length.
+const STATMOUNT_ROOM: usize = 16 * 1024;
+/// `STATMOUNT_SB_BASIC | MNT_BASIC | MNT_ROOT | MNT_POINT | FS_TYPE`
+const STATMOUNT_MASK: u64 = 0x1 | 0x2 | 0x8 | 0x10 | 0x20;
+/// libc has no name for it yet; the number is the same on every architecture.
+pub(crate) const SYS_STATMOUNT: libc::c_long = 457;
+/// libc has no name for it yet; the number is the same on every architecture.
+pub(crate) const SYS_LISTMOUNT: libc::c_long = 458;
+/// "Every mount of this namespace", in the place of an id.
+pub(crate) const LSMT_ROOT: u64 = u64::MAX;
+
+/// Describes a mount of this process's mount namespace; ENOENT for any other.
+pub(crate) fn status_of_mount(id: u64) -> Result<MountStatus, Errno> {
+    let mut buffer = [0_u8; STATMOUNT_ROOM];
+    let request = MountIdRequest {
+        size: 24,
+        spare: 0,
+        id,
+        param: STATMOUNT_MASK,
+    };
+    // SAFETY: the kernel reads the request, whose `size` is its true size, and
+    // writes at most `STATMOUNT_ROOM` bytes, which the buffer has.
+    let returned = unsafe {
+        libc::syscall(
+            SYS_STATMOUNT,
+            &raw const request,
+            buffer.as_mut_ptr(),
+            STATMOUNT_ROOM,
+            libc::c_ulong::from(0_u32),
+        )
+    };
+    result(returned)?;
+    parse_statmount(&buffer).ok_or(Errno::EPROTO)
+}
+
+/// Reads the fields of `struct statmount` (`include/uapi/linux/mount.h`).
+fn parse_statmount(buffer: &[u8]) -> Option<MountStatus> {
+    let word =
+        |at: usize| -> Option<u64> { Some(u64::from_ne_bytes(*buffer.get(at..)?.first_chunk()?)) };
+    let text = |at: usize| -> Option<Vec<u8>> {
+        let offset = u32::from_ne_bytes(*buffer.get(at..)?.first_chunk()?);
+        let start = STATMOUNT_FIXED.checked_add(usize::try_from(offset).ok()?)?;
+        Some(
+            CStr::from_bytes_until_nul(buffer.get(start..)?)
+                .ok()?
+                .to_bytes()
+                .to_vec(),
+        )
+    };
+    let mask = word(8)?;
+    if mask & STATMOUNT_MASK != STATMOUNT_MASK {
+        return None;
+    }
+    Some(MountStatus {
+        id: word(40)?,
+        parent: word(48)?,
+        attributes: word(64)?,
+        propagation: word(72)?,
+        filesystem: text(36)?,
+        root: text(104)?,
+        point: text(108)?,
+    })
+}
+
+/// The ids of the mounts beneath `parent` ([`LSMT_ROOT`] for all) that come
+/// after the id `after`, in their order; as many as `ids` has room for.
+pub(crate) fn list(parent: u64, after: u64, ids: &mut [u64]) -> Result<usize, Errno> {
+    let request = MountIdRequest {
+        size: 24,
+        spare: 0,
+        id: parent,
+        param: after,
+    };
+    // SAFETY: the kernel reads the request, whose `size` is its true size, and
+    // writes at most as many ids as the slice has.
+    let returned = unsafe {
+        libc::syscall(
+            SYS_LISTMOUNT,
+            &raw const request,
+            ids.as_mut_ptr(),
+            ids.len(),
+            libc::c_ulong::from(0_u32),
+        )
+    };
+    usize::try_from(result(returned)?).map_err(|_| Errno::EPROTO)
+}
+
+pub(crate) const OPEN_TREE: u32 = libc::OPEN_TREE_CLONE | libc::OPEN_TREE_CLOEXEC | EMPTY_PATH;
+pub(crate) const OPEN_TREE_RECURSIVE: u32 = OPEN_TREE | RECURSIVE;
+pub(crate) const EMPTY_PATH: u32 = libc::AT_EMPTY_PATH.unsigned_abs();
+pub(crate) const RECURSIVE: u32 = 0x8000;
+pub(crate) const MOVE_MOUNT: u32 = libc::MOVE_MOUNT_F_EMPTY_PATH | libc::MOVE_MOUNT_T_EMPTY_PATH;
+pub(crate) const FSOPEN_CLOEXEC: u32 = 1;
+pub(crate) const FSCONFIG_SET_STRING: u32 = 1;
+pub(crate) const FSCONFIG_CMD_CREATE: u32 = 6;
+pub(crate) const FSMOUNT_CLOEXEC: u32 = 1;
+pub(crate) const UMOUNT: i32 = libc::UMOUNT_NOFOLLOW;
+pub(crate) const UMOUNT_LAZY: i32 = libc::UMOUNT_NOFOLLOW | libc::MNT_DETACH;
+pub(crate) const UMOUNT_SLOT: i32 = libc::MNT_DETACH;
+
+/// Takes the descriptor that a system call has just returned.
+fn owned(returned: libc::c_long) -> Result<OwnedFd, Errno> {
+    let number = RawFd::try_from(result(returned)?).map_err(|_| Errno::EBADF)?;
+    // SAFETY: the kernel has just made this descriptor for the caller.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
+/// Clones the mount that `file` lies on, rooted at `file`, detached.
+pub(crate) fn clone_tree(file: BorrowedFd<'_>, recursive: bool) -> Result<OwnedFd, Errno> {
+    let flags = if recursive {
+        OPEN_TREE_RECURSIVE
+    } else {
+        OPEN_TREE
+    };
+    // SAFETY: the path is pinned and ends in NUL; the rest are numbers.
+    owned(unsafe {
+        libc::syscall(
+            libc::SYS_open_tree,
+            libc::c_long::from(file.as_raw_fd()),
+            EMPTY.as_ptr(),
+            libc::c_ulong::from(flags),
+        )
+    })
+}
+
+/// Opens a context for a new tmpfs.
+pub(crate) fn open_tmpfs() -> Result<OwnedFd, Errno> {
+    // SAFETY: the name is pinned and ends in NUL.
+    owned(unsafe {
+        libc::syscall(
+            libc::SYS_fsopen,
+            TMPFS.as_ptr(),
+            libc::c_ulong::from(FSOPEN_CLOEXEC),
+        )
+    })
+}
+
+/// Sets one option of a file system context.
+pub(crate) fn set_option(context: BorrowedFd<'_>, key: Pinned, value: &CStr) -> Result<(), Errno> {
+    set_string(context, key, value.as_ptr())
+}
+
+/// Names the source that the mount table shows.
+pub(crate) fn set_source(context: BorrowedFd<'_>, key: Pinned) -> Result<(), Errno> {
+    set_string(context, key, MOUNTWARDEN.as_ptr())
+}
+
+fn set_string(
+    context: BorrowedFd<'_>,
+    key: Pinned,
+    value: *const libc::c_char,
+) -> Result<(), Errno> {
+    // SAFETY: key and value end in NUL and live through the call.
+    let returned = unsafe {
+        libc::syscall(
+            libc::SYS_fsconfig,
+            libc::c_long::from(context.as_raw_fd()),
+            libc::c_ulong::from(FSCONFIG_SET_STRING),
+            key.as_ptr(),
+            value,
+            libc::c_long::from(0),
+        )
+    };
+    result(returned).map(drop)
+}
+
+/// Makes the file system that a context describes.
+pub(crate) fn create_filesystem(context: BorrowedFd<'_>) -> Result<(), Errno> {
+    // SAFETY: this command takes no key and no value.
+    let returned = unsafe {
+        libc::syscall(
+            libc::SYS_fsconfig,
+            libc::c_long::from(context.as_raw_fd()),
+            libc::c_ulong::from(FSCONFIG_CMD_CREATE),
+            ptr::null::<libc::c_char>(),
+            ptr::null::<libc::c_char>(),
+            libc::c_long::from(0),
+        )
+    };
+    result(returned).map(drop)
+}
+
+/// Makes a detached mount of the file system in a context, with its attributes.
+pub(crate) fn mount_filesystem(context: BorrowedFd<'_>, attributes: u64) -> Result<OwnedFd, Errno> {
+    // SAFETY: only numbers.
+    owned(unsafe {
+        libc::syscall(
+            libc::SYS_fsmount,
+            libc::c_long::from(context.as_raw_fd()),
+            libc::c_ulong::from(FSMOUNT_CLOEXEC),
+            attributes,
+        )
+    })
+}
+
+/// `struct mount_attr` (`mount_setattr(2)`).
+#[repr(C)]
+struct MountAttr {
+    set: u64,
+    clear: u64,
+    propagation: u64,
+    userns_fd: u64,
+}
+
+/// The size of `struct mount_attr`, which the filter fixes.
+pub(crate) const MOUNT_ATTR_SIZE: u64 = 32;
+const _: () = assert!(size_of::<MountAttr>() == 32);
+
+/// Adds attributes to a mount, with those beneath it where `recursive`, and
+/// makes it private. It never takes one away.
+pub(crate) fn restrict(
+    mount: BorrowedFd<'_>,
+    attributes: u64,
+    recursive: bool,
+) -> Result<(), Errno> {
+    let flags = if recursive {
+        EMPTY_PATH | RECURSIVE
+    } else {
+        EMPTY_PATH
+    };
+    let change = MountAttr {
+        set: attributes,
+        clear: 0,
+        propagation: libc::MS_PRIVATE,
+        userns_fd: 0,
+    };
+    // SAFETY: the path is pinned; the kernel reads one `mount_attr` of the size
+    // that it is told.
+    let returned = unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            libc::c_long::from(mount.as_raw_fd()),
+            EMPTY.as_ptr(),
+            libc::c_ulong::from(flags),
+            &raw const change,
+            MOUNT_ATTR_SIZE,
+        )
+    };
+    result(returned).map(drop)
+}
+
+/// Attaches a detached mount at a target, descriptor to descriptor.
+pub(crate) fn attach(mount: BorrowedFd<'_>, target: BorrowedFd<'_>) -> Result<(), Errno> {
+    // SAFETY: both paths are pinned; the rest are numbers.
+    let returned = unsafe {
+        libc::syscall(
+            libc::SYS_move_mount,
+            libc::c_long::from(mount.as_raw_fd()),
+            EMPTY.as_ptr(),
+            libc::c_long::from(target.as_raw_fd()),
+            EMPTY.as_ptr(),
+            libc::c_ulong::from(MOVE_MOUNT),
+        )
+    };
+    result(returned).map(drop)
+}
+
+/// Unmounts what is attached at a name in the working directory.
+pub(crate) fn unmount_name(name: &[u8], lazy: bool) -> Result<(), Errno> {
+    let flags = if lazy { UMOUNT_LAZY } else { UMOUNT };
+    NAME.with(name, |name| umount2(name, flags))
+}
+
+/// Detaches just the mount whose root is open in a slot. The working directory
+/// is `/proc/self/fd`, whose link leads to that mount and no other.
+pub(crate) fn detach_slot(slot: Slot) -> Result<(), Errno> {
+    umount2(slot.link().as_ptr(), UMOUNT_SLOT)
+}
+
+fn umount2(path: *const libc::c_char, flags: i32) -> Result<(), Errno> {
+    // SAFETY: the path ends in NUL: pinned, or the name buffer.
+    let returned = unsafe { libc::syscall(libc::SYS_umount2, path, libc::c_long::from(flags)) };
+    result(returned).map(drop)
+}
+
+/// Flags of the one open that a mounter does.
+pub(crate) const OPEN_PROC: i32 = libc::O_PATH | libc::O_DIRECTORY | libc::O_CLOEXEC;
+
+/// Opens this process's own `/proc/self/fd`.
+pub(crate) fn open_own_descriptors() -> Result<OwnedFd, Errno> {
+    // SAFETY: the path is pinned and ends in NUL; no mode is needed.
+    owned(unsafe {
+        libc::syscall(
+            libc::SYS_openat,
+            libc::c_long::from(libc::AT_FDCWD),
+            PROC_SELF_FD.as_ptr(),
+            libc::c_long::from(OPEN_PROC),
+        )
+    })
+}
+
+/// The path of the file in a slot, as the kernel sees it from this process's root.
+pub(crate) fn path_of_slot(descriptors: BorrowedFd<'_>, slot: Slot) -> Result<Vec<u8>, Errno> {
+    let mut buffer = [0_u8; 4096];
+    // SAFETY: the name is pinned, and the kernel writes at most the size of the
+    // buffer.
+    let returned = unsafe {
+        libc::syscall(
+            libc::SYS_readlinkat,
+            libc::c_long::from(descriptors.as_raw_fd()),
+            slot.link().as_ptr(),
+            buffer.as_mut_ptr(),
+            buffer.len(),
+        )
+    };
+    let length = usize::try_from(result(returned)?).map_err(|_| Errno::EPROTO)?;
+    match buffer.get(..length) {
+        // A full buffer may be a path cut short.
+        Some(path) if length < buffer.len() => Ok(path.to_vec()),
+        _ => Err(Errno::ENAMETOOLONG),
+    }
+}

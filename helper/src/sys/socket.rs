@@ -1,0 +1,206 @@
+//! Sockets: messages with descriptors, and the kernel's word about a peer.
+
+use std::io::{IoSlice, IoSliceMut};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+
+use nix::cmsg_space;
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, fcntl};
+use nix::sys::socket::{
+    ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, accept4, recvmsg, sendmsg,
+};
+
+use super::result;
+
+/// The most descriptors that one message carries.
+pub(crate) const MAX_DESCRIPTORS: usize = 2;
+
+/// A received message.
+pub(crate) struct Message {
+    /// How many bytes of the buffer it filled; 0 at the end of a stream.
+    pub(crate) length: usize,
+    /// The descriptors that came with it.
+    pub(crate) descriptors: Vec<OwnedFd>,
+    /// Bytes or descriptors did not fit and were dropped by the kernel.
+    pub(crate) truncated: bool,
+}
+
+/// Receives one message (`recvmsg(2)`). Descriptors are closed on exec.
+pub(crate) fn receive(
+    socket: BorrowedFd<'_>,
+    buffer: &mut [u8],
+    flags: MsgFlags,
+) -> Result<Message, Errno> {
+    let mut control = cmsg_space!([RawFd; MAX_DESCRIPTORS]);
+    let mut vectors = [IoSliceMut::new(buffer)];
+    let message = recvmsg::<()>(
+        socket.as_raw_fd(),
+        &mut vectors,
+        Some(&mut control),
+        flags | MsgFlags::MSG_CMSG_CLOEXEC,
+    )?;
+    let mut descriptors = Vec::new();
+    for control in message.cmsgs()? {
+        if let ControlMessageOwned::ScmRights(received) = control {
+            // SAFETY: the kernel has just put these descriptors into this process
+            // for this message; nothing else knows their numbers.
+            descriptors.extend(
+                received
+                    .into_iter()
+                    .map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }),
+            );
+        }
+    }
+    Ok(Message {
+        length: message.bytes,
+        descriptors,
+        truncated: message
+            .flags
+            .intersects(MsgFlags::MSG_CTRUNC | MsgFlags::MSG_TRUNC),
+    })
+}
+
+/// Bytes of a stream.
+pub(crate) struct Received {
+    /// How many bytes of the buffer were filled; 0 at the end of the stream.
+    pub(crate) length: usize,
+    /// Descriptors came along; the kernel closed them.
+    pub(crate) descriptors_dropped: bool,
+}
+
+/// Receives bytes without waiting and without room for descriptors, which the
+/// kernel then closes (`recvmsg(2)`).
+pub(crate) fn receive_bytes(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> Result<Received, Errno> {
+    let mut vectors = [IoSliceMut::new(buffer)];
+    let message = recvmsg::<()>(
+        socket.as_raw_fd(),
+        &mut vectors,
+        None,
+        MsgFlags::MSG_DONTWAIT,
+    )?;
+    Ok(Received {
+        length: message.bytes,
+        descriptors_dropped: message.flags.contains(MsgFlags::MSG_CTRUNC),
+    })
+}
+
+/// Sends one message with descriptors (`sendmsg(2)`), without SIGPIPE.
+pub(crate) fn send(
+    socket: BorrowedFd<'_>,
+    bytes: &[u8],
+    descriptors: &[BorrowedFd<'_>],
+    flags: MsgFlags,
+) -> Result<usize, Errno> {
+    let numbers: Vec<RawFd> = descriptors.iter().map(AsRawFd::as_raw_fd).collect();
+    let rights = [ControlMessage::ScmRights(&numbers)];
+    let control: &[ControlMessage<'_>] = if numbers.is_empty() { &[] } else { &rights };
+    sendmsg::<()>(
+        socket.as_raw_fd(),
+        &[IoSlice::new(bytes)],
+        control,
+        flags | MsgFlags::MSG_NOSIGNAL,
+        None,
+    )
+}
+
+/// Accepts a connection (`accept4(2)`), without blocking when none waits.
+pub(crate) fn accept(listener: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
+    let socket = accept4(listener.as_raw_fd(), SockFlag::SOCK_CLOEXEC)?;
+    // SAFETY: the kernel has just made this descriptor for this call.
+    Ok(unsafe { OwnedFd::from_raw_fd(socket) })
+}
+
+/// Takes a descriptor that the process was started with, by its number.
+///
+/// The caller has checked that the number is open and that it is the only owner.
+pub(crate) fn adopt(number: RawFd) -> Result<OwnedFd, Errno> {
+    // SAFETY: borrowed for one call, which tells whether the number is open.
+    let open = unsafe { BorrowedFd::borrow_raw(number) };
+    fcntl(open, FcntlArg::F_GETFD)?;
+    // SAFETY: the number is open, and stands for a descriptor that was passed to
+    // the process at its start, or placed by `dup_to`; nothing else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
+/// Makes `number` name the same file as `descriptor` (`dup3(2)`), closed on
+/// exec, and gives the owner of that number. Whatever `number` named is closed.
+pub(crate) fn dup_to(descriptor: BorrowedFd<'_>, number: RawFd) -> Result<OwnedFd, Errno> {
+    // SAFETY: the callers use numbers that the layout of a role reserves, so
+    // that no other owner of `number` exists.
+    let returned = unsafe {
+        libc::syscall(
+            libc::SYS_dup3,
+            libc::c_long::from(descriptor.as_raw_fd()),
+            libc::c_long::from(number),
+            libc::c_long::from(libc::O_CLOEXEC),
+        )
+    };
+    result(returned)?;
+    // SAFETY: `dup3` has just made this descriptor.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
+/// Moves a new descriptor to a fixed number, whatever stands there now.
+pub(crate) fn settle(descriptor: OwnedFd, number: RawFd) -> Result<OwnedFd, Errno> {
+    if descriptor.as_raw_fd() == number {
+        return Ok(descriptor);
+    }
+    dup_to(descriptor.as_fd(), number)
+}
+
+/// Duplicates descriptors to fixed numbers, whatever stands there now: a child
+/// does this first, and never drops what its parent owned.
+pub(crate) fn place<const N: usize>(
+    descriptors: [BorrowedFd<'_>; N],
+    numbers: [RawFd; N],
+) -> Result<[OwnedFd; N], Errno> {
+    // Above every fixed number, so that no step closes what a later one needs.
+    const ABOVE: RawFd = 32;
+    let mut aside = Vec::with_capacity(N);
+    for descriptor in descriptors {
+        let number = fcntl(descriptor, FcntlArg::F_DUPFD_CLOEXEC(ABOVE))?;
+        // SAFETY: the kernel has just made this descriptor for this call.
+        aside.push(unsafe { OwnedFd::from_raw_fd(number) });
+    }
+    let placed: Result<Vec<OwnedFd>, Errno> = aside
+        .iter()
+        .zip(numbers)
+        .map(|(fd, number)| dup_to(fd.as_fd(), number))
+        .collect();
+    placed?.try_into().map_err(|_| Errno::EBADF)
+}
+
+/// The supplementary groups that the peer had when it connected
+/// (`SO_PEERGROUPS` in `unix(7)`).
+pub(crate) fn peer_groups(socket: &impl AsFd) -> Result<Vec<u32>, Errno> {
+    let mut groups: Vec<u32> = vec![0; 64];
+    loop {
+        let room = groups.len().saturating_mul(size_of::<u32>());
+        let mut length = libc::socklen_t::try_from(room).map_err(|_| Errno::ERANGE)?;
+        // SAFETY: `length` is the size in bytes of the buffer that `groups` owns,
+        // and the kernel writes no more than that.
+        let returned = unsafe {
+            libc::getsockopt(
+                socket.as_fd().as_raw_fd(),
+                libc::SOL_SOCKET,
+                libc::SO_PEERGROUPS,
+                groups.as_mut_ptr().cast(),
+                &raw mut length,
+            )
+        };
+        let needed = usize::try_from(length)
+            .unwrap_or(usize::MAX)
+            .div_ceil(size_of::<u32>());
+        match Errno::result(returned) {
+            Ok(_) => {
+                groups.truncate(needed);
+                return Ok(groups);
+            }
+            // The kernel says how much it needs; at most NGROUPS_MAX, 65536.
+            Err(Errno::ERANGE) if needed > groups.len() && needed <= 65_536 => {
+                groups.resize(needed, 0);
+            }
+            Err(errno) => return Err(errno),
+        }
+    }
+}

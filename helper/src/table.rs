@@ -1,0 +1,84 @@
+//! Questions to the kernel's mount table, which is all the state there is.
+#![forbid(unsafe_code)]
+
+use std::ops::ControlFlow;
+
+use mountwarden_protocol::{AbsPath, MountAttributes, MountId, MountInfo};
+use nix::errno::Errno;
+
+use crate::sys::mount::{self, MountStatus};
+
+/// Our attributes and the kernel's bits (`MOUNT_ATTR_*` in `mount_setattr(2)`).
+const ATTRIBUTES: [(MountAttributes, u64); 5] = [
+    (MountAttributes::READ_ONLY, 0x1),
+    (MountAttributes::NO_SUID, 0x2),
+    (MountAttributes::NO_DEV, 0x4),
+    (MountAttributes::NO_EXEC, 0x8),
+    (MountAttributes::NO_SYMFOLLOW, 0x20_0000),
+];
+
+/// The kernel's bits of some attributes.
+pub(crate) fn kernel_bits(attributes: MountAttributes) -> u64 {
+    ATTRIBUTES
+        .into_iter()
+        .filter(|&(ours, _)| attributes.contains(ours))
+        .fold(0, |bits, (_, kernel)| bits | kernel)
+}
+
+/// The attributes that a mount has.
+pub(crate) fn attributes(mount: &MountStatus) -> MountAttributes {
+    ATTRIBUTES
+        .into_iter()
+        .filter(|&(_, kernel)| mount.attributes & kernel != 0)
+        .fold(MountAttributes::empty(), |all, (ours, _)| all | ours)
+}
+
+/// Whether other namespaces share the mount, so that what is mounted on it
+/// appears in them too (`mount_namespaces(7)`).
+pub(crate) fn is_shared(mount: &MountStatus) -> bool {
+    mount.propagation & libc::MS_SHARED != 0
+}
+
+/// The mount as clients see it; `None` where its paths are not [`AbsPath`]s,
+/// such as those of a mount that this process's root does not reach.
+pub(crate) fn info(mount: &MountStatus) -> Option<MountInfo> {
+    Some(MountInfo {
+        id: MountId::try_from(mount.id).ok()?,
+        target: AbsPath::from_bytes(&mount.point).ok()?,
+        filesystem: String::from_utf8_lossy(&mount.filesystem).into_owned(),
+        root: AbsPath::from_bytes(&mount.root).ok()?,
+        attributes: attributes(mount),
+    })
+}
+
+/// Visits the mounts beneath the mount `parent` whose ids come after `after`,
+/// in their order, until `visit` breaks off.
+pub(crate) fn walk(
+    parent: u64,
+    mut after: u64,
+    mut visit: impl FnMut(&MountStatus) -> ControlFlow<()>,
+) -> Result<(), Errno> {
+    let mut ids = [0; 256];
+    loop {
+        let count = mount::list(parent, after, &mut ids)?;
+        let page = ids.get(..count).unwrap_or_default();
+        let Some(&last) = page.last() else {
+            return Ok(());
+        };
+        for &id in page {
+            match mount::status_of_mount(id) {
+                Ok(status) => {
+                    if visit(&status).is_break() {
+                        return Ok(());
+                    }
+                }
+                // It went away since the ids were read; or its path is longer than
+                // any request could name, which whoever renames a directory can
+                // bring about, and which must not spoil the list of others.
+                Err(Errno::ENOENT | Errno::EOVERFLOW) => {}
+                Err(errno) => return Err(errno),
+            }
+        }
+        after = last;
+    }
+}

@@ -1,0 +1,340 @@
+//! The warden: holds the policy and `CAP_SYS_ADMIN`, and forks mounters.
+//!
+//! It opens no path and reads nothing from a client. From the gate it takes
+//! sockets, and believes the kernel alone about whose they are.
+#![forbid(unsafe_code)]
+
+use std::collections::BTreeMap;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::time::{Duration, Instant};
+
+use mountwarden_policy::Policy;
+use mountwarden_protocol::{ErrorCode, ErrorReply};
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, ppoll};
+use nix::sys::signal::{Signal, kill};
+use nix::sys::signalfd::SignalFd;
+use nix::sys::socket::MsgFlags;
+use nix::sys::time::TimeSpec;
+use nix::sys::wait::WaitStatus;
+use nix::unistd::Pid;
+use thiserror::Error;
+
+use crate::board::{Board, Count};
+use crate::confine::{ConfineError, Confined, Domain, Filters, Holding, Identity, Plan, Warden};
+use crate::order::{OrderChannel, OrderReply};
+use crate::peer::{AttestedPeer, Attestor};
+use crate::sys::process::{self, Forked};
+use crate::sys::socket;
+use crate::{audit, children, cli, gate, mounter};
+
+/// What the warden gets at the start.
+pub(crate) struct Context<'a> {
+    pub(crate) policy: &'a Policy,
+    pub(crate) attestor: &'a Attestor,
+    pub(crate) filters: &'a Filters,
+    pub(crate) board: Board,
+    pub(crate) signals: &'a SignalFd,
+    /// The file whose record locks serialize work on one target.
+    pub(crate) lock: &'a OwnedFd,
+    pub(crate) identity: Identity,
+    pub(crate) gate: Pid,
+}
+
+/// Why the warden ends when nobody told it to.
+#[derive(Debug, Error)]
+pub(crate) enum Ended {
+    #[error(transparent)]
+    Confine(#[from] ConfineError),
+    #[error("{0}")]
+    Kernel(#[from] Errno),
+    #[error("the gate ended: {0}")]
+    Gate(String),
+}
+
+/// A warden that is confined and may serve.
+pub(crate) struct Keeper<'a> {
+    context: Context<'a>,
+    confined: Confined<Warden>,
+    started: Instant,
+    mounters: BTreeMap<Pid, usize>,
+    users: Vec<Option<User>>,
+}
+
+/// A user that has connected; its index is its place on the board.
+struct User {
+    uid: u32,
+    connections: u32,
+}
+
+/// How long mounters may take to end their requests when the helper stops.
+const STOP: Duration = Duration::from_secs(10);
+
+/// How long the gate may take to confine itself.
+const GATE_START: Duration = Duration::from_secs(10);
+
+/// Waits until the gate is confined and listens.
+pub(crate) fn wait_for_gate(gate: &OwnedFd) -> Result<(), Ended> {
+    let mut polled = [PollFd::new(gate.as_fd(), PollFlags::POLLIN)];
+    ppoll(&mut polled, Some(TimeSpec::from_duration(GATE_START)), None)?;
+    let mut buffer = [0; 16];
+    let message = socket::receive(gate.as_fd(), &mut buffer, MsgFlags::MSG_DONTWAIT)?;
+    if buffer.get(..message.length) == Some(gate::READY) {
+        Ok(())
+    } else {
+        Err(Ended::Gate(
+            "it did not get ready; its own line in the log says why".to_owned(),
+        ))
+    }
+}
+
+impl<'a> Keeper<'a> {
+    /// Confines this process as the warden. `extra` stays open beside its own
+    /// descriptors.
+    pub(crate) fn confine(context: Context<'a>, extra: &[RawFd]) -> Result<Self, Ended> {
+        let mut descriptors = vec![context.signals.as_raw_fd(), context.lock.as_raw_fd()];
+        descriptors.extend(extra);
+        let confined = crate::confine::enforce(&Plan {
+            descriptors: &descriptors,
+            max_descriptors: MAX_DESCRIPTORS,
+            identity: context.identity,
+            holding: Holding::SysAdmin,
+            domain: Domain::Mounts,
+            filter: &context.filters.warden,
+            dies_with_parent: false,
+        })?;
+        let places = usize::try_from(context.policy.limits().connections).unwrap_or(usize::MAX);
+        let users = std::iter::repeat_with(|| None).take(places).collect();
+        let started = Instant::now();
+        Ok(Self {
+            context,
+            confined,
+            started,
+            mounters: BTreeMap::new(),
+            users,
+        })
+    }
+
+    /// Serves until a signal ends it, or the gate does.
+    pub(crate) fn serve(mut self, gate: OwnedFd) -> Result<(), Ended> {
+        loop {
+            let mut polled = [
+                PollFd::new(self.context.signals.as_fd(), PollFlags::POLLIN),
+                PollFd::new(gate.as_fd(), PollFlags::POLLIN),
+            ];
+            match ppoll(&mut polled, None, None) {
+                Err(Errno::EINTR) => continue,
+                other => other?,
+            };
+            let [signals, connection] = polled.map(|fd| fd.any().unwrap_or(false));
+            if signals && self.hear()? {
+                drop(gate);
+                return self.stop();
+            }
+            if connection {
+                self.take(&gate)?;
+            }
+        }
+    }
+
+    /// Hears signals; true when one asks for an end.
+    fn hear(&mut self) -> Result<bool, Ended> {
+        let stop = children::drain(self.context.signals)?;
+        while let Some(status) = children::next_ended()? {
+            if status.pid() == Some(self.context.gate) && !stop {
+                return Err(Ended::Gate(format!("{status:?}")));
+            }
+            self.ended(status)?;
+        }
+        Ok(stop)
+    }
+
+    /// Takes one connection from the gate.
+    fn take(&mut self, gate: &OwnedFd) -> Result<(), Ended> {
+        let mut buffer = [0; 16];
+        let message = match socket::receive(gate.as_fd(), &mut buffer, MsgFlags::MSG_DONTWAIT) {
+            Err(Errno::EAGAIN | Errno::EINTR) => return Ok(()),
+            other => other?,
+        };
+        if message.length == 0 {
+            return Err(Ended::Gate("it closed its channel".to_owned()));
+        }
+        let mut descriptors = message.descriptors.into_iter();
+        let (Some(client), Some(order)) = (descriptors.next(), descriptors.next()) else {
+            return Err(Ended::Gate(
+                "it sent a message without its descriptors".to_owned(),
+            ));
+        };
+        let attested = self.context.attestor.attest(&client);
+        // The client's socket is the session's; here it has said what it can.
+        drop(client);
+        let refusal = match attested {
+            Ok(peer) => match self.admit(&peer) {
+                Ok(place) => self.start(peer, place, order)?,
+                Err(error) => Some((order, error)),
+            },
+            Err(error) => Some((order, ErrorReply::new(ErrorCode::Denied, error.to_string()))),
+        };
+        if let Some((order, error)) = refusal {
+            // A session that is gone needs no answer.
+            let _ = OrderChannel::new(order).send(&OrderReply::Refused(error), &[]);
+        }
+        Ok(())
+    }
+
+    /// Finds the peer's place, or says which limit it has reached.
+    fn admit(&mut self, peer: &AttestedPeer) -> Result<usize, ErrorReply> {
+        let limits = self.context.policy.limits();
+        let full = |message| Err(ErrorReply::new(ErrorCode::LimitReached, message));
+        let open = u32::try_from(self.mounters.len()).unwrap_or(u32::MAX);
+        if open >= limits.connections {
+            return full(children::too_many(limits.connections));
+        }
+        let uid = peer.identity().uid;
+        let known = self
+            .users
+            .iter()
+            .position(|user| matches!(user, Some(user) if user.uid == uid));
+        if let Some(place) = known {
+            let connections = self
+                .users
+                .get(place)
+                .and_then(Option::as_ref)
+                .map(|u| u.connections);
+            return match connections {
+                Some(count) if count < limits.connections_per_user => Ok(place),
+                _ => full(children::too_many_of_user(limits.connections_per_user)),
+            };
+        }
+        // A free place, or that of a user who is not connected now.
+        let free = |user: &Option<User>| user.as_ref().is_none_or(|user| user.connections == 0);
+        let Some(place) = self.users.iter().position(free) else {
+            return full(children::too_many(limits.connections));
+        };
+        if let Some(slot) = self.users.get_mut(place) {
+            *slot = Some(User {
+                uid,
+                connections: 0,
+            });
+        }
+        if let Some(count) = self.context.board.user(place) {
+            count.forget();
+        }
+        Ok(place)
+    }
+
+    /// Forks the mounter of a connection; gives the channel back with the
+    /// reason when that cannot be.
+    fn start(
+        &mut self,
+        peer: AttestedPeer,
+        place: usize,
+        order: OwnedFd,
+    ) -> Result<Option<(OwnedFd, ErrorReply)>, Ended> {
+        let Some(mounts) = self.context.board.user(place) else {
+            return Err(Ended::Kernel(Errno::EOVERFLOW));
+        };
+        match process::fork() {
+            Ok(Forked::Parent(pid)) => {
+                self.mounters.insert(pid, place);
+                if let Some(Some(user)) = self.users.get_mut(place) {
+                    user.connections = user.connections.saturating_add(1);
+                }
+                self.context.board.add(Count::Connections);
+                self.count_open();
+                Ok(None)
+            }
+            Ok(Forked::Child) => {
+                let context = mounter::Context {
+                    policy: self.context.policy,
+                    board: self.context.board,
+                    peer,
+                    mounts,
+                    filter: &self.context.filters.mounter,
+                    warden: self.confined.report(),
+                    started: self.started,
+                };
+                cli::name_process(c"mw-mounter");
+                children::finish(
+                    "mounter",
+                    mounter::run(&context, order.as_fd(), self.context.lock.as_fd()),
+                )
+            }
+            Err(errno) => {
+                let message = format!("the helper's system has no room for a mounter: {errno}");
+                Ok(Some((
+                    order,
+                    ErrorReply::new(ErrorCode::LimitReached, message),
+                )))
+            }
+        }
+    }
+
+    /// Takes note of a mounter that ended, and reports one that was killed.
+    fn ended(&mut self, status: WaitStatus) -> Result<(), Errno> {
+        let Some(place) = status.pid().and_then(|pid| self.mounters.remove(&pid)) else {
+            return Ok(());
+        };
+        let mut uid = None;
+        if let Some(Some(user)) = self.users.get_mut(place) {
+            user.connections = user.connections.saturating_sub(1);
+            uid = Some(user.uid);
+        }
+        self.count_open();
+        if let WaitStatus::Signaled(_, signal, _) = status
+            && signal != Signal::SIGTERM
+        {
+            self.context.board.add(Count::Killed);
+            let why = match signal {
+                Signal::SIGALRM => ": a request took longer than `request_timeout`",
+                Signal::SIGSYS => ": it made a system call that its filter forbids",
+                Signal::SIGABRT => ": it panicked; its own line in the log says where",
+                _ => "",
+            };
+            let uid = uid.map_or_else(|| "unknown".to_owned(), |uid| uid.to_string());
+            audit::log(
+                "warden",
+                &format!("a mounter of uid {uid} was ended by {signal}{why}"),
+            )?;
+        }
+        Ok(())
+    }
+
+    fn count_open(&self) {
+        let open = u64::try_from(self.mounters.len()).unwrap_or(u64::MAX);
+        self.context.board.set(Count::ConnectionsOpen, open);
+    }
+
+    /// Ends every mounter after the request that it works on; mounts stay.
+    fn stop(mut self) -> Result<(), Ended> {
+        for pid in self.mounters.keys() {
+            // One that has ended is a zombie until it is reaped below.
+            kill(*pid, Signal::SIGTERM)?;
+        }
+        let end = Instant::now().checked_add(STOP);
+        while !self.mounters.is_empty() {
+            let left = end.map_or(STOP, |end| end.saturating_duration_since(Instant::now()));
+            if left.is_zero() {
+                for pid in self.mounters.keys() {
+                    kill(*pid, Signal::SIGKILL)?;
+                }
+                audit::log("warden", "mounters that did not end in time were killed")?;
+                return Ok(());
+            }
+            let mut polled = [PollFd::new(self.context.signals.as_fd(), PollFlags::POLLIN)];
+            match ppoll(&mut polled, Some(TimeSpec::from_duration(left)), None) {
+                Err(Errno::EINTR) => {}
+                other => drop(other?),
+            }
+            children::drain(self.context.signals)?;
+            while let Some(status) = children::next_ended()? {
+                self.ended(status)?;
+            }
+        }
+        audit::log("warden", "stopped; mounts stay")?;
+        Ok(())
+    }
+}
+
+/// The warden has one connection's descriptors at a time.
+const MAX_DESCRIPTORS: u64 = 64;

@@ -1,0 +1,241 @@
+//! A refusal, told to the one who asked. It speaks of that peer's grants alone.
+
+use std::fmt::{Display, Write as _};
+
+use mountwarden_protocol::{
+    AbsPath, DenyReason, ErrorCode, ErrorReply, Kind, Mount, Operation, TmpfsInodes, TmpfsSize,
+};
+
+use crate::Peer;
+use crate::grant::{Grant, distinct};
+use crate::judge::Check;
+
+/// How many characters of roots a message lists; a reply has to fit in a frame.
+const MAX_LISTING: usize = 400;
+
+/// An operation that the policy does not allow.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct Denial {
+    /// The rule that refuses it.
+    pub reason: DenyReason,
+    /// The path that the rule refuses: the source where the rule is about the
+    /// source, otherwise the target.
+    pub path: AbsPath,
+    /// What was refused, why, and what would be allowed: one line without
+    /// control characters.
+    pub message: String,
+}
+
+impl From<Denial> for ErrorReply {
+    fn from(denial: Denial) -> Self {
+        let mut reply = Self::new(ErrorCode::Denied, denial.message).at(&denial.path);
+        reply.reason = Some(denial.reason);
+        reply
+    }
+}
+
+/// Where a grant that might have allowed the operation refuses it.
+#[derive(Clone, Copy)]
+pub(crate) struct Obstacle<'p> {
+    pub(crate) grant: &'p Grant,
+    pub(crate) check: Check,
+}
+
+impl Denial {
+    pub(crate) fn no_grant(peer: &Peer, operation: &Operation) -> Self {
+        let target = operation.target();
+        Self {
+            reason: DenyReason::NoGrant,
+            path: target.clone(),
+            message: format!(
+                "{} {target} is refused: no grant of the policy names user {} or a group that it \
+                 was in when it connected; ask the administrator for one",
+                verb(operation),
+                peer.uid
+            ),
+        }
+    }
+
+    pub(crate) fn protected(operation: &Operation, place: &AbsPath) -> Self {
+        let target = operation.target();
+        let relation = if target == place {
+            "it is a place".to_owned()
+        } else if target.is_beneath(place) {
+            format!("it lies in {}, a place", brief(place))
+        } else {
+            format!("it holds {}, a place", brief(place))
+        };
+        Self {
+            reason: DenyReason::TargetProtected,
+            path: target.clone(),
+            message: format!(
+                "{} {target} is refused: {relation} that is never mounted over or unmounted, \
+                 whatever the policy grants",
+                verb(operation)
+            ),
+        }
+    }
+
+    pub(crate) fn not_granted(
+        nearest: Option<Obstacle<'_>>,
+        own: &[&Grant],
+        peer: &Peer,
+        operation: &Operation,
+    ) -> Self {
+        let check = nearest.map_or(Check::Target, |obstacle| obstacle.check);
+        let message = match nearest {
+            Some(Obstacle { grant, check }) if check > Check::Target => {
+                refused_by(grant, check, peer, operation)
+            }
+            _ => target_not_granted(own, peer, operation),
+        };
+        let target = operation.target();
+        let path = match check {
+            Check::Source | Check::Recursive => operation.source().unwrap_or(target),
+            _ => target,
+        };
+        Self {
+            reason: check.reason(),
+            path: path.clone(),
+            message,
+        }
+    }
+}
+
+fn target_not_granted(own: &[&Grant], peer: &Peer, operation: &Operation) -> String {
+    let roots = distinct(
+        own.iter()
+            .flat_map(|grant| grant.terms.target_roots(peer.uid)),
+    );
+    format!(
+        "{} {} is refused: the target lies beneath none of your granted roots: {}",
+        verb(operation),
+        operation.target(),
+        listing(&roots)
+    )
+}
+
+/// The message for a check that comes after the target's.
+fn refused_by(grant: &Grant, check: Check, peer: &Peer, operation: &Operation) -> String {
+    let Operation::Mount(mount) = operation else {
+        return target_not_granted(&[grant], peer, operation);
+    };
+    let Mount { target, kind, .. } = mount;
+    let name = &grant.name;
+    let source = operation.source().unwrap_or(target);
+    match check {
+        Check::Target => target_not_granted(&[grant], peer, operation),
+        Check::Kind => format!(
+            "a {} mount at {target} is refused: your grant '{name}' allows there only {}",
+            kind_name(kind),
+            grant.terms.kinds().join(" and ")
+        ),
+        Check::Source => format!(
+            "binding {source} is refused: the source lies in none of the source roots of your \
+             grant '{name}': {}",
+            listing(&grant.terms.source_roots(peer.uid))
+        ),
+        Check::Recursive => format!(
+            "binding {source} with the mounts beneath it is refused: your grant '{name}' allows \
+             no recursive bind; ask for one that is not recursive"
+        ),
+        Check::Suid => option_refused(target, "suid", name),
+        Check::Dev => option_refused(target, "dev", name),
+        Check::Size => above(
+            target,
+            "bytes",
+            asked_size(kind),
+            name,
+            grant.terms.tmpfs.map(|tmpfs| tmpfs.max_size.get()),
+        ),
+        Check::Inodes => above(
+            target,
+            "inodes",
+            asked_inodes(kind),
+            name,
+            grant.terms.tmpfs.map(|tmpfs| tmpfs.max_inodes.get()),
+        ),
+    }
+}
+
+fn option_refused(target: &AbsPath, option: &str, name: &str) -> String {
+    format!(
+        "the option {option} at {target} is refused: your grant '{name}' forces no{option}; ask \
+         without {option}"
+    )
+}
+
+fn above(
+    target: &AbsPath,
+    unit: &str,
+    asked: Option<u64>,
+    name: &str,
+    maximum: Option<u64>,
+) -> String {
+    format!(
+        "a tmpfs of {} {unit} at {target} is refused: your grant '{name}' allows at most {}",
+        asked.unwrap_or_default(),
+        maximum.unwrap_or_default()
+    )
+}
+
+fn asked_size(kind: &Kind) -> Option<u64> {
+    match kind {
+        Kind::Tmpfs { size, .. } => size.map(TmpfsSize::get),
+        Kind::Bind { .. } => None,
+    }
+}
+
+fn asked_inodes(kind: &Kind) -> Option<u64> {
+    match kind {
+        Kind::Tmpfs { inodes, .. } => inodes.map(TmpfsInodes::get),
+        Kind::Bind { .. } => None,
+    }
+}
+
+fn kind_name(kind: &Kind) -> &'static str {
+    match kind {
+        Kind::Bind { .. } => "bind",
+        Kind::Tmpfs { .. } => "tmpfs",
+    }
+}
+
+fn verb(operation: &Operation) -> &'static str {
+    match operation {
+        Operation::Mount(_) => "mounting at",
+        Operation::Unmount(_) => "unmounting",
+    }
+}
+
+/// The roots, as many as fit.
+fn listing(roots: &[AbsPath]) -> String {
+    let mut list = String::new();
+    let mut shown: usize = 0;
+    for root in roots {
+        let text = brief(root);
+        if shown > 0 && list.len().saturating_add(text.len()) > MAX_LISTING {
+            break;
+        }
+        if shown > 0 {
+            list.push_str(", ");
+        }
+        list.push_str(&text);
+        shown = shown.saturating_add(1);
+    }
+    let left = roots.len().saturating_sub(shown);
+    if left > 0 {
+        // Writing to a String cannot fail.
+        let _ = write!(list, " and {left} more");
+    }
+    list
+}
+
+/// A path of the policy, cut where it gets too long.
+fn brief(path: impl Display) -> String {
+    let text = path.to_string();
+    match text.char_indices().nth(MAX_LISTING / 2) {
+        Some((end, _)) => format!("{}...", text.get(..end).unwrap_or_default()),
+        None => text,
+    }
+}

@@ -1,0 +1,77 @@
+//! What is legal and unwise.
+
+mod roots;
+mod subjects;
+
+use std::fmt;
+
+use mountwarden_protocol::MountAttributes;
+
+use crate::grant::Grant;
+use crate::protected::Protected;
+
+/// Something in a policy that is legal and unwise.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Warning {
+    /// The name of the grant.
+    pub grant: String,
+    /// What is unwise, and why.
+    pub message: String,
+}
+
+impl fmt::Display for Warning {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "grant '{}': {}", self.grant, self.message)
+    }
+}
+
+/// Every warning, grant by grant in the order of the file.
+pub(crate) fn lint(grants: &[Grant], protected: &Protected) -> Vec<Warning> {
+    let mut warnings = Vec::new();
+    for (index, grant) in grants.iter().enumerate() {
+        let earlier = grants.get(..index).unwrap_or_default();
+        let mut messages = Vec::new();
+        messages.extend(shadowed(grant, earlier));
+        messages.extend(subjects::warnings(&grant.terms));
+        messages.extend(flags(grant));
+        messages.extend(roots::targets(&grant.terms));
+        messages.extend(roots::shared(grant, earlier));
+        messages.extend(roots::sources(&grant.terms, protected));
+        messages.extend(roots::overlap(&grant.terms));
+        warnings.extend(messages.into_iter().map(|message| Warning {
+            grant: grant.name.clone(),
+            message,
+        }));
+    }
+    warnings
+}
+
+fn shadowed(grant: &Grant, earlier: &[Grant]) -> Option<String> {
+    earlier
+        .iter()
+        .find(|other| other.terms == grant.terms)
+        .map(|other| {
+            format!(
+                "says the same as the earlier grant '{}' and never decides anything",
+                other.name
+            )
+        })
+}
+
+fn flags(grant: &Grant) -> impl Iterator<Item = String> {
+    [
+        (
+            MountAttributes::NO_SUID,
+            "force lacks nosuid: a peer that asks for suid can mount programs that run as their \
+             owner, root among them",
+        ),
+        (
+            MountAttributes::NO_DEV,
+            "force lacks nodev: a peer that asks for dev can mount device nodes that open the \
+             disks and the memory behind them",
+        ),
+    ]
+    .into_iter()
+    .filter(|(flag, _)| !grant.terms.force.contains(*flag))
+    .map(|(_, message)| message.to_owned())
+}

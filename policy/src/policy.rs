@@ -1,0 +1,89 @@
+//! A policy that was read and checked.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use mountwarden_protocol::{AbsPath, Operation};
+
+use crate::grant::{Grant, distinct};
+use crate::protected::Protected;
+use crate::template::Template;
+use crate::{Accounts, Limits, Peer, PolicyError, Verdict, Warning, judge, lint, parse};
+
+/// Who may mount what, where.
+#[derive(Debug, Clone)]
+pub struct Policy {
+    pub(crate) grants: Vec<Grant>,
+    pub(crate) limits: Limits,
+    pub(crate) require_landlock_abi: u32,
+    pub(crate) protected: Protected,
+}
+
+/// The roots of every grant of one peer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Places {
+    /// What it may bind: these and what lies beneath.
+    pub sources: Vec<AbsPath>,
+    /// Where it may mount: what lies beneath these.
+    pub targets: Vec<AbsPath>,
+}
+
+impl Policy {
+    /// Reads a policy. `file` is only for messages: `text` is what it holds.
+    ///
+    /// # Errors
+    /// The first thing that is wrong, with its line and column.
+    pub fn parse(file: &Path, text: &str, accounts: &dyn Accounts) -> Result<Self, PolicyError> {
+        parse::policy(text, accounts).map_err(|fault| fault.locate(file, text))
+    }
+
+    /// Adds a place that no mount may cover: the policy file, the socket.
+    pub fn protect(&mut self, path: AbsPath) {
+        self.protected.add(path);
+    }
+
+    /// Whether `peer` may do `operation`. What no grant allows is denied.
+    pub fn judge(&self, peer: &Peer, operation: &Operation) -> Verdict<'_> {
+        judge::judge(&self.grants, &self.protected, peer, operation)
+    }
+
+    /// What is legal and unwise.
+    #[must_use]
+    pub fn lint(&self) -> Vec<Warning> {
+        lint::lint(&self.grants, &self.protected)
+    }
+
+    /// The helper's limits.
+    #[must_use]
+    pub fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    /// The oldest Landlock ABI on which the helper may serve.
+    #[must_use]
+    pub fn require_landlock_abi(&self) -> u32 {
+        self.require_landlock_abi
+    }
+
+    /// The directories that hold every source and target of every peer: of each
+    /// root, what comes before the first component with a placeholder.
+    #[must_use]
+    pub fn static_roots(&self) -> BTreeSet<AbsPath> {
+        self.grants
+            .iter()
+            .flat_map(|grant| grant.terms.targets.iter().chain(grant.terms.sources()))
+            .map(Template::constant_prefix)
+            .cloned()
+            .collect()
+    }
+
+    /// The roots of this peer's grants, in the order of the file, each once.
+    #[must_use]
+    pub fn places(&self, peer: &Peer) -> Places {
+        let own = || self.grants.iter().filter(|g| g.terms.subjects.cover(peer));
+        Places {
+            sources: distinct(own().flat_map(|grant| grant.terms.source_roots(peer.uid))),
+            targets: distinct(own().flat_map(|grant| grant.terms.target_roots(peer.uid))),
+        }
+    }
+}

@@ -1,0 +1,273 @@
+//! Warnings: each beside a policy that differs little and gets none.
+
+use mountwarden_policy::Policy;
+
+use crate::support::{grant, path, policy};
+
+fn messages(policy: &Policy) -> Vec<String> {
+    policy
+        .lint()
+        .into_iter()
+        .map(|warning| warning.message)
+        .collect()
+}
+
+fn of_grant(lines: &str) -> Vec<String> {
+    messages(&grant(lines))
+}
+
+fn of_target(root: &str) -> Vec<String> {
+    of_grant(&format!(
+        "users = [1000]\ntarget = ['{root}']\n[grant.tmpfs]\nmax_size = 1\n"
+    ))
+}
+
+fn of_source(root: &str) -> Vec<String> {
+    let mut policy = grant(&format!(
+        "users = [1000]\ntarget = ['/mnt/t']\n[grant.bind]\nsource = ['{root}']\n"
+    ));
+    policy.protect(path("/srv/mountwarden/policy.toml"));
+    messages(&policy)
+}
+
+#[test]
+fn a_wise_policy_gets_no_warning() {
+    let wise = grant(
+        "users = ['qemu']\ngroups = ['kvm']\ntarget = ['/run/vms/{uid}']\n\
+         [grant.bind]\nsource = ['/srv/images']\n[grant.tmpfs]\nmax_size = '1M'\n",
+    );
+    assert_eq!(wise.lint(), []);
+}
+
+#[test]
+fn a_warning_names_its_grant() {
+    let policy = grant("users = [0]\ntarget = ['/mnt/t']\n[grant.tmpfs]\nmax_size = 1\n");
+    let lines: Vec<String> = policy.lint().iter().map(ToString::to_string).collect();
+    assert_eq!(
+        lines,
+        [
+            "grant 'g': names user 0: root mounts without mountwarden, and services that run as \
+             root should not come to rely on it"
+        ]
+    );
+}
+
+#[test]
+fn target_roots_in_the_system_are_unwise() {
+    let trusted = "a mount there can replace files that the system trusts";
+    for (root, warning) in [
+        ("/etc", format!("lies in /etc: {trusted}")),
+        ("/etc/x/{uid}", format!("lies in /etc: {trusted}")),
+        ("/usr/local", format!("lies in /usr: {trusted}")),
+        ("/dev/shm", format!("lies in /dev: {trusted}")),
+        ("/boot", format!("lies in /boot: {trusted}")),
+        ("/bin", format!("lies in /bin: {trusted}")),
+        ("/lib64/x", format!("lies in /lib64: {trusted}")),
+        ("/root", format!("lies in /root: {trusted}")),
+        (
+            "/proc/1",
+            "lies in /proc, where nothing is ever mounted: it grants nothing".into(),
+        ),
+        (
+            "/sys",
+            "lies in /sys, where nothing is ever mounted: it grants nothing".into(),
+        ),
+        (
+            "/tmp/{uid}",
+            "lies in /tmp, where every user may create, and wait for, the target".into(),
+        ),
+        (
+            "/{uid}",
+            "stands in / itself, where a name that a peer fills in may be any of the system's"
+                .into(),
+        ),
+        (
+            "/run",
+            "is a directory of many services, and a mount can cover the files of each; grant a \
+             directory of its own beneath it"
+                .into(),
+        ),
+    ] {
+        assert_eq!(
+            of_target(root),
+            [format!("the target root {root} {warning}")]
+        );
+    }
+    for root in [
+        "/etcetera",
+        "/run/{uid}",
+        "/run/x",
+        "/srv/etc",
+        "/var/lib/x",
+        "/tmpfs",
+    ] {
+        assert_eq!(of_target(root), [""; 0], "{root}");
+    }
+}
+
+#[test]
+fn source_roots_that_hold_what_decides_are_unwise() {
+    for (root, warning) in [
+        ("/", "/ is the whole file tree"),
+        (
+            "/etc",
+            "/etc is a place that no mount may cover: it holds the system",
+        ),
+        ("/srv", "/srv holds /srv/mountwarden/policy.toml"),
+        (
+            "/srv/mountwarden",
+            "/srv/mountwarden holds /srv/mountwarden/policy.toml",
+        ),
+        (
+            "/proc/1",
+            "/proc/1 lies in /proc: it shows files of the kernel, not of a disk",
+        ),
+        (
+            "/dev",
+            "/dev lies in /dev: it shows files of the kernel, not of a disk",
+        ),
+    ] {
+        assert_eq!(of_source(root), [format!("the source root {warning}")]);
+    }
+    for root in ["/srv/mountwarden2", "/srv/{uid}", "/etc/x", "/home"] {
+        assert_eq!(of_source(root), [""; 0], "{root}");
+    }
+}
+
+#[test]
+fn a_source_root_is_expanded_before_it_is_compared() {
+    let mut policy = grant(
+        "users = ['qemu']\ntarget = ['/mnt/t']\n[grant.bind]\nsource = ['/run/{uid}/{user}']\n",
+    );
+    policy.protect(path("/run/1000/qemu/socket"));
+    assert_eq!(
+        messages(&policy),
+        ["the source root /run/1000/qemu holds /run/1000/qemu/socket"]
+    );
+}
+
+#[test]
+fn flags_that_are_not_forced_are_unwise() {
+    for (force, count) in [
+        ("'nosuid', 'nodev'", 0),
+        ("'nodev'", 1),
+        ("'nosuid'", 1),
+        ("", 2),
+        ("'ro', 'noexec'", 2),
+    ] {
+        let warnings = of_grant(&format!(
+            "users = [1]\ntarget = ['/mnt/t']\nforce = [{force}]\n[grant.tmpfs]\nmax_size = 1\n"
+        ));
+        assert_eq!(warnings.len(), count, "{force}: {warnings:?}");
+        assert!(warnings.iter().all(|w| w.starts_with("force lacks no")));
+    }
+}
+
+#[test]
+fn accounts_that_mean_more_than_one_service_are_unwise() {
+    for (subjects, beginnings) in [
+        ("users = ['root']", vec!["names user 0: "]),
+        ("groups = [0]", vec!["names group 0: "]),
+        ("users = [65534]", vec!["names user 65534: "]),
+        ("users = [65533]\ngroups = [1]", vec![]),
+        (
+            "users = [0]\ngroups = ['root']",
+            vec!["names user 0: ", "names group 0: "],
+        ),
+    ] {
+        let warnings = of_grant(&format!(
+            "{subjects}\ntarget = ['/mnt/{{uid}}']\n[grant.tmpfs]\nmax_size = 1\n"
+        ));
+        assert_eq!(warnings.len(), beginnings.len(), "{warnings:?}");
+        for (warning, beginning) in warnings.iter().zip(beginnings) {
+            assert!(warning.starts_with(beginning), "{warning}");
+        }
+    }
+}
+
+#[test]
+fn a_target_root_of_several_users_is_unwise() {
+    let shared = "the target root /mnt/t is the same for several users, who can unmount each \
+                  other's mounts; put {uid} into it";
+    for (subjects, root, warnings) in [
+        ("users = [1, 2]", "/mnt/t", vec![shared]),
+        ("groups = [1]", "/mnt/t", vec![shared]),
+        ("users = ['qemu', 1000]", "/mnt/t", vec![]),
+        ("users = [1, 2]", "/mnt/{uid}", vec![]),
+        ("users = ['qemu', 'ceph']", "/mnt/{user}", vec![]),
+    ] {
+        assert_eq!(
+            of_grant(&format!(
+                "{subjects}\ntarget = ['{root}']\n[grant.tmpfs]\nmax_size = 1\n"
+            )),
+            warnings,
+            "{subjects} {root}"
+        );
+    }
+}
+
+fn two_grants(first: &str, second: &str) -> Vec<String> {
+    messages(&policy(&format!(
+        "version = 1\n[[grant]]\nname = 'a'\n{first}\n[grant.tmpfs]\nmax_size = 1\n\
+         [[grant]]\nname = 'b'\n{second}\n[grant.tmpfs]\nmax_size = 1\n"
+    )))
+}
+
+#[test]
+fn target_roots_of_two_grants_for_different_users_should_not_meet() {
+    for (one, other, meet) in [
+        ("/mnt/t", "/mnt/t", true),
+        ("/mnt/t", "/mnt/t/deep", true),
+        ("/mnt/t/deep", "/mnt/t", true),
+        ("/mnt/t", "/mnt/t/{uid}", true),
+        ("/mnt/{uid}", "/mnt", true),
+        ("/mnt/{uid}", "/mnt/{uid}", false),
+        ("/mnt/t", "/mnt/t2", false),
+    ] {
+        let warnings = two_grants(
+            &format!("users = [1]\ntarget = ['{one}']"),
+            &format!("users = [2]\ntarget = ['{other}']"),
+        );
+        let expected = format!(
+            "the target root {other} overlaps one of grant 'a', which is for others: they can \
+             unmount each other's mounts"
+        );
+        assert_eq!(warnings, vec![expected; usize::from(meet)], "{one} {other}");
+    }
+}
+
+#[test]
+fn a_grant_that_says_the_same_as_an_earlier_one_is_unwise() {
+    let one = "users = [1]\ntarget = ['/mnt/t']";
+    assert_eq!(
+        two_grants(one, one),
+        ["says the same as the earlier grant 'a' and never decides anything"]
+    );
+    assert_eq!(
+        two_grants(one, &format!("{one}\nshared_target = true")),
+        [""; 0]
+    );
+}
+
+#[test]
+fn a_recursive_bind_of_its_own_targets_is_unwise() {
+    for (source, target, recursive, unwise) in [
+        ("/mnt/t", "/mnt/t", true, true),
+        ("/mnt", "/mnt/t", true, true),
+        ("/mnt/t/s", "/mnt/t", true, true),
+        ("/mnt/{uid}", "/mnt/1/t", true, true),
+        ("/mnt", "/mnt/t", false, false),
+        ("/mnt/s", "/mnt/t", true, false),
+    ] {
+        let warnings = of_grant(&format!(
+            "users = [1]\ntarget = ['{target}']\n\
+             [grant.bind]\nsource = ['{source}']\nrecursive = {recursive}\n"
+        ));
+        assert_eq!(warnings.len(), usize::from(unwise), "{warnings:?}");
+        assert!(
+            warnings
+                .iter()
+                .all(|w| w.contains("the grant is recursive"))
+        );
+    }
+}

@@ -1,0 +1,22 @@
+//! The tests of the policy crate, through its public interface.
+
+#[cfg(test)]
+mod decisions;
+#[cfg(test)]
+mod limits;
+#[cfg(test)]
+mod lint;
+#[cfg(test)]
+mod messages;
+#[cfg(test)]
+mod places;
+#[cfg(test)]
+mod positions;
+#[cfg(test)]
+mod properties;
+#[cfg(test)]
+mod protected;
+#[cfg(test)]
+mod several;
+#[cfg(test)]
+mod support;

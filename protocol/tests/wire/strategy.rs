@@ -1,0 +1,276 @@
+//! Arbitrary valid values of every message.
+
+use mountwarden_protocol::{
+    AbsPath, Counters, DenyReason, ErrorCode, ErrorReply, Explanation, Features, Hello, HelloReply,
+    Kind, LandlockReport, Limits, ListPage, Mount, MountAttributes, MountId, MountInfo,
+    MountOptions, Mounted, Operation, Outcome, Refusal, Reply, Request, Role, RoleReport, Status,
+    TmpfsInodes, TmpfsLimits, TmpfsMode, TmpfsSize, Unmount, Unmounted, Versions, Welcome,
+};
+use proptest::collection::vec;
+use proptest::option::of;
+use proptest::prelude::*;
+use proptest::sample::select;
+
+/// Bytes of a component, mostly those that checks are about.
+fn component_byte() -> impl Strategy<Value = u8> {
+    prop_oneof![
+        4 => select(b".. ab\\\n\x1b\x7f\xc2\x85\xe2\x80\xae\xff".to_vec()),
+        1 => any::<u8>(),
+    ]
+    .prop_map(|byte| {
+        if byte == 0 || byte == b'/' {
+            b'_'
+        } else {
+            byte
+        }
+    })
+}
+
+fn component() -> impl Strategy<Value = Vec<u8>> {
+    prop_oneof![
+        8 => vec(component_byte(), 1..8),
+        1 => vec(component_byte(), 250..=255),
+    ]
+    .prop_filter("a dot component", |name| {
+        name.as_slice() != b"." && name.as_slice() != b".."
+    })
+}
+
+pub(crate) fn path() -> impl Strategy<Value = AbsPath> {
+    vec(component(), 0..6).prop_map(|components| {
+        let mut bytes = b"/".to_vec();
+        bytes.extend(components.join(&b'/'));
+        AbsPath::from_bytes(&bytes).unwrap()
+    })
+}
+
+fn mount_id() -> impl Strategy<Value = MountId> {
+    (1..=u64::MAX).prop_map(|id| MountId::try_from(id).unwrap())
+}
+
+/// A count that is often one of its bounds.
+fn count() -> impl Strategy<Value = u64> {
+    prop_oneof![
+        1..=i64::MAX.unsigned_abs(),
+        Just(1),
+        Just(i64::MAX.unsigned_abs())
+    ]
+}
+
+fn error_code() -> impl Strategy<Value = ErrorCode> {
+    prop_oneof![0..32_u32, any::<u32>()].prop_map(ErrorCode::from)
+}
+
+fn deny_reason() -> impl Strategy<Value = DenyReason> {
+    prop_oneof![0..32_u32, any::<u32>()].prop_map(DenyReason::from)
+}
+
+fn attributes() -> impl Strategy<Value = MountAttributes> {
+    any::<u32>().prop_map(MountAttributes::from_bits_truncate)
+}
+
+fn versions() -> impl Strategy<Value = Versions> {
+    any::<(u32, u32)>().prop_map(|(oldest, newest)| Versions { oldest, newest })
+}
+
+fn features() -> impl Strategy<Value = Features> {
+    any::<u64>().prop_map(Features::from_bits_retain)
+}
+
+pub(crate) fn hello() -> impl Strategy<Value = Hello> {
+    (any::<[u8; 4]>(), versions(), features()).prop_map(|(magic, versions, features)| Hello {
+        magic,
+        versions,
+        features,
+    })
+}
+
+pub(crate) fn error_reply() -> impl Strategy<Value = ErrorReply> {
+    (
+        error_code(),
+        of(deny_reason()),
+        any::<String>(),
+        any::<Option<i32>>(),
+        of(path()),
+        of(mount_id()),
+    )
+        .prop_map(|(code, reason, message, errno, path, mount)| ErrorReply {
+            code,
+            reason,
+            message,
+            errno,
+            path,
+            mount,
+        })
+}
+
+pub(crate) fn hello_reply() -> impl Strategy<Value = HelloReply> {
+    prop_oneof![
+        (any::<u32>(), features(), any::<u32>()).prop_map(|(version, features, uid)| {
+            HelloReply::Welcome(Welcome {
+                version,
+                features,
+                uid,
+            })
+        }),
+        (versions(), error_reply())
+            .prop_map(|(versions, error)| HelloReply::Refused(Refusal { versions, error })),
+    ]
+}
+
+fn kind() -> impl Strategy<Value = Kind> {
+    prop_oneof![
+        (path(), any::<bool>()).prop_map(|(source, recursive)| Kind::Bind { source, recursive }),
+        (of(count()), of(count()), of(0..=0o1777_u32)).prop_map(|(size, inodes, mode)| {
+            Kind::Tmpfs {
+                size: size.map(|size| TmpfsSize::try_from(size).unwrap()),
+                inodes: inodes.map(|inodes| TmpfsInodes::try_from(inodes).unwrap()),
+                mode: mode.map(|mode| TmpfsMode::try_from(mode).unwrap()),
+            }
+        }),
+    ]
+}
+
+fn operation() -> impl Strategy<Value = Operation> {
+    prop_oneof![
+        (kind(), path(), any::<u32>()).prop_map(|(kind, target, options)| {
+            Operation::Mount(Mount {
+                kind,
+                target,
+                options: MountOptions::from_bits_truncate(options),
+            })
+        }),
+        (path(), any::<bool>(), of(mount_id()))
+            .prop_map(|(target, lazy, id)| Operation::Unmount(Unmount { target, lazy, id })),
+    ]
+}
+
+pub(crate) fn request() -> impl Strategy<Value = Request> {
+    prop_oneof![
+        4 => operation().prop_map(Request::Perform),
+        2 => operation().prop_map(Request::Explain),
+        1 => of(mount_id()).prop_map(|after| Request::List { after }),
+        1 => Just(Request::Status),
+    ]
+}
+
+fn mount_info() -> impl Strategy<Value = MountInfo> {
+    (mount_id(), path(), any::<String>(), path(), attributes()).prop_map(
+        |(id, target, filesystem, root, attributes)| MountInfo {
+            id,
+            target,
+            filesystem,
+            root,
+            attributes,
+        },
+    )
+}
+
+fn explanation() -> impl Strategy<Value = Explanation> {
+    let limits = of(
+        any::<(u64, u64, u32)>().prop_map(|(size, inodes, mode)| TmpfsLimits {
+            size,
+            inodes,
+            mode,
+        }),
+    );
+    prop_oneof![
+        (any::<String>(), attributes(), limits).prop_map(|(grant, attributes, tmpfs)| {
+            Explanation::Allowed {
+                grant,
+                attributes,
+                tmpfs,
+            }
+        }),
+        error_reply().prop_map(Explanation::Denied),
+    ]
+}
+
+fn role_report() -> impl Strategy<Value = RoleReport> {
+    let landlock = any::<(u32, Option<u32>, bool, bool, bool)>().prop_map(
+        |(abi, readable_roots, network, abstract_sockets, signals)| LandlockReport {
+            abi,
+            readable_roots,
+            network,
+            abstract_sockets,
+            signals,
+        },
+    );
+    let role = select(vec![Role::Gate, Role::Session, Role::Warden, Role::Mounter]);
+    (role, any::<(u32, u64, u64, u32)>(), landlock).prop_map(
+        |(role, (uid, capabilities, bounding, system_calls), landlock)| RoleReport {
+            role,
+            uid,
+            capabilities,
+            bounding,
+            landlock,
+            system_calls,
+        },
+    )
+}
+
+fn status() -> impl Strategy<Value = Status> {
+    let limits = any::<(u32, u32, u32, u64, u64)>().prop_map(
+        |(connections, connections_per_user, mounts_per_user, request, idle)| Limits {
+            connections,
+            connections_per_user,
+            mounts_per_user,
+            request_timeout_ms: request,
+            idle_timeout_ms: idle,
+        },
+    );
+    let counters = any::<[u64; 8]>().prop_map(|numbers| {
+        let [
+            connections_open,
+            connections,
+            mounted,
+            already_mounted,
+            unmounted,
+            denied,
+            failed,
+            killed,
+        ] = numbers;
+        Counters {
+            connections_open,
+            connections,
+            mounted,
+            already_mounted,
+            unmounted,
+            denied,
+            failed,
+            killed,
+        }
+    });
+    (
+        any::<(String, u32, u32, u64)>(),
+        vec(role_report(), 0..6),
+        limits,
+        counters,
+    )
+        .prop_map(|(about, roles, limits, counters)| {
+            let (version, protocol, uid, uptime_seconds) = about;
+            Status {
+                version,
+                protocol,
+                uid,
+                uptime_seconds,
+                roles,
+                limits,
+                counters,
+            }
+        })
+}
+
+pub(crate) fn reply() -> impl Strategy<Value = Reply> {
+    let outcome = select(vec![Outcome::Mounted, Outcome::AlreadyMounted]);
+    prop_oneof![
+        error_reply().prop_map(Reply::Error),
+        (outcome, mount_info())
+            .prop_map(|(outcome, mount)| Reply::Mounted(Mounted { outcome, mount })),
+        (mount_id(), path()).prop_map(|(id, target)| Reply::Unmounted(Unmounted { id, target })),
+        (vec(mount_info(), 0..5), of(mount_id()))
+            .prop_map(|(mounts, next)| Reply::List(ListPage { mounts, next })),
+        explanation().prop_map(Reply::Explained),
+        status().prop_map(|status| Reply::Status(Box::new(status))),
+    ]
+}

@@ -1,0 +1,339 @@
+//! One value or more of every variant of every message. Numbers that stand
+//! beside each other differ, so that two fields in the wrong order show.
+
+use mountwarden_protocol::{
+    AbsPath, Counters, DenyReason, ErrorCode, ErrorReply, Explanation, Features, Hello, HelloReply,
+    Kind, LandlockReport, Limits, ListPage, Mount, MountAttributes, MountId, MountInfo,
+    MountOptions, Mounted, Operation, Outcome, Refusal, Reply, Request, Role, RoleReport, Status,
+    TmpfsInodes, TmpfsLimits, TmpfsMode, TmpfsSize, Unmount, Unmounted, Versions, Welcome,
+};
+
+#[derive(Debug)]
+pub(crate) enum Message {
+    Hello(Hello),
+    HelloReply(HelloReply),
+    Request(Request),
+    Reply(Reply),
+}
+
+pub(crate) fn all() -> Vec<(&'static str, Message)> {
+    let mut all = vec![("hello", Message::Hello(Hello::default()))];
+    all.push((
+        "hello-newer",
+        Message::Hello(Hello {
+            versions: Versions {
+                oldest: 1,
+                newest: 7,
+            },
+            features: Features::from_bits_retain(0x8000_0000_0000_0005),
+            ..Hello::default()
+        }),
+    ));
+    all.extend(
+        hello_replies()
+            .into_iter()
+            .map(|(name, reply)| (name, Message::HelloReply(reply))),
+    );
+    all.extend(
+        requests()
+            .into_iter()
+            .map(|(name, request)| (name, Message::Request(request))),
+    );
+    all.extend(
+        replies()
+            .into_iter()
+            .map(|(name, reply)| (name, Message::Reply(reply))),
+    );
+    all
+}
+
+fn path(text: &str) -> AbsPath {
+    AbsPath::new(text).unwrap()
+}
+
+fn id(number: u64) -> MountId {
+    MountId::try_from(number).unwrap()
+}
+
+fn hello_replies() -> Vec<(&'static str, HelloReply)> {
+    vec![
+        (
+            "hello-reply-welcome",
+            HelloReply::Welcome(Welcome {
+                version: 1,
+                features: Features::empty(),
+                uid: 1000,
+            }),
+        ),
+        (
+            "hello-reply-refused-version",
+            HelloReply::Refused(Refusal {
+                versions: Versions {
+                    oldest: 1,
+                    newest: 2,
+                },
+                ..Refusal::new(ErrorReply::new(
+                    ErrorCode::UnsupportedVersion,
+                    "no version in common",
+                ))
+            }),
+        ),
+        (
+            "hello-reply-refused-no-grant",
+            HelloReply::Refused(Refusal::new(ErrorReply {
+                reason: Some(DenyReason::NoGrant),
+                ..ErrorReply::new(ErrorCode::Denied, "no grant names the user 1000")
+            })),
+        ),
+    ]
+}
+
+fn bind() -> Operation {
+    Operation::Mount(Mount {
+        kind: Kind::Bind {
+            source: path("/srv/images"),
+            recursive: false,
+        },
+        target: path("/run/vms/7"),
+        options: MountOptions::READ_ONLY,
+    })
+}
+
+fn requests() -> Vec<(&'static str, Request)> {
+    let tmpfs = |size, inodes, mode| {
+        Request::Perform(Operation::Mount(Mount {
+            kind: Kind::Tmpfs { size, inodes, mode },
+            target: path("/run/vms/scratch"),
+            options: MountOptions::empty(),
+        }))
+    };
+    vec![
+        ("request-perform-mount-bind", Request::Perform(bind())),
+        (
+            "request-perform-mount-bind-recursive",
+            Request::Perform(Operation::Mount(Mount {
+                kind: Kind::Bind {
+                    source: AbsPath::from_bytes(b"/srv/not \xffutf-8").unwrap(),
+                    recursive: true,
+                },
+                target: path("/run/vms/\u{e9}"),
+                options: MountOptions::all(),
+            })),
+        ),
+        ("request-perform-mount-tmpfs", tmpfs(None, None, None)),
+        (
+            "request-perform-mount-tmpfs-limited",
+            tmpfs(
+                Some(TmpfsSize::try_from(256 << 20).unwrap()),
+                Some(TmpfsInodes::try_from(4096).unwrap()),
+                Some(TmpfsMode::try_from(0o1777).unwrap()),
+            ),
+        ),
+        (
+            "request-perform-unmount",
+            Request::Perform(Operation::Unmount(Unmount {
+                target: path("/run/vms/7"),
+                lazy: false,
+                id: None,
+            })),
+        ),
+        (
+            "request-perform-unmount-lazy-by-id",
+            Request::Perform(Operation::Unmount(Unmount {
+                target: path("/run/vms/7"),
+                lazy: true,
+                id: Some(id(0x1_0000_0101)),
+            })),
+        ),
+        ("request-explain-mount-bind", Request::Explain(bind())),
+        (
+            "request-explain-unmount",
+            Request::Explain(Operation::Unmount(Unmount {
+                target: path("/"),
+                lazy: false,
+                id: None,
+            })),
+        ),
+        ("request-list-first", Request::List { after: None }),
+        (
+            "request-list-after",
+            Request::List {
+                after: Some(id(u64::MAX)),
+            },
+        ),
+        ("request-status", Request::Status),
+    ]
+}
+
+fn mount_info(number: u64, target: &str) -> MountInfo {
+    MountInfo {
+        id: id(number),
+        target: path(target),
+        filesystem: "ext4".to_owned(),
+        root: path("/images"),
+        attributes: MountAttributes::NO_SUID | MountAttributes::NO_DEV,
+    }
+}
+
+fn replies() -> Vec<(&'static str, Reply)> {
+    let mut replies = errors();
+    replies.extend(explanations());
+    replies.extend([
+        (
+            "reply-mounted",
+            Reply::Mounted(Mounted {
+                outcome: Outcome::Mounted,
+                mount: mount_info(0x1_0000_0102, "/run/vms/7"),
+            }),
+        ),
+        (
+            "reply-mounted-already",
+            Reply::Mounted(Mounted {
+                outcome: Outcome::AlreadyMounted,
+                mount: MountInfo {
+                    attributes: MountAttributes::all(),
+                    ..mount_info(0x1_0000_0102, "/run/vms/7")
+                },
+            }),
+        ),
+        (
+            "reply-unmounted",
+            Reply::Unmounted(Unmounted {
+                id: id(0x1_0000_0102),
+                target: path("/run/vms/7"),
+            }),
+        ),
+        (
+            "reply-list-empty",
+            Reply::List(ListPage {
+                mounts: Vec::new(),
+                next: None,
+            }),
+        ),
+        (
+            "reply-list",
+            Reply::List(ListPage {
+                mounts: vec![mount_info(17, "/run/vms/7"), mount_info(18, "/run/vms/8")],
+                next: Some(id(18)),
+            }),
+        ),
+        ("reply-status", Reply::Status(Box::new(status()))),
+    ]);
+    replies
+}
+
+fn errors() -> Vec<(&'static str, Reply)> {
+    vec![
+        (
+            "reply-error",
+            Reply::Error(ErrorReply::new(
+                ErrorCode::NotMounted,
+                "nothing is mounted there",
+            )),
+        ),
+        (
+            "reply-error-denied",
+            Reply::Error(ErrorReply {
+                reason: Some(DenyReason::TargetNotGranted),
+                ..ErrorReply::new(ErrorCode::Denied, "/etc is beneath no granted root")
+                    .at(&path("/etc"))
+            }),
+        ),
+        (
+            "reply-error-busy",
+            Reply::Error(
+                ErrorReply::new(ErrorCode::Busy, "another mount is there")
+                    .at(&path("/run/vms/7"))
+                    .errno(16)
+                    .mount(id(42)),
+            ),
+        ),
+        (
+            "reply-error-newer-code",
+            Reply::Error(ErrorReply {
+                reason: Some(DenyReason::Other(70_001)),
+                errno: Some(-1),
+                ..ErrorReply::new(ErrorCode::Other(u32::MAX), "what no build knows yet")
+            }),
+        ),
+    ]
+}
+
+fn explanations() -> Vec<(&'static str, Reply)> {
+    vec![
+        (
+            "reply-explained-allowed",
+            Reply::Explained(Explanation::Allowed {
+                grant: "vm images".to_owned(),
+                attributes: MountAttributes::READ_ONLY | MountAttributes::NO_SUID,
+                tmpfs: None,
+            }),
+        ),
+        (
+            "reply-explained-allowed-tmpfs",
+            Reply::Explained(Explanation::Allowed {
+                grant: "scratch".to_owned(),
+                attributes: MountAttributes::NO_SUID,
+                tmpfs: Some(TmpfsLimits {
+                    size: 256 << 20,
+                    inodes: 4096,
+                    mode: 0o700,
+                }),
+            }),
+        ),
+        (
+            "reply-explained-denied",
+            Reply::Explained(Explanation::Denied(ErrorReply {
+                reason: Some(DenyReason::RecursiveNotGranted),
+                ..ErrorReply::new(ErrorCode::Denied, "the grant allows no recursive bind")
+            })),
+        ),
+    ]
+}
+
+fn status() -> Status {
+    let report = |role, capabilities, readable_roots| RoleReport {
+        role,
+        uid: 990,
+        capabilities,
+        bounding: capabilities,
+        landlock: LandlockReport {
+            abi: 7,
+            readable_roots,
+            network: true,
+            abstract_sockets: true,
+            signals: false,
+        },
+        system_calls: 31,
+    };
+    let admin = 1 << 21;
+    Status {
+        version: "0.1.0".to_owned(),
+        protocol: 1,
+        uid: 1000,
+        uptime_seconds: 86_400,
+        roles: vec![
+            report(Role::Gate, 0, Some(0)),
+            report(Role::Session, 0, Some(3)),
+            report(Role::Warden, admin, None),
+            report(Role::Mounter, admin, None),
+        ],
+        limits: Limits {
+            connections: 256,
+            connections_per_user: 16,
+            mounts_per_user: 1000,
+            request_timeout_ms: 30_000,
+            idle_timeout_ms: 600_000,
+        },
+        counters: Counters {
+            connections_open: 1,
+            connections: 2,
+            mounted: 3,
+            already_mounted: 4,
+            unmounted: 5,
+            denied: 6,
+            failed: 7,
+            killed: 8,
+        },
+    }
+}
