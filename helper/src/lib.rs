@@ -9,8 +9,8 @@
 //!   client <--- frames ----> session -------|------- orders: enums + fds ----------> mounter
 //! ```
 //!
-//! The library exists so that the program can also be run under another name;
-//! it has one function.
+//! The library exists so that the program can also be run under another name:
+//! [`run`] is all of it.
 #![deny(unsafe_code)]
 
 mod accounts;
@@ -40,3 +40,13 @@ mod userns;
 mod warden;
 
 pub use cli::run;
+
+/// The mount calls themselves, for this workspace's benchmarks and tests; not
+/// an interface for anybody else.
+#[doc(hidden)]
+pub mod raw {
+    pub use crate::sys::mount::{
+        FileStatus, MountStatus, attach, clone_tree, restrict, status, status_of_mount,
+        unmount_name,
+    };
+}

@@ -48,28 +48,40 @@ impl Slot {
 /// What `statx(2)` says of a descriptor or a name, without asking the file
 /// system's server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct FileStatus {
-    pub(crate) mode: u32,
-    pub(crate) links: u32,
-    pub(crate) uid: u32,
-    pub(crate) inode: u64,
-    pub(crate) device: (u32, u32),
-    pub(crate) mount: u64,
-    pub(crate) is_mount_root: bool,
+pub struct FileStatus {
+    /// Type and permission bits.
+    pub mode: u32,
+    /// Hard links; 0 once it was removed.
+    pub links: u32,
+    /// The owner.
+    pub uid: u32,
+    /// Unique within the device.
+    pub inode: u64,
+    /// Major and minor number.
+    pub device: (u32, u32),
+    /// The unique id of the mount that it lies on.
+    pub mount: u64,
+    /// Whether it is the root of that mount.
+    pub is_mount_root: bool,
 }
 
 /// What `statmount(2)` says of a mount.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct MountStatus {
-    pub(crate) id: u64,
-    pub(crate) parent: u64,
+pub struct MountStatus {
+    /// Its unique id.
+    pub id: u64,
+    /// The unique id of the mount that it is attached to.
+    pub parent: u64,
     /// `MOUNT_ATTR_*`
-    pub(crate) attributes: u64,
+    pub attributes: u64,
     /// `MS_SHARED`, `MS_PRIVATE`, ...
-    pub(crate) propagation: u64,
-    pub(crate) filesystem: Vec<u8>,
-    pub(crate) root: Vec<u8>,
-    pub(crate) point: Vec<u8>,
+    pub propagation: u64,
+    /// The type of the file system.
+    pub filesystem: Vec<u8>,
+    /// What it shows of the file system.
+    pub root: Vec<u8>,
+    /// Where it is attached.
+    pub point: Vec<u8>,
 }
 
 /// `STATX_MNT_ID_UNIQUE`, since Linux 6.8.
@@ -83,7 +95,7 @@ pub(crate) const STATX_NAME_FLAGS: i32 =
 const STATX_MASK: u32 = libc::STATX_BASIC_STATS | STATX_MNT_ID_UNIQUE;
 
 /// Describes an open file.
-pub(crate) fn status(file: BorrowedFd<'_>) -> Result<FileStatus, Errno> {
+pub fn status(file: BorrowedFd<'_>) -> Result<FileStatus, Errno> {
     statx(file.as_raw_fd(), EMPTY.as_ptr(), STATX_FD_FLAGS)
 }
 
@@ -145,7 +157,7 @@ pub(crate) const SYS_LISTMOUNT: libc::c_long = 458;
 pub(crate) const LSMT_ROOT: u64 = u64::MAX;
 
 /// Describes a mount of this process's mount namespace; ENOENT for any other.
-pub(crate) fn status_of_mount(id: u64) -> Result<MountStatus, Errno> {
+pub fn status_of_mount(id: u64) -> Result<MountStatus, Errno> {
     let mut buffer = [0_u8; STATMOUNT_ROOM];
     let request = MountIdRequest {
         size: 24,
@@ -241,7 +253,7 @@ fn owned(returned: libc::c_long) -> Result<OwnedFd, Errno> {
 }
 
 /// Clones the mount that `file` lies on, rooted at `file`, detached.
-pub(crate) fn clone_tree(file: BorrowedFd<'_>, recursive: bool) -> Result<OwnedFd, Errno> {
+pub fn clone_tree(file: BorrowedFd<'_>, recursive: bool) -> Result<OwnedFd, Errno> {
     let flags = if recursive {
         OPEN_TREE_RECURSIVE
     } else {
@@ -343,7 +355,7 @@ const _: () = assert!(size_of::<MountAttr>() == 32);
 
 /// Adds attributes to a mount, with those beneath it where `recursive`, and
 /// makes it private. It never takes one away.
-pub(crate) fn restrict(
+pub fn restrict(
     mount: BorrowedFd<'_>,
     attributes: u64,
     recursive: bool,
@@ -375,7 +387,7 @@ pub(crate) fn restrict(
 }
 
 /// Attaches a detached mount at a target, descriptor to descriptor.
-pub(crate) fn attach(mount: BorrowedFd<'_>, target: BorrowedFd<'_>) -> Result<(), Errno> {
+pub fn attach(mount: BorrowedFd<'_>, target: BorrowedFd<'_>) -> Result<(), Errno> {
     // SAFETY: both paths are pinned; the rest are numbers.
     let returned = unsafe {
         libc::syscall(
@@ -391,7 +403,7 @@ pub(crate) fn attach(mount: BorrowedFd<'_>, target: BorrowedFd<'_>) -> Result<()
 }
 
 /// Unmounts what is attached at a name in the working directory.
-pub(crate) fn unmount_name(name: &[u8], lazy: bool) -> Result<(), Errno> {
+pub fn unmount_name(name: &[u8], lazy: bool) -> Result<(), Errno> {
     let flags = if lazy { UMOUNT_LAZY } else { UMOUNT };
     NAME.with(name, |name| umount2(name, flags))
 }
