@@ -95,6 +95,9 @@ pub(crate) const STATX_NAME_FLAGS: i32 =
 const STATX_MASK: u32 = libc::STATX_BASIC_STATS | STATX_MNT_ID_UNIQUE;
 
 /// Describes an open file.
+///
+/// # Errors
+/// What the kernel reports.
 pub fn status(file: BorrowedFd<'_>) -> Result<FileStatus, Errno> {
     statx(file.as_raw_fd(), EMPTY.as_ptr(), STATX_FD_FLAGS)
 }
@@ -157,6 +160,9 @@ pub(crate) const SYS_LISTMOUNT: libc::c_long = 458;
 pub(crate) const LSMT_ROOT: u64 = u64::MAX;
 
 /// Describes a mount of this process's mount namespace; ENOENT for any other.
+///
+/// # Errors
+/// What the kernel reports.
 pub fn status_of_mount(id: u64) -> Result<MountStatus, Errno> {
     let mut buffer = [0_u8; STATMOUNT_ROOM];
     let request = MountIdRequest {
@@ -253,6 +259,9 @@ fn owned(returned: libc::c_long) -> Result<OwnedFd, Errno> {
 }
 
 /// Clones the mount that `file` lies on, rooted at `file`, detached.
+///
+/// # Errors
+/// What the kernel reports.
 pub fn clone_tree(file: BorrowedFd<'_>, recursive: bool) -> Result<OwnedFd, Errno> {
     let flags = if recursive {
         OPEN_TREE_RECURSIVE
@@ -355,6 +364,9 @@ const _: () = assert!(size_of::<MountAttr>() == 32);
 
 /// Adds attributes to a mount, with those beneath it where `recursive`, and
 /// makes it private. It never takes one away.
+///
+/// # Errors
+/// What the kernel reports.
 pub fn restrict(
     mount: BorrowedFd<'_>,
     attributes: u64,
@@ -387,6 +399,9 @@ pub fn restrict(
 }
 
 /// Attaches a detached mount at a target, descriptor to descriptor.
+///
+/// # Errors
+/// What the kernel reports.
 pub fn attach(mount: BorrowedFd<'_>, target: BorrowedFd<'_>) -> Result<(), Errno> {
     // SAFETY: both paths are pinned; the rest are numbers.
     let returned = unsafe {
@@ -403,6 +418,9 @@ pub fn attach(mount: BorrowedFd<'_>, target: BorrowedFd<'_>) -> Result<(), Errno
 }
 
 /// Unmounts what is attached at a name in the working directory.
+///
+/// # Errors
+/// What the kernel reports.
 pub fn unmount_name(name: &[u8], lazy: bool) -> Result<(), Errno> {
     let flags = if lazy { UMOUNT_LAZY } else { UMOUNT };
     NAME.with(name, |name| umount2(name, flags))
