@@ -1,0 +1,150 @@
+//! Questions that change nothing.
+
+use mountwarden_client::{
+    Bind, DenyReason, Explanation, MountAttributes, Role, Tmpfs, TmpfsSize, Unmount,
+};
+
+use crate::Skip;
+use crate::daemon::Daemon;
+use crate::kernel::{self, unchanged};
+use crate::sandbox::{POLICY, Sandbox};
+
+pub(crate) fn list_is_the_peers_own(sandbox: &Sandbox) -> Result<(), Skip> {
+    let daemon = Daemon::start(sandbox);
+    let mut client = daemon.client();
+    assert!(client.list().unwrap().is_empty());
+    let a = client.mount(Bind::new(sandbox.path("src/data"), sandbox.path("mnt/a")).unwrap());
+    let b = client.mount(Tmpfs::new(sandbox.path("mnt/b")).unwrap());
+    sandbox.mount_tmpfs(&sandbox.make_dir("elsewhere"));
+    sandbox.mount_tmpfs(&sandbox.make_dir("mntbeside"));
+    assert_eq!(client.list().unwrap(), [a.unwrap().mount, b.unwrap().mount]);
+    assert_eq!(
+        daemon.client().list().unwrap().len(),
+        2,
+        "from another connection too"
+    );
+    Ok(())
+}
+
+pub(crate) fn list_goes_over_pages(sandbox: &Sandbox) -> Result<(), Skip> {
+    let daemon = Daemon::start(sandbox);
+    let deep = (0..10).fold("mnt".to_owned(), |path, _| path + "/" + &"d".repeat(100));
+    let count = 200;
+    for number in 0..count {
+        sandbox.mount_tmpfs(&sandbox.make_dir(&format!("{deep}/{number}")));
+    }
+    let listed = unchanged(|| daemon.client().list().unwrap());
+    assert_eq!(listed.len(), count);
+    assert!(listed.windows(2).all(|pair| pair[0].id < pair[1].id));
+    Ok(())
+}
+
+pub(crate) fn explain_changes_nothing(sandbox: &Sandbox) -> Result<(), Skip> {
+    sandbox.policy(&POLICY.replace("recursive = true", "read_only = true"));
+    let daemon = Daemon::start(sandbox);
+    let mut client = daemon.client();
+    // It touches no path, so the target need not exist.
+    let target = sandbox.path("mnt/missing");
+    let bind = || Bind::new(sandbox.path("src/data"), &target).unwrap();
+    let allowed = unchanged(|| client.explain(bind()).unwrap());
+    let Explanation::Allowed {
+        grant,
+        attributes,
+        tmpfs: None,
+    } = allowed
+    else {
+        panic!("{allowed:?}")
+    };
+    assert_eq!(grant, "test");
+    let forced = MountAttributes::READ_ONLY | MountAttributes::NO_SUID | MountAttributes::NO_DEV;
+    assert_eq!(attributes, forced);
+
+    let size = TmpfsSize::try_from(4096).unwrap();
+    let allowed = unchanged(|| {
+        client
+            .explain(Tmpfs::new(&target).unwrap().size(size))
+            .unwrap()
+    });
+    let Explanation::Allowed {
+        tmpfs: Some(limits),
+        ..
+    } = allowed
+    else {
+        panic!("{allowed:?}")
+    };
+    assert_eq!(
+        (limits.size, limits.inodes, limits.mode),
+        (4096, 1024, 0o700)
+    );
+
+    let denied = client.explain(Bind::new("/etc", &target).unwrap()).unwrap();
+    let Explanation::Denied(error) = denied else {
+        panic!("{denied:?}")
+    };
+    assert_eq!(error.reason, Some(DenyReason::SourceNotGranted));
+    let said = client
+        .mount(Bind::new("/etc", &target).unwrap())
+        .unwrap_err();
+    assert_eq!(
+        said.reply(),
+        Some(&error),
+        "the operation itself says the same"
+    );
+
+    let unmount = client.explain(Unmount::new(&target).unwrap()).unwrap();
+    assert!(matches!(unmount, Explanation::Allowed { .. }));
+    let unmount = client.explain(Unmount::new("/srv").unwrap()).unwrap();
+    assert!(matches!(unmount, Explanation::Denied(_)));
+    Ok(())
+}
+
+pub(crate) fn status_says_what_confines(sandbox: &Sandbox) -> Result<(), Skip> {
+    let daemon = Daemon::start(sandbox);
+    let mut client = daemon.client();
+    let made = client
+        .mount(Tmpfs::new(sandbox.path("mnt/a")).unwrap())
+        .unwrap();
+    client
+        .mount(Tmpfs::new(sandbox.path("mnt/a")).unwrap())
+        .unwrap();
+    client
+        .mount(Bind::new("/etc", sandbox.path("mnt/b")).unwrap())
+        .unwrap_err();
+    client.unmount(&made).unwrap();
+    let status = client.status().unwrap();
+    assert_eq!(status.version, env!("CARGO_PKG_VERSION"));
+    let roles: Vec<Role> = status.roles.iter().map(|report| report.role).collect();
+    assert_eq!(
+        roles,
+        [Role::Gate, Role::Session, Role::Warden, Role::Mounter]
+    );
+    for report in &status.roles {
+        let mounts = matches!(report.role, Role::Warden | Role::Mounter);
+        assert_eq!(
+            report.capabilities,
+            if mounts { 1 << 21 } else { 0 },
+            "{report:?}"
+        );
+        assert_eq!(
+            report.landlock.readable_roots.is_none(),
+            mounts,
+            "{report:?}"
+        );
+        assert!(report.landlock.abi >= 6 && report.landlock.network && report.landlock.signals);
+        assert!(report.system_calls > 0);
+    }
+    let counters = status.counters;
+    assert_eq!(
+        (
+            counters.mounted,
+            counters.already_mounted,
+            counters.unmounted,
+            counters.denied
+        ),
+        (1, 1, 1, 1)
+    );
+    assert_eq!((counters.connections, counters.connections_open), (1, 1));
+    assert_eq!(status.limits.connections_per_user, 16);
+    assert!(kernel::at(&sandbox.path("mnt/a")).is_empty());
+    Ok(())
+}

@@ -1,0 +1,143 @@
+//! What confines the helper's processes, asked of the kernel from outside.
+
+use std::fs;
+use std::process::Command;
+
+use nix::unistd::Pid;
+
+use crate::Skip;
+use crate::daemon::{Daemon, outcome, wait_for};
+use crate::kernel::{descendants, named, status_field};
+use crate::sandbox::Sandbox;
+
+/// `CAP_SYS_ADMIN` in `capabilities(7)`.
+const SYS_ADMIN: &str = "0000000000200000";
+const NONE: &str = "0000000000000000";
+
+pub(crate) fn processes_are_confined(sandbox: &Sandbox) -> Result<(), Skip> {
+    let daemon = Daemon::start(sandbox);
+    let client = daemon.client();
+    for (name, capabilities) in [
+        ("mw-gate", NONE),
+        ("mw-session", NONE),
+        ("mw-warden", SYS_ADMIN),
+        ("mw-mounter", SYS_ADMIN),
+    ] {
+        let found = named(daemon.pid(), name);
+        let [pid] = found[..] else {
+            panic!("one {name}: {found:?}")
+        };
+        let field = |field: &str| status_field(pid, field).unwrap();
+        let uid = if sandbox.is_root {
+            "65534"
+        } else {
+            &nix::unistd::geteuid().to_string()
+        };
+        assert_eq!(
+            field("Uid").split_whitespace().collect::<Vec<_>>(),
+            [uid; 4],
+            "{name}"
+        );
+        for (set, wanted) in [
+            ("CapInh", NONE),
+            ("CapPrm", capabilities),
+            ("CapEff", capabilities),
+            ("CapBnd", capabilities),
+            ("CapAmb", NONE),
+        ] {
+            assert_eq!(field(set), wanted, "{name} {set}");
+        }
+        assert_eq!(field("NoNewPrivs"), "1", "{name}");
+        assert_eq!(field("Seccomp"), "2", "{name}");
+        assert_eq!(field("Threads"), "1", "{name}");
+        if sandbox.is_root {
+            assert_eq!(field("Groups"), "", "{name}");
+        }
+    }
+    assert_eq!(descendants(daemon.pid()).len(), 4, "no other process");
+    drop(client);
+    wait_for("the connection's processes end", || {
+        (descendants(daemon.pid()).len() == 2).then_some(())
+    });
+    Ok(())
+}
+
+/// A process of the same user, without capabilities, can do nothing to them.
+pub(crate) fn attack_27_not_to_be_traced_or_read(sandbox: &Sandbox) -> Result<(), Skip> {
+    sandbox.needs_root()?;
+    let daemon = Daemon::start(sandbox);
+    let _client = daemon.client();
+    for pid in descendants(daemon.pid()) {
+        for name in ["mem", "environ", "maps", "fd", "root", "ns/mnt"] {
+            let path = format!("/proc/{pid}/{name}");
+            let (status, _, error) = as_service_user(&["/bin/ls", &format!("{path}/")]);
+            let (read, _, _) = as_service_user(&["/bin/cat", &path]);
+            assert!(status != 0 && read != 0, "{path}: {error}");
+        }
+    }
+    // The nearest thing that is allowed: the same on a process that is not confined.
+    let (status, _, error) = as_service_user(&["/bin/cat", "/proc/self/maps"]);
+    assert_eq!(status, 0, "{error}");
+    Ok(())
+}
+
+fn as_service_user(arguments: &[&str]) -> (i32, String, String) {
+    use std::os::unix::process::CommandExt;
+    let mut command = Command::new(arguments[0]);
+    command.args(&arguments[1..]).uid(65534).gid(65534);
+    outcome(&mut command)
+}
+
+pub(crate) fn attack_28_tables_are_printed(sandbox: &Sandbox) -> Result<(), Skip> {
+    let (status, text, _) = outcome(Command::new(sandbox.helper()).arg("confinement"));
+    assert_eq!(status, 0);
+    let section = |role: &str| {
+        let start = text
+            .find(&format!("{role}\n"))
+            .unwrap_or_else(|| panic!("{text}"));
+        let rest = &text[start + role.len() + 1..];
+        let calls = rest.lines().take_while(|line| line.starts_with(' '));
+        calls
+            .map(|line| line.split_whitespace().next().unwrap().to_owned())
+            .collect::<Vec<_>>()
+    };
+    for role in ["gate", "session"] {
+        for call in section(role) {
+            let mounts = [
+                "move_mount",
+                "umount2",
+                "open_tree",
+                "fsmount",
+                "mount_setattr",
+            ];
+            assert!(!mounts.contains(&call.as_str()), "{role} may {call}");
+        }
+    }
+    for role in ["gate", "session", "warden", "mounter"] {
+        for call in [
+            "execve", "ptrace", "socket", "bpf", "mount", "open", "mmap", "mprotect",
+        ] {
+            assert!(
+                !section(role).iter().any(|allowed| allowed == call),
+                "{role} may {call}"
+            );
+        }
+    }
+    assert!(
+        !section("mounter")
+            .iter()
+            .any(|call| call.starts_with("open") && call != "open_tree")
+    );
+    assert!(section("mounter").iter().any(|call| call == "move_mount"));
+    Ok(())
+}
+
+/// Reads the pid of a role's only process.
+pub(crate) fn only(daemon: &Daemon, name: &str) -> Pid {
+    let found = named(daemon.pid(), name);
+    let [pid] = found[..] else {
+        panic!("one {name}: {found:?}")
+    };
+    assert!(fs::exists(format!("/proc/{pid}")).unwrap());
+    pid
+}

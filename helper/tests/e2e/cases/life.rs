@@ -1,0 +1,208 @@
+//! Ends, restarts, and file systems that do not answer.
+
+use std::fs::File;
+use std::os::fd::AsRawFd;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use mountwarden_client::{Bind, Client, ErrorKind, Outcome, Tmpfs, Unmount};
+use nix::mount::{MsFlags, mount};
+use nix::sys::signal::{Signal, kill};
+
+use super::confinement::only;
+use crate::Skip;
+use crate::daemon::{Daemon, outcome, wait_for};
+use crate::kernel::{self, descendants, unchanged};
+use crate::sandbox::{ALICE, BOB, POLICY, Sandbox};
+
+pub(crate) fn attack_30_a_killed_role_ends_its_connection(sandbox: &Sandbox) -> Result<(), Skip> {
+    let mut daemon = Daemon::start(sandbox);
+    let mut kept = daemon.client();
+    kept.mount(Tmpfs::new(sandbox.path("mnt/a")).unwrap())
+        .unwrap();
+    for name in ["mw-session", "mw-mounter"] {
+        let others: Vec<_> = kernel::named(daemon.pid(), name);
+        let mut client = daemon.client();
+        let victim = kernel::named(daemon.pid(), name)
+            .into_iter()
+            .find(|pid| !others.contains(pid))
+            .unwrap();
+        unchanged(|| {
+            kill(victim, Signal::SIGKILL).unwrap();
+            wait_for("its other half ends too", || {
+                (descendants(daemon.pid()).len() == 4).then_some(())
+            });
+        });
+        // The client connects again by itself, because a list may be repeated.
+        assert_eq!(client.list().unwrap().len(), 1);
+        drop(client);
+        assert_eq!(
+            kept.list().unwrap().len(),
+            1,
+            "the other connection goes on"
+        );
+        wait_for("the second connection ends", || {
+            (descendants(daemon.pid()).len() == 4).then_some(())
+        });
+    }
+    assert!(daemon.runs());
+    assert!(
+        daemon.log().contains("a mounter of uid"),
+        "the warden reports it"
+    );
+    // Without its gate the helper ends, for the service manager to start it again.
+    let gate = only(&daemon, "mw-gate");
+    unchanged(|| {
+        kill(gate, Signal::SIGKILL).unwrap();
+        wait_for("the helper ends", || (!daemon.runs()).then_some(()));
+    });
+    Ok(())
+}
+
+pub(crate) fn attack_30_a_killed_warden_leaves_nothing_behind(
+    sandbox: &Sandbox,
+) -> Result<(), Skip> {
+    let daemon = Daemon::start(sandbox);
+    let mut client = daemon.client();
+    client
+        .mount(Tmpfs::new(sandbox.path("mnt/a")).unwrap())
+        .unwrap();
+    let all = descendants(daemon.pid());
+    assert_eq!(all.len(), 4);
+    unchanged(|| {
+        daemon.kill();
+        wait_for("every role ends with the warden", || {
+            let alive = all.iter().filter(|&&pid| {
+                kernel::status_field(pid, "State").is_some_and(|state| !state.starts_with('Z'))
+            });
+            (alive.count() == 0).then_some(())
+        });
+    });
+    assert_eq!(client.list().unwrap_err().kind(), ErrorKind::Unavailable);
+    Ok(())
+}
+
+pub(crate) fn attack_31_a_hung_file_system(sandbox: &Sandbox) -> Result<(), Skip> {
+    let device = File::options().read(true).write(true).open("/dev/fuse");
+    let device = device.map_err(|error| Skip(format!("/dev/fuse cannot be opened: {error}")))?;
+    let limits = "[limits]\nrequest_timeout = \"1s\"\n[[grant]]";
+    sandbox.policy(&POLICY.replacen("[[grant]]", limits, 1));
+    let hung = sandbox.make_dir("mnt/hung");
+    // A FUSE server that never answers: this process, which does not read.
+    let (uid, gid) = (nix::unistd::geteuid(), nix::unistd::getegid());
+    let options = format!(
+        "fd={},rootmode=40000,user_id={uid},group_id={gid},allow_other",
+        device.as_raw_fd()
+    );
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
+    mount(
+        Some("hung"),
+        &hung,
+        Some("fuse"),
+        flags,
+        Some(options.as_str()),
+    )
+    .map_err(|errno| Skip(format!("a FUSE mount cannot be made: {errno}")))?;
+    let daemon = Daemon::start(sandbox);
+    let mut other = daemon.client();
+    let begun = Instant::now();
+    let blocked = thread::scope(|scope| {
+        let blocked = scope.spawn(|| daemon.client().mount(Tmpfs::new(&hung).unwrap()));
+        while !blocked.is_finished() {
+            // Served meanwhile, on another connection.
+            let made = other
+                .mount(Tmpfs::new(sandbox.path("mnt/a")).unwrap())
+                .unwrap();
+            other.unmount(&made).unwrap();
+        }
+        blocked.join().unwrap()
+    });
+    assert_eq!(blocked.unwrap_err().kind(), ErrorKind::TimedOut);
+    assert!(begun.elapsed() >= Duration::from_secs(1));
+    assert!(
+        daemon.log().contains("ended by SIGALRM"),
+        "the gate reports it"
+    );
+    // Listed and unmounted without asking the server.
+    assert_eq!(other.list().unwrap().len(), 1);
+    other.unmount(Unmount::new(&hung).unwrap().lazy()).unwrap();
+    assert!(kernel::at(&hung).is_empty());
+    Ok(())
+}
+
+pub(crate) fn attack_32_restart_with_live_mounts(sandbox: &Sandbox) -> Result<(), Skip> {
+    let target = sandbox.path("mnt/a");
+    let daemon = Daemon::start(sandbox);
+    let (made, by_alice) = if sandbox.is_root {
+        let policy = POLICY.replace("mnt\"", "mnt/{uid}\"");
+        daemon.stop();
+        sandbox.policy(&policy);
+        sandbox.make_dir("mnt/4001/x");
+        sandbox.make_dir("mnt/4002");
+        sandbox.make_dir("mnt/0/x");
+        let daemon = Daemon::start(sandbox);
+        let alice = sandbox.path("mnt/4001/x");
+        assert_eq!(
+            outcome(daemon.cli_as(ALICE).args(["mount", "tmpfs"]).arg(&alice)).0,
+            0
+        );
+        let made = daemon
+            .client()
+            .mount(Tmpfs::new(sandbox.path("mnt/0/x")).unwrap())
+            .unwrap();
+        unchanged(|| daemon.kill());
+        (made, Some(alice))
+    } else {
+        let made = daemon.client().mount(Tmpfs::new(&target).unwrap()).unwrap();
+        unchanged(|| daemon.kill());
+        (made, None)
+    };
+    let daemon = unchanged(|| Daemon::start(sandbox));
+    assert_eq!(daemon.client().list().unwrap(), [made.mount.clone()]);
+    if let Some(alice) = by_alice {
+        let unmount = |uid| outcome(daemon.cli_as(uid).arg("unmount").arg(&alice)).0;
+        assert_eq!(unchanged(|| unmount(BOB)), 3, "nobody else's to end");
+        assert_eq!(unmount(ALICE), 0);
+    }
+    daemon.client().unmount(&made).unwrap();
+    Ok(())
+}
+
+pub(crate) fn stop_leaves_mounts(sandbox: &Sandbox) -> Result<(), Skip> {
+    let daemon = Daemon::start(sandbox);
+    let mut client = daemon.client();
+    client
+        .mount(Tmpfs::new(sandbox.path("mnt/a")).unwrap())
+        .unwrap();
+    let processes = descendants(daemon.pid());
+    let log = sandbox.path("log");
+    let status = unchanged(|| daemon.stop());
+    assert_eq!(status.code(), Some(0), "a clean end");
+    assert!(
+        std::fs::read_to_string(log)
+            .unwrap()
+            .contains("stopped; mounts stay")
+    );
+    wait_for("every role has ended", || {
+        let alive = processes.iter().filter(|&&pid| {
+            kernel::status_field(pid, "State").is_some_and(|state| !state.starts_with('Z'))
+        });
+        (alive.count() == 0).then_some(())
+    });
+    Ok(())
+}
+
+pub(crate) fn client_reconnects(sandbox: &Sandbox) -> Result<(), Skip> {
+    let daemon = Daemon::start(sandbox);
+    let mut client: Client = daemon.client();
+    let bind = || Bind::new(sandbox.path("src/data"), sandbox.path("mnt/a")).unwrap();
+    client.mount(bind()).unwrap();
+    daemon.stop();
+    let daemon = Daemon::start(sandbox);
+    let again = client.mount(bind()).unwrap();
+    assert_eq!(again.outcome, Outcome::AlreadyMounted);
+    daemon.stop();
+    let error = client.list().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unavailable);
+    Ok(())
+}

@@ -1,0 +1,114 @@
+//! The cases. Those of the attack catalogue bear its number.
+
+mod asking;
+mod cli;
+mod confinement;
+mod identity;
+mod life;
+mod limits;
+mod mounting;
+mod paths;
+mod protocol;
+mod start;
+mod unmounting;
+
+use crate::Case;
+
+macro_rules! cases {
+    ($($module:ident { $($name:ident)+ })+) => {
+        /// Every case by its name.
+        pub(crate) fn all() -> Vec<(&'static str, Case)> {
+            vec![$($((concat!(stringify!($module), "::", stringify!($name)), $module::$name as Case)),+),+]
+        }
+    };
+}
+
+cases! {
+    mounting {
+        bind_directory
+        bind_file
+        bind_read_only
+        attack_09_recursive_only_where_granted
+        attack_10_never_without_nosuid
+        attack_11_private_unless_granted
+        attack_12_busy_for_another_mount
+        attack_17_suid_and_dev_only_where_granted
+        attack_19_flags_are_the_kernels
+        already_mounted_is_the_same_mount
+        concurrent_requests_make_one_mount
+        tmpfs_has_its_limits_and_owner
+        attack_18_tmpfs_extremes
+        directory_and_file_do_not_mix
+    }
+    unmounting {
+        normal_and_twice
+        busy_then_lazy
+        by_id
+        not_granted
+        topmost_of_a_stack
+    }
+    asking {
+        list_is_the_peers_own
+        list_goes_over_pages
+        explain_changes_nothing
+        status_says_what_confines
+    }
+    paths {
+        attack_01_malformed_paths
+        attack_02_swapped_for_a_symlink
+        attack_03_ancestor_renamed_away
+        attack_04_magic_links
+        attack_06_target_removed
+        attack_07_wrong_file_types
+        attack_08_protected_targets
+        attack_15_separators_are_bytes
+        attack_33_control_bytes
+        unreachable_and_missing
+    }
+    protocol {
+        attack_20_bad_frames
+        attack_20_unknown_version
+        attack_21_slow_and_silent_clients
+        attack_22_unexpected_descriptors
+        attack_23_out_of_state
+    }
+    identity {
+        attack_24_identity_is_of_the_connection
+        attack_25_groups_at_connect
+        attack_26_other_users_grants
+    }
+    confinement {
+        processes_are_confined
+        attack_27_not_to_be_traced_or_read
+        attack_28_tables_are_printed
+    }
+    life {
+        attack_30_a_killed_role_ends_its_connection
+        attack_30_a_killed_warden_leaves_nothing_behind
+        attack_31_a_hung_file_system
+        attack_32_restart_with_live_mounts
+        stop_leaves_mounts
+        client_reconnects
+    }
+    limits {
+        connections_per_user
+        connections_of_all
+        mounts_per_user
+    }
+    start {
+        with_a_passed_socket
+        in_a_user_namespace
+        attack_raised_rights_are_refused
+        more_capabilities_than_it_can_drop
+        without_a_capability
+        untrusted_files
+        bad_policies
+        stale_socket_is_replaced
+        a_second_helper_is_refused
+    }
+    cli {
+        exit_statuses_and_sentences
+        json_shapes
+        every_form_explains
+    }
+}

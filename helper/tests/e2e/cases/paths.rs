@@ -1,0 +1,473 @@
+//! Attacks by path.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::os::unix::net::UnixListener;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use mountwarden_client::protocol::{Operation, Reply, Request};
+use mountwarden_client::{Bind, Client, DenyReason, Error, ErrorCode, Tmpfs, Unmount};
+use nix::sys::stat::Mode;
+use nix::unistd::mkfifo;
+
+use crate::Skip;
+use crate::daemon::Daemon;
+use crate::kernel::{self, unchanged};
+use crate::sandbox::{POLICY, Sandbox};
+use crate::wire::{Wire, body};
+
+fn code(error: &Error) -> ErrorCode {
+    error.reply().expect("the helper's word").code
+}
+
+pub(crate) fn attack_01_malformed_paths(sandbox: &Sandbox) -> Result<(), Skip> {
+    let daemon = Daemon::start(sandbox);
+    let target = sandbox.path("mnt/a");
+    let good = Request::Perform(Operation::Mount(Tmpfs::new(&target).unwrap().into()));
+    let bytes = body(&good);
+    let path = target.as_os_str().as_encoded_bytes();
+    let at = bytes
+        .windows(path.len())
+        .position(|window| window == path)
+        .unwrap();
+    let with = |path: &[u8]| {
+        let length = u64::try_from(path.len()).unwrap().to_le_bytes();
+        [
+            &bytes[..at - 8],
+            &length,
+            path,
+            &bytes[at + target.as_os_str().len()..],
+        ]
+        .concat()
+    };
+    let dir = sandbox.path("mnt");
+    let dir = dir.to_str().unwrap();
+    let bad: [Vec<u8>; 11] = [
+        format!("{dir}/../src").into(),
+        format!("{dir}/./a").into(),
+        format!("{dir}//a").into(),
+        format!("{dir}/a/").into(),
+        format!("{dir}/..").into(),
+        b"".into(),
+        b"mnt/a".into(),
+        b".".into(),
+        format!("{dir}/a\0b").into(),
+        format!("{dir}/{}", "x".repeat(256)).into(),
+        format!("{dir}{}", "/x".repeat(2048)).into(),
+    ];
+    let mut wire = Wire::open(&daemon.socket);
+    for path in &bad {
+        let error = unchanged(|| {
+            wire.send_body(&with(path));
+            wire.error(ErrorCode::InvalidRequest)
+        });
+        assert!(error.message.contains("path"), "{error:?}");
+    }
+    let longest = format!("{dir}/{}", "x".repeat(255));
+    wire.send_body(&with(longest.as_bytes()));
+    wire.error(ErrorCode::NotFound);
+    wire.send_body(&with(path));
+    assert!(
+        matches!(wire.reply(), Reply::Mounted(_)),
+        "the connection goes on"
+    );
+    Ok(())
+}
+
+/// Everything that is mounted lies at one of `allowed`, once.
+fn only_at(allowed: &[&Path], before: usize) {
+    let table = kernel::table();
+    let ours = allowed
+        .iter()
+        .filter(|path| kernel::at(path).len() == 1)
+        .count();
+    assert_eq!(
+        table.len(),
+        before + ours,
+        "a mount at a place that was not asked for: {table:?}"
+    );
+}
+
+/// How many rounds a race runs: enough that each order of steps occurs.
+const ROUNDS: usize = 1500;
+
+/// Changes the tree from one thread while another mounts.
+fn race(daemon: &Daemon, change: impl Fn(bool) + Sync, mut round: impl FnMut(&mut Client)) {
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut state = false;
+            while !done.load(Ordering::Relaxed) {
+                state = !state;
+                change(state);
+            }
+            change(false);
+        });
+        let mut client = daemon.client();
+        for _ in 0..ROUNDS {
+            round(&mut client);
+        }
+        done.store(true, Ordering::Relaxed);
+    });
+}
+
+/// CVE-2026-53612: the leaf, or a directory above it, becomes a symbolic link
+/// while the request runs.
+pub(crate) fn attack_02_swapped_for_a_symlink(sandbox: &Sandbox) -> Result<(), Skip> {
+    let daemon = Daemon::start(sandbox);
+    let victim = sandbox.make_dir("victim");
+    sandbox.make_dir("victim/leaf");
+    let before = kernel::table().len();
+    for (swapped, target) in [("mnt/s", "mnt/s"), ("mnt/s", "mnt/s/leaf")] {
+        let (place, aside) = (sandbox.path(swapped), sandbox.path("mnt/aside"));
+        let target = sandbox.path(target);
+        sandbox.make_dir("mnt/s/leaf");
+        let (mut mounted, mut refused) = (0, 0);
+        let change = |swap: bool| {
+            if swap {
+                let _ = fs::rename(&place, &aside);
+                let _ = symlink(&victim, &place);
+            } else {
+                let _ = fs::remove_file(&place);
+                let _ = fs::rename(&aside, &place);
+            }
+        };
+        race(&daemon, change, |client| {
+            match client.mount(Tmpfs::new(&target).unwrap()) {
+                Ok(made) => {
+                    mounted += 1;
+                    let point = kernel::statmount(made.mount.id).point;
+                    // Renamed since, perhaps; but never into the victim.
+                    assert!(!point.starts_with(victim.as_os_str().as_encoded_bytes()));
+                    assert!(kernel::at(&victim).is_empty());
+                    end(sandbox, made.mount.id.into());
+                }
+                Err(error) => {
+                    refused += 1;
+                    let known = [
+                        ErrorCode::WrongType,
+                        ErrorCode::NotFound,
+                        ErrorCode::Changed,
+                    ];
+                    assert!(known.contains(&code(&error)), "{error}");
+                }
+            }
+            assert!(kernel::at(&victim).is_empty() && kernel::at(&victim.join("leaf")).is_empty());
+        });
+        assert!(
+            mounted > 0 && refused > 0,
+            "no race: {mounted} mounted, {refused} refused"
+        );
+        only_at(&[], before);
+    }
+    Ok(())
+}
+
+/// Ends a mount by its id, wherever its place was renamed to.
+fn end(sandbox: &Sandbox, id: u64) {
+    for _ in 0..10_000 {
+        let Ok(status) = mountwarden_helper::raw::status_of_mount(id) else {
+            return;
+        };
+        let point = String::from_utf8(status.point).unwrap();
+        assert!(Path::new(&point).starts_with(sandbox.path("")), "{point}");
+        let _ = nix::mount::umount2(
+            point.as_str(),
+            nix::mount::MntFlags::MNT_DETACH | nix::mount::MntFlags::UMOUNT_NOFOLLOW,
+        );
+    }
+    panic!("the mount {id} does not end");
+}
+
+/// An ancestor leaves the granted tree between the check and the attach: seen
+/// after the attach, and taken back.
+pub(crate) fn attack_03_ancestor_renamed_away(sandbox: &Sandbox) -> Result<(), Skip> {
+    let daemon = Daemon::start(sandbox);
+    sandbox.make_dir("outside");
+    sandbox.make_dir("mnt/inner/leaf");
+    let (inside, outside) = (sandbox.path("mnt/inner"), sandbox.path("outside/inner"));
+    let target = inside.join("leaf");
+    let before = kernel::table().len();
+    let (mut mounted, mut refused) = (0, 0);
+    let change = |away: bool| {
+        let (from, to) = if away {
+            (&inside, &outside)
+        } else {
+            (&outside, &inside)
+        };
+        let _ = fs::rename(from, to);
+    };
+    race(&daemon, change, |client| {
+        match client.mount(Tmpfs::new(&target).unwrap()) {
+            Ok(made) => {
+                mounted += 1;
+                end(sandbox, made.mount.id.into());
+            }
+            Err(error) => {
+                refused += 1;
+                assert!(
+                    [ErrorCode::NotFound, ErrorCode::Changed].contains(&code(&error)),
+                    "{error}"
+                );
+                // What was refused is not there, under any name.
+                only_at(&[], before);
+            }
+        }
+    });
+    assert!(
+        mounted > 0 && refused > 0,
+        "no race: {mounted} mounted, {refused} refused"
+    );
+    only_at(&[], before);
+    Ok(())
+}
+
+pub(crate) fn attack_04_magic_links(sandbox: &Sandbox) -> Result<(), Skip> {
+    let policy = POLICY.replace("\"@DIR@/src\"", "\"@DIR@/src\", \"/proc\"");
+    sandbox.policy(&policy);
+    let daemon = Daemon::start(sandbox);
+    let mut client = daemon.client();
+    let inside = sandbox.path("mnt/a");
+    let pid = std::process::id();
+    let links = [
+        "/proc/self/root".to_owned(),
+        "/proc/self/cwd".to_owned(),
+        "/proc/self/fd/0".to_owned(),
+        "/proc/self/root/etc".to_owned(),
+        format!("/proc/{pid}/cwd"),
+        format!("/proc/{pid}/root/etc"),
+    ];
+    for link in &links {
+        let error = unchanged(|| client.mount(Bind::new(link, &inside).unwrap()).unwrap_err());
+        assert_eq!(code(&error), ErrorCode::WrongType, "{link}: {error}");
+        let error = unchanged(|| client.mount(Tmpfs::new(link).unwrap()).unwrap_err());
+        assert_eq!(
+            error.reason(),
+            Some(DenyReason::TargetProtected),
+            "{link}: {error}"
+        );
+    }
+    symlink("/proc/self/root/etc", sandbox.path("src/link")).unwrap();
+    let through = Bind::new(sandbox.path("src/link"), &inside).unwrap();
+    let error = unchanged(|| client.mount(through).unwrap_err());
+    assert_eq!(code(&error), ErrorCode::WrongType, "{error}");
+    client
+        .mount(Bind::new(sandbox.path("src/data"), &inside).unwrap())
+        .unwrap();
+    Ok(())
+}
+
+pub(crate) fn attack_06_target_removed(sandbox: &Sandbox) -> Result<(), Skip> {
+    let daemon = Daemon::start(sandbox);
+    let target = sandbox.path("mnt/gone");
+    let before = kernel::table().len();
+    let (mut mounted, mut refused) = (0, 0);
+    let change = |remove: bool| {
+        let _ = if remove {
+            fs::remove_dir(&target)
+        } else {
+            fs::create_dir(&target)
+        };
+    };
+    race(&daemon, change, |client| {
+        match client.mount(Tmpfs::new(&target).unwrap()) {
+            Ok(made) => {
+                mounted += 1;
+                assert_eq!(kernel::at(&target).len(), 1);
+                client.unmount(&made).unwrap();
+            }
+            Err(error) => {
+                refused += 1;
+                // The kernel has no place to attach to: ENOENT there too.
+                assert!(
+                    [ErrorCode::NotFound, ErrorCode::Changed].contains(&code(&error)),
+                    "{error}"
+                );
+                only_at(&[], before);
+            }
+        }
+    });
+    assert!(
+        mounted > 0 && refused > 0,
+        "no race: {mounted} mounted, {refused} refused"
+    );
+    Ok(())
+}
+
+pub(crate) fn attack_07_wrong_file_types(sandbox: &Sandbox) -> Result<(), Skip> {
+    sandbox.policy(&POLICY.replace("\"@DIR@/src\"", "\"@DIR@/src\", \"/proc\", \"/dev\""));
+    let daemon = Daemon::start(sandbox);
+    let mut client = daemon.client();
+    let mode = Mode::from_bits_truncate(0o666);
+    mkfifo(&sandbox.path("src/fifo"), mode).unwrap();
+    mkfifo(&sandbox.path("mnt/fifo"), mode).unwrap();
+    let _listener = UnixListener::bind(sandbox.path("src/socket")).unwrap();
+    let target = sandbox.path("mnt/file");
+    for source in [
+        sandbox.path("src/fifo"),
+        sandbox.path("src/socket"),
+        "/dev/null".into(),
+    ] {
+        let bind = Bind::new(&source, &target).unwrap();
+        let error = unchanged(|| client.mount(bind).unwrap_err());
+        assert_eq!(
+            code(&error),
+            ErrorCode::WrongType,
+            "{}: {error}",
+            source.display()
+        );
+    }
+    let on_fifo = Bind::new(sandbox.path("src/data/file"), sandbox.path("mnt/fifo")).unwrap();
+    let error = unchanged(|| client.mount(on_fifo).unwrap_err());
+    assert_eq!(code(&error), ErrorCode::WrongType, "{error}");
+    // A regular file, says procfs; but of a process, and gone with it.
+    let process = format!("/proc/{}/environ", std::process::id());
+    let error = unchanged(|| {
+        client
+            .mount(Bind::new(&process, &target).unwrap())
+            .unwrap_err()
+    });
+    assert!(
+        matches!(code(&error), ErrorCode::Unreachable | ErrorCode::WrongType),
+        "{error}"
+    );
+    client
+        .mount(Bind::new(sandbox.path("src/data/file"), &target).unwrap())
+        .unwrap();
+    Ok(())
+}
+
+pub(crate) fn attack_08_protected_targets(sandbox: &Sandbox) -> Result<(), Skip> {
+    // As wide as a policy can be: everything in the scratch directory and below
+    // the directories that are refused whatever it says.
+    sandbox.policy(&POLICY.replace("\"@DIR@/mnt\"", "\"@DIR@\", \"/usr\", \"/etc\""));
+    let daemon = Daemon::start(sandbox);
+    let mut client = daemon.client();
+    let policy = sandbox.path("policy.toml");
+    let run = sandbox.path("run");
+    let socket = sandbox.path("run/sock");
+    let mut targets: Vec<&Path> = ["/", "/etc", "/usr", "/proc", "/sys", "/dev", "/proc/sys"]
+        .map(Path::new)
+        .to_vec();
+    targets.extend([policy.as_path(), run.as_path(), socket.as_path()]);
+    for target in targets {
+        let tmpfs = Tmpfs::new(target).unwrap();
+        let error = unchanged(|| client.mount(tmpfs).unwrap_err());
+        assert_eq!(
+            error.reason(),
+            Some(DenyReason::TargetProtected),
+            "{}",
+            target.display()
+        );
+        assert_eq!(daemon.last_audit()["reason"], "target-protected");
+    }
+    let beside = Tmpfs::new(sandbox.path("mnt/a")).unwrap();
+    client.mount(beside).unwrap();
+    let error = client.unmount(Unmount::new("/usr").unwrap()).unwrap_err();
+    assert_eq!(error.reason(), Some(DenyReason::TargetProtected));
+    Ok(())
+}
+
+/// `,`, `:` and the like are bytes of a name, never separators.
+pub(crate) fn attack_15_separators_are_bytes(sandbox: &Sandbox) -> Result<(), Skip> {
+    let daemon = Daemon::start(sandbox);
+    let mut client = daemon.client();
+    for name in [
+        "x,suid",
+        "x:y",
+        "x=1,size=1g",
+        "x\\054suid",
+        "x y",
+        "-o suid",
+        "x\"y'",
+    ] {
+        let source = sandbox.make_dir(&format!("src/{name}"));
+        let target = sandbox.make_dir(&format!("mnt/{name}"));
+        let made = client.mount(Bind::new(&source, &target).unwrap()).unwrap();
+        assert_eq!(made.mount.target.as_path(), target);
+        let line = kernel::only(&target);
+        assert!(
+            line.options.contains("nosuid") && line.root.ends_with(name),
+            "{line:?}"
+        );
+        client.unmount(&made).unwrap();
+    }
+    Ok(())
+}
+
+pub(crate) fn attack_33_control_bytes(sandbox: &Sandbox) -> Result<(), Skip> {
+    let daemon = Daemon::start(sandbox);
+    let mut client = daemon.client();
+    let names: [&[u8]; 4] = [
+        b"line\nbreak\",\"uid\":0,\"x\":\"",
+        b"\x1b[2Jansi\x07",
+        b"not \xff utf-8 \xe2\x80\xae",
+        "\u{202e}txt.exe\r".as_bytes(),
+    ];
+    for name in names {
+        use std::os::unix::ffi::OsStrExt;
+        let target = sandbox.path("mnt").join(std::ffi::OsStr::from_bytes(name));
+        fs::create_dir(&target).unwrap();
+        let before = daemon.log().lines().count();
+        let made = client.mount(Tmpfs::new(&target).unwrap()).unwrap();
+        client.unmount(&made).unwrap();
+        let error = client.unmount(Unmount::new(&target).unwrap()).unwrap_err();
+        assert!(!error.to_string().contains(char::is_control), "{error:?}");
+        let log = daemon.log();
+        let lines: Vec<&str> = log.lines().skip(before).collect();
+        assert_eq!(lines.len(), 3, "one line each: {lines:?}");
+        for line in lines {
+            assert!(
+                line.is_ascii() && !line.contains(|c: char| c.is_control()),
+                "{line:?}"
+            );
+            let audit: serde_json::Value = serde_json::from_str(line).unwrap();
+            assert_eq!(audit["uid"], nix::unistd::geteuid().as_raw());
+            let text = audit["target"].as_str().unwrap();
+            let valid = std::str::from_utf8(name).map(|name| text.ends_with(name));
+            assert!(valid.unwrap_or(text.contains("\\xff")), "{text:?}");
+        }
+    }
+    Ok(())
+}
+
+pub(crate) fn unreachable_and_missing(sandbox: &Sandbox) -> Result<(), Skip> {
+    use std::os::unix::fs::PermissionsExt;
+    sandbox.policy(&POLICY.replace("\"@DIR@/mnt\"", "\"@DIR@/mnt\", \"@DIR@/later\""));
+    let daemon = Daemon::start(sandbox);
+    let mut client = daemon.client();
+    let missing = Tmpfs::new(sandbox.path("mnt/missing")).unwrap();
+    let error = unchanged(|| client.mount(missing).unwrap_err());
+    assert_eq!(
+        (code(&error), error.errno()),
+        (ErrorCode::NotFound, Some(2))
+    );
+    assert_eq!(error.path(), Some(sandbox.path("mnt/missing").as_path()));
+
+    sandbox.make_dir("later/a");
+    let later = || Tmpfs::new(sandbox.path("later/a")).unwrap();
+    let error = unchanged(|| client.mount(later()).unwrap_err());
+    assert_eq!(code(&error), ErrorCode::NotFound);
+    assert!(
+        error.to_string().contains("when this connection began"),
+        "{error}"
+    );
+
+    if sandbox.is_root {
+        let private = sandbox.make_dir("mnt/private");
+        sandbox.make_dir("mnt/private/a");
+        fs::set_permissions(&private, fs::Permissions::from_mode(0o700)).unwrap();
+        let inside = Tmpfs::new(private.join("a")).unwrap();
+        let error = unchanged(|| client.mount(inside).unwrap_err());
+        assert_eq!(
+            (code(&error), error.errno()),
+            (ErrorCode::Unreachable, Some(13))
+        );
+        fs::set_permissions(&private, fs::Permissions::from_mode(0o755)).unwrap();
+        client
+            .mount(Tmpfs::new(private.join("a")).unwrap())
+            .unwrap();
+    }
+    Ok(())
+}

@@ -1,0 +1,136 @@
+//! What the kernel says, asked without the helper.
+
+use std::fs;
+use std::path::Path;
+
+use mountwarden_client::MountId;
+use mountwarden_helper::raw::{self, MountStatus};
+use nix::unistd::Pid;
+
+/// One line of `/proc/self/mountinfo` (`proc_pid_mountinfo(5)`).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Line {
+    pub(crate) root: String,
+    pub(crate) point: String,
+    pub(crate) options: String,
+    pub(crate) shared: bool,
+    pub(crate) filesystem: String,
+    pub(crate) super_options: String,
+}
+
+/// The mount table of this process.
+pub(crate) fn table() -> Vec<Line> {
+    fs::read_to_string("/proc/self/mountinfo")
+        .unwrap()
+        .lines()
+        .map(parse)
+        .collect()
+}
+
+fn parse(line: &str) -> Line {
+    let (first, second) = line.split_once(" - ").expect(line);
+    let first: Vec<&str> = first.split(' ').collect();
+    let second: Vec<&str> = second.split(' ').collect();
+    Line {
+        root: unescape(first[3]),
+        point: unescape(first[4]),
+        options: first[5].to_owned(),
+        shared: first[6..].iter().any(|field| field.starts_with("shared:")),
+        filesystem: second[0].to_owned(),
+        super_options: second[2].to_owned(),
+    }
+}
+
+fn unescape(text: &str) -> String {
+    let mut out = String::new();
+    let mut rest = text;
+    while let Some(at) = rest.find('\\') {
+        out.push_str(&rest[..at]);
+        let digits = &rest[at + 1..at + 4];
+        out.push(char::from(u8::from_str_radix(digits, 8).unwrap()));
+        rest = &rest[at + 4..];
+    }
+    out + rest
+}
+
+/// The mounts at a path, the topmost last.
+pub(crate) fn at(path: &Path) -> Vec<Line> {
+    table()
+        .into_iter()
+        .filter(|line| Path::new(&line.point) == path)
+        .collect()
+}
+
+/// The one mount at a path.
+pub(crate) fn only(path: &Path) -> Line {
+    let mut lines = at(path);
+    assert_eq!(lines.len(), 1, "one mount at {}: {lines:?}", path.display());
+    lines.remove(0)
+}
+
+/// Runs `work`, after which the mount table must be what it was.
+pub(crate) fn unchanged<T>(work: impl FnOnce() -> T) -> T {
+    let before = table();
+    let result = work();
+    assert_eq!(table(), before, "the mount table changed");
+    result
+}
+
+/// What `statmount(2)` says.
+pub(crate) fn statmount(id: MountId) -> MountStatus {
+    raw::status_of_mount(id.into()).unwrap()
+}
+
+/// `MOUNT_ATTR_RDONLY`, `NOSUID`, `NODEV`, `NOEXEC`, `NOSYMFOLLOW`
+pub(crate) const RDONLY: u64 = 1;
+pub(crate) const NOSUID: u64 = 2;
+pub(crate) const NODEV: u64 = 4;
+pub(crate) const NOEXEC: u64 = 8;
+pub(crate) const NOSYMFOLLOW: u64 = 0x20_0000;
+/// The bits above.
+pub(crate) const RESTRICTIONS: u64 = RDONLY | NOSUID | NODEV | NOEXEC | NOSYMFOLLOW;
+
+/// A field of `/proc/PID/status`.
+pub(crate) fn status_field(pid: Pid, name: &str) -> Option<String> {
+    let text = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    text.lines().find_map(|line| {
+        let (key, value) = line.split_once(':')?;
+        (key == name).then(|| value.trim().to_owned())
+    })
+}
+
+/// The processes below `root` in the process tree, itself included.
+pub(crate) fn descendants(root: Pid) -> Vec<Pid> {
+    let mut found = vec![root];
+    let mut all: Vec<(Pid, Pid)> = Vec::new();
+    for entry in fs::read_dir("/proc").unwrap() {
+        let name = entry.unwrap().file_name();
+        let Ok(number) = name.to_string_lossy().parse::<i32>() else {
+            continue;
+        };
+        let pid = Pid::from_raw(number);
+        let parent = status_field(pid, "PPid").and_then(|text| text.parse().ok());
+        if let Some(parent) = parent {
+            all.push((pid, Pid::from_raw(parent)));
+        }
+    }
+    let mut index = 0;
+    while index < found.len() {
+        let parent = found[index];
+        found.extend(
+            all.iter()
+                .filter(|(_, p)| *p == parent)
+                .map(|(pid, _)| *pid),
+        );
+        index += 1;
+    }
+    found
+}
+
+/// The helper's processes of one name, below its warden.
+pub(crate) fn named(root: Pid, name: &str) -> Vec<Pid> {
+    descendants(root)
+        .into_iter()
+        .filter(|&pid| status_field(pid, "Name").as_deref() == Some(name))
+        .collect()
+}

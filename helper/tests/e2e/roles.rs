@@ -1,0 +1,151 @@
+//! The other processes that cases need.
+
+use std::ffi::CString;
+use std::io::Read;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{Command, ExitCode};
+
+use mountwarden_client::Tmpfs;
+use mountwarden_client::protocol::{Operation, Reply, Request};
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+use nix::sched::{CloneFlags, setns, unshare};
+use nix::unistd::{Gid, Uid, execv, execve, geteuid, getpid, seteuid, setgid, setgroups, setuid};
+
+use crate::sandbox::Sandbox;
+use crate::wire::Wire;
+
+/// Names the role that a process plays; its arguments are the role's.
+pub(crate) const ROLE: &str = "MOUNTWARDEN_E2E_ROLE";
+
+/// This program as a role.
+pub(crate) fn command(sandbox: &Sandbox, role: &str) -> Command {
+    as_role(sandbox.path("bin/e2e"), role)
+}
+
+fn as_role(program: PathBuf, role: &str) -> Command {
+    let mut command = Command::new(program);
+    command.env_remove(crate::CASE).env(ROLE, role);
+    command
+}
+
+pub(crate) fn play(role: &str) -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    match role {
+        "namespace" => namespace(&arguments),
+        "connect" => connect(&arguments),
+        "speak" => speak(&arguments),
+        "as" => become_and_run(&arguments),
+        "activate" => activate(&arguments),
+        "join" => join(&arguments),
+        other => panic!("no role {other}"),
+    }
+    ExitCode::SUCCESS
+}
+
+/// Another mount namespace, copied from the starter's: says so, waits for a
+/// line, and tells how many mounts lie at a path.
+fn namespace(arguments: &[String]) {
+    unshare(CloneFlags::CLONE_NEWNS).unwrap();
+    println!("ready");
+    let mut line = String::new();
+    std::io::stdin().read_line(&mut line).unwrap();
+    println!("{}", crate::kernel::at(&PathBuf::from(&arguments[0])).len());
+}
+
+/// Connects as one user, gives the connection to a process of another, and
+/// ends: `SOCKET UID UID TARGET...`
+fn connect(arguments: &[String]) {
+    let uid = |index: usize| arguments[index].parse::<u32>().unwrap();
+    seteuid(Uid::from_raw(uid(1))).unwrap();
+    let stream = UnixStream::connect(&arguments[0]).unwrap();
+    seteuid(Uid::from_raw(0)).unwrap();
+    // It inherits standard output, whose end the case waits for.
+    as_role(std::env::current_exe().unwrap(), "speak")
+        .args(&arguments[3..])
+        .uid(uid(2))
+        .gid(uid(2))
+        .stdin(OwnedFd::from(stream))
+        .spawn()
+        .unwrap();
+}
+
+/// Speaks over a connection that somebody else made: asks for a tmpfs at each
+/// target and prints the answers.
+fn speak(targets: &[String]) {
+    println!("running as {}", geteuid());
+    let socket = std::io::stdin().as_fd().try_clone_to_owned().unwrap();
+    let mut wire = Wire(UnixStream::from(socket));
+    println!("served as {}", wire.shake());
+    for target in targets {
+        let mount = Tmpfs::new(target).unwrap().into();
+        match wire.ask(&Request::Perform(Operation::Mount(mount))) {
+            Reply::Error(error) => println!("{}", error.code),
+            Reply::Mounted(_) => println!("mounted"),
+            other => println!("{other:?}"),
+        }
+    }
+}
+
+/// Becomes a user with one supplementary group and runs a program:
+/// `UID GID GROUP PROGRAM ARGUMENT...`
+fn become_and_run(arguments: &[String]) {
+    let id = |index: usize| arguments[index].parse::<u32>().unwrap();
+    setgroups(&[Gid::from_raw(id(2))]).unwrap();
+    setgid(Gid::from_raw(id(1))).unwrap();
+    setuid(Uid::from_raw(id(0))).unwrap();
+    exec(&arguments[3..]);
+}
+
+/// Passes a listening socket as systemd does: `SOCKET PROGRAM ARGUMENT...`
+fn activate(arguments: &[String]) {
+    let listener = OwnedFd::from(UnixListener::bind(&arguments[0]).unwrap());
+    assert_eq!(listener.as_raw_fd(), 3, "the first free descriptor");
+    fcntl(&listener, FcntlArg::F_SETFD(FdFlag::empty())).unwrap();
+    let environment = [
+        ("LISTEN_FDS".to_owned(), "1".to_owned()),
+        ("LISTEN_PID".to_owned(), getpid().to_string()),
+    ];
+    let environment: Vec<CString> = std::env::vars()
+        .chain(environment)
+        .map(|(key, value)| CString::new(format!("{key}={value}")).unwrap())
+        .collect();
+    let program = strings(&arguments[1..]);
+    let Err(errno) = execve(&program[0], &program, &environment);
+    panic!("{errno}");
+}
+
+/// Joins the user and mount namespace of a process and runs a program there:
+/// `PID PROGRAM ARGUMENT...`
+fn join(arguments: &[String]) {
+    let open = |name: &str| std::fs::File::open(format!("/proc/{}/ns/{name}", arguments[0]));
+    let (user, mount) = (open("user").unwrap(), open("mnt").unwrap());
+    setns(user, CloneFlags::CLONE_NEWUSER).unwrap();
+    setns(mount, CloneFlags::CLONE_NEWNS).unwrap();
+    exec(&arguments[1..]);
+}
+
+fn exec(arguments: &[String]) {
+    let arguments = strings(arguments);
+    let Err(errno) = execv(&arguments[0], &arguments);
+    panic!("{errno}");
+}
+
+fn strings(arguments: &[String]) -> Vec<CString> {
+    arguments
+        .iter()
+        .map(|argument| CString::new(argument.as_bytes()).unwrap())
+        .collect()
+}
+
+/// Reads what a role has printed so far, a line at a time.
+pub(crate) fn read_line(from: &mut impl Read) -> String {
+    let mut line = String::new();
+    let mut byte = [0];
+    while from.read(&mut byte).unwrap() == 1 && byte[0] != b'\n' {
+        line.push(char::from(byte[0]));
+    }
+    line
+}
