@@ -3,7 +3,7 @@
 #![forbid(unsafe_code)]
 
 use std::ffi::OsString;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
 
 use caps::{CapSet, Capability};
@@ -101,6 +101,7 @@ pub(crate) fn serve(options: &Serve, arguments: &[OsString]) -> Result<(), Start
     let trust = Trust { overflow };
     let mut policy = policy_file::load(&options.policy, &trust)?;
     require_kernel(&policy)?;
+    confine::require_droppable_bounding_set()?;
     raise_descriptor_limit(&policy)?;
     let listener = Listener::open(&options.socket, &trust)?;
     if let Some(path) = listener.path.clone() {
@@ -159,7 +160,8 @@ fn part(
         }
         Forked::Parent(pid) => pid,
     };
-    drop(theirs);
+    // What confinement would close under its owner.
+    drop((theirs, listener.socket));
     cli::name_process(c"mw-warden");
     // Mapped after the fork: the gate has no part in it.
     let users = usize::try_from(policy.limits().connections).unwrap_or(usize::MAX);
@@ -178,17 +180,29 @@ fn part(
         identity,
         gate,
     };
-    let mut extra = vec![ours.as_raw_fd()];
+    // Not a return: what std does at the end of `main` is in no filter.
+    children::finish(
+        "warden",
+        guard(context, ours, listener.path.as_ref(), &notifier),
+    )
+}
+
+/// The life of the warden.
+fn guard(
+    context: warden::Context<'_>,
+    gate: OwnedFd,
+    socket: Option<&AbsPath>,
+    notifier: &Notifier,
+) -> Result<(), StartError> {
+    let policy = context.policy;
+    let mut extra = vec![gate.as_raw_fd()];
     extra.extend(notifier.descriptor());
     let keeper = Keeper::confine(context, &extra)?;
-    // Confinement has closed the listening socket, which is the gate's alone.
-    std::mem::forget(listener.socket);
-    warden::wait_for_gate(&ours)?;
-    announce(policy, listener.path.as_ref(), &notifier)?;
-    let ended = keeper.serve(ours);
-    // Not a return: what std does at the end of `main` is in no filter.
-    let told = notifier.send("STOPPING=1").map_err(warden::Ended::from);
-    children::finish("warden", ended.and(told))
+    warden::wait_for_gate(&gate)?;
+    announce(policy, socket, notifier)?;
+    let ended = keeper.serve(gate);
+    step("tell the service manager", notifier.send("STOPPING=1"))?;
+    Ok(ended?)
 }
 
 /// The start-up line: what serves where, and what confines it.

@@ -64,6 +64,10 @@ impl Listener {
     }
 }
 
+#[expect(
+    clippy::disallowed_methods,
+    reason = "before confinement, in a directory that was found trusted"
+)]
 fn bind(path: &Path, trust: &Trust) -> Result<OwnedFd, ListenError> {
     let not_absolute = || FileError::NotAbsolute(path.to_owned());
     AbsPath::new(path).map_err(|_| not_absolute())?;

@@ -20,7 +20,7 @@ use crate::sys::socket;
 ///
 /// | order | descriptors | reply |
 /// |---|---|---|
-/// | `Perform` | mount: target, and source where the kind has one; unmount: parent directory; none when the session's own judgement is a denial | `Done` |
+/// | `Perform` | the directory above the target; for a mount also the target, and the source where the kind has one; none when the session's own judgement is a denial | `Done` |
 /// | `Note` | none | none |
 /// | `Status` | none | `Status` |
 #[derive(Debug, Serialize, Deserialize)]

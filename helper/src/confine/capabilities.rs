@@ -57,15 +57,23 @@ pub(super) fn prepare(keep: Holding) -> Result<u64, ConfineError> {
             }
         }
     }
+    Ok(bits(&no_more_than_sys_admin()?))
+}
+
+/// Fails where the bounding set holds more than `CAP_SYS_ADMIN` and nothing can
+/// be done about it: said at the start, before anything serves.
+pub(crate) fn require_droppable_bounding_set() -> Result<(), ConfineError> {
+    if caps::has_cap(None, CapSet::Effective, Capability::CAP_SETPCAP)? {
+        return Ok(());
+    }
+    no_more_than_sys_admin().map(drop)
+}
+
+fn no_more_than_sys_admin() -> Result<CapsHashSet, ConfineError> {
     let bounding = caps::read(None, CapSet::Bounding)?;
-    let beyond: Vec<String> = bounding
-        .difference(&Holding::SysAdmin.set())
-        .map(Capability::to_string)
-        .collect();
-    if beyond.is_empty() {
-        Ok(bits(&bounding))
-    } else {
-        Err(ConfineError::TooManyCapabilities(beyond.join(", ")))
+    match bounding.difference(&Holding::SysAdmin.set()).count() {
+        0 => Ok(bounding),
+        beyond => Err(ConfineError::TooManyCapabilities(beyond)),
     }
 }
 

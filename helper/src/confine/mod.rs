@@ -19,7 +19,7 @@ use nix::errno::Errno;
 use nix::sys::signal::Signal;
 use thiserror::Error;
 
-pub(crate) use self::capabilities::Holding;
+pub(crate) use self::capabilities::{Holding, require_droppable_bounding_set};
 pub(crate) use self::identity::Identity;
 pub(crate) use self::landlock::{Domain, running_abi};
 pub(crate) use self::seccomp::{Filter, Filters};
@@ -81,10 +81,10 @@ pub(crate) enum ConfineError {
     #[error("asked the kernel for {step} and it answers that it is not so")]
     NotInForce { step: &'static str },
     #[error(
-        "the bounding set holds capabilities beyond CAP_SYS_ADMIN ({0}) and they cannot be dropped \
-         without CAP_SETPCAP: set CapabilityBoundingSet=CAP_SYS_ADMIN in the unit"
+        "the bounding set holds {0} capabilities beside CAP_SYS_ADMIN, and without CAP_SETPCAP they \
+         cannot be dropped: set CapabilityBoundingSet=CAP_SYS_ADMIN in the unit"
     )]
-    TooManyCapabilities(String),
+    TooManyCapabilities(usize),
     #[error("capabilities: {0}")]
     Capabilities(#[from] caps::errors::CapsError),
     #[error("Landlock: {0}")]

@@ -178,6 +178,11 @@ fn session() -> Vec<Entry> {
         call!(SYS_sendmsg, "the client, the order channel"),
         call!(SYS_openat2, "granted locations; Landlock says which"),
         call!(SYS_setitimer, "the deadline of a request"),
+        call!(
+            SYS_statx,
+            "whether a target holds a mount",
+            [Number(2, mount::STATX_FD_FLAGS.cast_unsigned())]
+        ),
         call!(SYS_STATMOUNT, "the list of the peer's mounts"),
         call!(SYS_LISTMOUNT, "the list of the peer's mounts"),
     ]
@@ -208,8 +213,9 @@ fn warden() -> Vec<Entry> {
 fn mounter_checks() -> Vec<Entry> {
     let empty = pinned::EMPTY.address();
     let name = pinned::name_buffer_address();
-    let [source, target, mounted] = Slot::ALL.map(|slot| slot.link().address());
-    let [source_fd, target_fd, mounted_fd] = Slot::ALL.map(|slot| slot.number().cast_unsigned());
+    let [source, target, mounted, directory] = Slot::ALL.map(|slot| slot.link().address());
+    let [source_fd, target_fd, mounted_fd, directory_fd] =
+        Slot::ALL.map(|slot| slot.number().cast_unsigned());
     let order = layout::ORDER.cast_unsigned();
     let proc = layout::PROC.cast_unsigned();
     vec![
@@ -218,7 +224,8 @@ fn mounter_checks() -> Vec<Entry> {
             "a received descriptor to its slot",
             [Number(1, source_fd)],
             [Number(1, target_fd)],
-            [Number(1, mounted_fd)]
+            [Number(1, mounted_fd)],
+            [Number(1, directory_fd)]
         ),
         call!(
             SYS_fcntl,
@@ -239,7 +246,8 @@ fn mounter_checks() -> Vec<Entry> {
             "the path of a slot",
             [Number(0, proc), Pointer(1, source)],
             [Number(0, proc), Pointer(1, target)],
-            [Number(0, proc), Pointer(1, mounted)]
+            [Number(0, proc), Pointer(1, mounted)],
+            [Number(0, proc), Pointer(1, directory)]
         ),
         call!(SYS_recvmsg, "orders", [Number(0, order)]),
         call!(SYS_sendmsg, "replies", [Number(0, order)]),
@@ -250,7 +258,7 @@ fn mounter_checks() -> Vec<Entry> {
         ),
         call!(
             SYS_statx,
-            "a descriptor, or the name that is unmounted",
+            "a descriptor, or the name of a target",
             [
                 Pointer(1, empty),
                 Number(2, mount::STATX_FD_FLAGS.cast_unsigned())
@@ -288,7 +296,7 @@ fn mounter_work() -> Vec<Entry> {
         fsconfig.rules.push(set);
     }
     vec![
-        call!(SYS_fchdir, "the directory of a mount that is ended"),
+        call!(SYS_fchdir, "the directory above a target"),
         fsconfig,
         call!(
             SYS_fsmount,

@@ -19,6 +19,15 @@ pub(super) struct Location {
     pub(super) mount: MountStatus,
 }
 
+/// What a location is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// Something is done with it.
+    Use,
+    /// It may also be the unopened root of a mount, to compare.
+    UseOrCompare,
+}
+
 impl Location {
     /// Checks that `file`, which another process opened, is the directory or
     /// regular file at `path` in this mount namespace.
@@ -32,34 +41,20 @@ impl Location {
         slot: Slot,
         file: OwnedFd,
         path: &AbsPath,
+        purpose: Purpose,
     ) -> Result<Self, ErrorReply> {
         let failed = |what: &'static str| move |errno| failure::kernel(what, path, errno);
         let slotted = socket::dup_to(file.as_fd(), slot.number()).map_err(failed("cannot take"))?;
         drop(file);
         let flags = fcntl(&slotted, FcntlArg::F_GETFL).map_err(failed("cannot examine"))?;
-        let flags = OFlag::from_bits_retain(flags);
-        if flags.contains(OFlag::O_PATH) || flags & OFlag::O_ACCMODE != OFlag::O_RDONLY {
-            return Err(refuse(
-                ErrorCode::WrongType,
-                path,
-                "was not opened for reading",
-            ));
-        }
-        let status = mount::status(slotted.as_fd()).map_err(failed("cannot examine"))?;
-        if !status.is_directory() && !status.is_regular_file() {
-            return Err(refuse(
-                ErrorCode::WrongType,
-                path,
-                "is neither a directory nor a regular file",
-            ));
-        }
-        if status.links == 0 {
-            return Err(refuse(
-                ErrorCode::Changed,
-                path,
-                "was removed while the request ran",
-            ));
-        }
+        // A FUSE server hides its files from other users, but not its mount.
+        let status = match mount::status(slotted.as_fd()) {
+            Err(Errno::EACCES) => mount::mount_of(slotted.as_fd()),
+            other => other,
+        };
+        let status = status.map_err(failed("cannot examine"))?;
+        usable(purpose, OFlag::from_bits_retain(flags), &status)
+            .map_err(|(code, why)| refuse(code, path, why))?;
         let mount = mount::status_of_mount(status.mount).map_err(|errno| match errno {
             Errno::ENOENT => refuse(
                 ErrorCode::Changed,
@@ -83,6 +78,34 @@ impl Location {
             mount,
         })
     }
+}
+
+/// Whether a file may stand for a location at all.
+///
+/// What a mount attached at a target shows may be private, dead or hung, so its
+/// root comes unopened (`O_PATH`, which Landlock does not check). It is only
+/// ever compared: nothing is bound from it or attached to it.
+fn usable(
+    purpose: Purpose,
+    flags: OFlag,
+    status: &FileStatus,
+) -> Result<(), (ErrorCode, &'static str)> {
+    if purpose == Purpose::UseOrCompare && flags.contains(OFlag::O_PATH) && status.is_mount_root {
+        return Ok(());
+    }
+    if flags.contains(OFlag::O_PATH) || flags & OFlag::O_ACCMODE != OFlag::O_RDONLY {
+        return Err((ErrorCode::WrongType, "was not opened for reading"));
+    }
+    if !status.is_directory() && !status.is_regular_file() {
+        return Err((
+            ErrorCode::WrongType,
+            "is neither a directory nor a regular file",
+        ));
+    }
+    if status.links == 0 {
+        return Err((ErrorCode::Changed, "was removed while the request ran"));
+    }
+    Ok(())
 }
 
 impl AsFd for Location {

@@ -5,6 +5,7 @@
 //! path and reads no byte of the client.
 #![forbid(unsafe_code)]
 
+mod directory;
 mod existing;
 pub(crate) mod layout;
 mod location;
@@ -26,7 +27,8 @@ use nix::sys::signal::SigSet;
 use nix::unistd::fchdir;
 use thiserror::Error;
 
-use self::location::Location;
+use self::directory::Place;
+use self::location::{Location, Purpose};
 use self::lock::TargetLock;
 use crate::audit::{By, Record};
 use crate::board::{Board, Count, MountCount};
@@ -209,39 +211,43 @@ impl Worker<'_> {
         files: Vec<OwnedFd>,
     ) -> Result<Result<Mounted, ErrorReply>, Ended> {
         let mut files = files.into_iter();
-        let (Some(target), source, None) = (files.next(), files.next(), files.next()) else {
-            return Err(Ended::Violation("a mount takes one or two descriptors"));
+        let (Some(directory), Some(target)) = (files.next(), files.next()) else {
+            return Err(Ended::Violation("a mount takes a directory and a target"));
         };
-        let source = match (&permit.kind, source) {
-            (PermittedKind::Bind { source: path, .. }, Some(file)) => Some((path, file)),
-            (PermittedKind::Tmpfs { .. }, None) => None,
+        let source = match (&permit.kind, files.next(), files.next()) {
+            (PermittedKind::Bind { source: path, .. }, Some(file), None) => Some((path, file)),
+            (PermittedKind::Tmpfs { .. }, None, None) => None,
             _ => {
                 return Err(Ended::Violation(
                     "the descriptors are not those of this kind",
                 ));
             }
         };
-        Ok(self.locked_mount(permit, source, target))
+        Ok(self.locked_mount(permit, directory, target, source))
     }
 
     fn locked_mount(
         &self,
         permit: &MountPermit<'_>,
-        source: Option<(&AbsPath, OwnedFd)>,
+        directory: OwnedFd,
         target: OwnedFd,
+        source: Option<(&AbsPath, OwnedFd)>,
     ) -> Result<Mounted, ErrorReply> {
         let own = self.descriptors.own.as_fd();
-        let _lock = self.lock(&permit.target)?;
-        let target = Location::check(own, Slot::Target, target, &permit.target)?;
+        let path = &permit.target;
+        let _lock = self.lock(path)?;
+        let place = Place::check(own, directory, path)?;
+        let target = Location::check(own, Slot::Target, target, path, Purpose::UseOrCompare)?;
         let source = source
-            .map(|(path, file)| Location::check(own, Slot::Source, file, path))
+            .map(|(path, file)| Location::check(own, Slot::Source, file, path, Purpose::Use))
             .transpose()?;
+        mount::still_there(&place, &target)?;
         if target.status.is_mount_root {
             return existing::same(permit, source.as_ref(), &target);
         }
-        let place = self.reserve(&target)?;
+        let reserved = self.reserve(&target)?;
         let mounted = mount::mount(permit, source.as_ref(), &target)?;
-        place.keep();
+        reserved.keep();
         Ok(mounted)
     }
 
@@ -251,28 +257,20 @@ impl Worker<'_> {
         files: Vec<OwnedFd>,
     ) -> Result<Result<Unmounted, ErrorReply>, Ended> {
         let mut files = files.into_iter();
-        let (Some(parent), None) = (files.next(), files.next()) else {
+        let (Some(directory), None) = (files.next(), files.next()) else {
             return Err(Ended::Violation("an unmount takes one descriptor"));
         };
-        Ok(self.locked_unmount(permit, parent))
+        Ok(self.locked_unmount(permit, directory))
     }
 
     fn locked_unmount(
         &self,
         permit: &UnmountPermit<'_>,
-        parent: OwnedFd,
+        directory: OwnedFd,
     ) -> Result<Unmounted, ErrorReply> {
-        let own = self.descriptors.own.as_fd();
-        let Some((directory, name)) = permit.target.split() else {
-            return Err(failure::kernel(
-                "cannot unmount",
-                &permit.target,
-                Errno::EINVAL,
-            ));
-        };
         let _lock = self.lock(&permit.target)?;
-        let parent = Location::check(own, Slot::Target, parent, &directory)?;
-        let unmounted = unmount::unmount(permit, &parent, name, own)?;
+        let place = Place::check(self.descriptors.own.as_fd(), directory, &permit.target)?;
+        let unmounted = unmount::unmount(permit, &place)?;
         self.context.mounts.release();
         Ok(unmounted)
     }

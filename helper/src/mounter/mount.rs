@@ -9,6 +9,7 @@ use mountwarden_policy::{MountPermit, PermittedKind};
 use mountwarden_protocol::{AbsPath, DenyReason, ErrorCode, ErrorReply, MountId, Mounted, Outcome};
 use nix::errno::Errno;
 
+use super::directory::Place;
 use super::location::Location;
 use crate::failure;
 use crate::sys::mount::{self, MountStatus, Slot};
@@ -47,6 +48,20 @@ pub(super) fn mount(
         Ok(mounted) => Ok(mounted),
         Err(error) => Err(roll_back(error, &target.path)),
     }
+}
+
+/// Fails when the target's name leads elsewhere by now: most often another
+/// connection mounted there after the target was opened. Attaching would put a
+/// second mount on top.
+pub(super) fn still_there(place: &Place<'_>, target: &Location) -> Result<(), ErrorReply> {
+    let now = place.look()?;
+    let then = (target.status.mount, target.status.is_mount_root);
+    if (now.mount, now.is_mount_root) == then {
+        return Ok(());
+    }
+    let path = &target.path;
+    let message = format!("what is mounted at {path} changed while the request ran");
+    Err(ErrorReply::new(ErrorCode::Changed, message).at(path))
 }
 
 /// Makes the mount, detached: nobody else can reach it, and it has every

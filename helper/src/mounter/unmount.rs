@@ -1,57 +1,36 @@
 //! Unmounting: a checked directory, one component, the id that was compared.
 #![forbid(unsafe_code)]
 
-use std::os::fd::{AsFd, BorrowedFd};
-
 use mountwarden_policy::UnmountPermit;
 use mountwarden_protocol::{AbsPath, ErrorCode, ErrorReply, MountId, Unmounted};
 use nix::errno::Errno;
-use nix::unistd::fchdir;
 
-use super::location::Location;
+use super::directory::Place;
 use crate::failure;
-use crate::sys::mount;
 
-/// Ends the topmost mount at the target, whose directory is `parent`.
-///
-/// Nothing here asks the mounted file system: it may be dead or hung.
+/// Ends the topmost mount at a place.
 pub(super) fn unmount(
     permit: &UnmountPermit<'_>,
-    parent: &Location,
-    name: &[u8],
-    home: BorrowedFd<'_>,
+    place: &Place<'_>,
 ) -> Result<Unmounted, ErrorReply> {
-    let path = &permit.target;
-    let failed = |errno| failure::kernel("cannot enter the directory of", path, errno);
-    fchdir(parent.as_fd()).map_err(failed)?;
-    let result = unmount_name(permit, name);
-    // A working directory would keep its mount busy.
-    fchdir(home).map_err(failed)?;
-    result
-}
-
-fn unmount_name(permit: &UnmountPermit<'_>, name: &[u8]) -> Result<Unmounted, ErrorReply> {
-    let path = &permit.target;
-    let status = mount::status_of_name(name)
-        .map_err(|errno| failure::kernel("cannot look at", path, errno))?;
+    let path = place.path();
+    let status = place.look()?;
     let (true, Ok(id)) = (status.is_mount_root, MountId::try_from(status.mount)) else {
-        return Err(ErrorReply::new(
-            ErrorCode::NotMounted,
-            format!("nothing is mounted at {path}"),
-        )
-        .at(path));
+        let message = format!("nothing is mounted at {path}");
+        return Err(ErrorReply::new(ErrorCode::NotMounted, message).at(path));
     };
     if let Some(wanted) = permit.id
         && wanted != id
     {
-        return Err(ErrorReply::new(
-            ErrorCode::IdMismatch,
-            format!("the mount at {path} has the id {id}, not {wanted}; it was left alone"),
-        )
-        .at(path)
-        .mount(id));
+        let message =
+            format!("the mount at {path} has the id {id}, not {wanted}; it was left alone");
+        return Err(ErrorReply::new(ErrorCode::IdMismatch, message)
+            .at(path)
+            .mount(id));
     }
-    mount::unmount_name(name, permit.lazy).map_err(|errno| refused(path, id, errno))?;
+    place
+        .unmount(permit.lazy)?
+        .map_err(|errno| refused(path, id, errno))?;
     Ok(Unmounted {
         id,
         target: path.clone(),

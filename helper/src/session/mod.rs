@@ -52,6 +52,9 @@ pub(crate) enum Ended {
 /// How long a client may take from connecting to the end of its [`Hello`].
 const HANDSHAKE: Duration = Duration::from_secs(5);
 
+/// How often a request whose target changes under it is tried.
+const ATTEMPTS: u32 = 3;
+
 /// Serves one client until it goes.
 pub(crate) fn run(context: &Context<'_>, client: &OwnedFd, order: &OwnedFd) -> Result<(), Ended> {
     let [client, order] = sys::socket::place(
@@ -217,14 +220,18 @@ impl Conversation<'_> {
     }
 
     /// Opens the locations and lets the mounter act. A target that changed
-    /// between the two is looked at once more: most often another connection
-    /// was mounting the same thing.
+    /// between the two is looked at again: most often another connection was
+    /// mounting the same thing.
     fn perform(&mut self, operation: &Operation) -> Result<Reply, Ended> {
-        let reply = self.attempt(operation)?;
-        match &reply {
-            Reply::Error(error) if error.code == ErrorCode::Changed => self.attempt(operation),
-            _ => Ok(reply),
+        let mut reply = self.attempt(operation)?;
+        for _ in 1..ATTEMPTS {
+            match &reply {
+                Reply::Error(error) if error.code == ErrorCode::Changed => {}
+                _ => break,
+            }
+            reply = self.attempt(operation)?;
         }
+        Ok(reply)
     }
 
     fn attempt(&mut self, operation: &Operation) -> Result<Reply, Ended> {

@@ -19,10 +19,11 @@ pub(crate) enum Slot {
     Source,
     Target,
     Mount,
+    Directory,
 }
 
 impl Slot {
-    pub(crate) const ALL: [Self; 3] = [Self::Source, Self::Target, Self::Mount];
+    pub(crate) const ALL: [Self; 4] = [Self::Source, Self::Target, Self::Mount, Self::Directory];
 
     /// The descriptor's number.
     pub(crate) fn number(self) -> RawFd {
@@ -30,17 +31,19 @@ impl Slot {
             Self::Source => 10,
             Self::Target => 11,
             Self::Mount => 12,
+            Self::Directory => 13,
         }
     }
 
     /// The link's name.
     pub(crate) fn link(self) -> Pinned {
-        static LINKS: [Pinned; 3] = [Pinned(c"10"), Pinned(c"11"), Pinned(c"12")];
-        let [source, target, mount] = LINKS;
+        static LINKS: [Pinned; 4] = [Pinned(c"10"), Pinned(c"11"), Pinned(c"12"), Pinned(c"13")];
+        let [source, target, mount, directory] = LINKS;
         match self {
             Self::Source => source,
             Self::Target => target,
             Self::Mount => mount,
+            Self::Directory => directory,
         }
     }
 }
@@ -99,15 +102,35 @@ const STATX_MASK: u32 = libc::STATX_BASIC_STATS | STATX_MNT_ID_UNIQUE;
 /// # Errors
 /// What the kernel reports.
 pub fn status(file: BorrowedFd<'_>) -> Result<FileStatus, Errno> {
-    statx(file.as_raw_fd(), EMPTY.as_ptr(), STATX_FD_FLAGS)
+    statx(file.as_raw_fd(), EMPTY.as_ptr(), STATX_FD_FLAGS, STATX_MASK)
 }
 
-/// Describes a name in the working directory, not following a symbolic link.
-pub(crate) fn status_of_name(name: &[u8]) -> Result<FileStatus, Errno> {
-    NAME.with(name, |name| statx(libc::AT_FDCWD, name, STATX_NAME_FLAGS))
+/// The mount that an open file lies on, and whether the file is its root: what
+/// the kernel tells even where a FUSE mount hides everything from other users.
+/// The rest of the answer is zero.
+pub(crate) fn mount_of(file: BorrowedFd<'_>) -> Result<FileStatus, Errno> {
+    statx(
+        file.as_raw_fd(),
+        EMPTY.as_ptr(),
+        STATX_FD_FLAGS,
+        STATX_MNT_ID_UNIQUE,
+    )
 }
 
-fn statx(directory: RawFd, path: *const libc::c_char, flags: i32) -> Result<FileStatus, Errno> {
+/// The mount that a name in the working directory leads to, as [`mount_of`]
+/// says it; a symbolic link is not followed.
+pub(crate) fn mount_of_name(name: &[u8]) -> Result<FileStatus, Errno> {
+    NAME.with(name, |name| {
+        statx(libc::AT_FDCWD, name, STATX_NAME_FLAGS, STATX_MNT_ID_UNIQUE)
+    })
+}
+
+fn statx(
+    directory: RawFd,
+    path: *const libc::c_char,
+    flags: i32,
+    mask: u32,
+) -> Result<FileStatus, Errno> {
     // SAFETY: `statx` is plain numbers, for which zero is valid.
     let mut buffer: libc::statx = unsafe { std::mem::zeroed() };
     // SAFETY: `path` ends in NUL (pinned, or the name buffer), and the kernel
@@ -118,7 +141,7 @@ fn statx(directory: RawFd, path: *const libc::c_char, flags: i32) -> Result<File
             libc::c_long::from(directory),
             path,
             libc::c_long::from(flags),
-            libc::c_ulong::from(STATX_MASK),
+            libc::c_ulong::from(mask),
             &raw mut buffer,
         )
     };
@@ -367,11 +390,7 @@ const _: () = assert!(size_of::<MountAttr>() == 32);
 ///
 /// # Errors
 /// What the kernel reports.
-pub fn restrict(
-    mount: BorrowedFd<'_>,
-    attributes: u64,
-    recursive: bool,
-) -> Result<(), Errno> {
+pub fn restrict(mount: BorrowedFd<'_>, attributes: u64, recursive: bool) -> Result<(), Errno> {
     let flags = if recursive {
         EMPTY_PATH | RECURSIVE
     } else {

@@ -13,7 +13,7 @@ use nix::sys::socket::{
 use super::result;
 
 /// The most descriptors that one message carries.
-pub(crate) const MAX_DESCRIPTORS: usize = 2;
+pub(crate) const MAX_DESCRIPTORS: usize = 3;
 
 /// A received message.
 pub(crate) struct Message {

@@ -162,17 +162,14 @@ impl Daemon {
     /// Ends the warden as no request could; the others must follow.
     pub(crate) fn kill(mut self) {
         self.child.kill().unwrap();
-        assert_eq!(self.child.wait().unwrap().signal(), Some(libc_sigkill()));
+        let signal = self.child.wait().unwrap().signal().map(Signal::try_from);
+        assert_eq!(signal, Some(Ok(Signal::SIGKILL)));
     }
 
     /// Whether the helper still runs.
     pub(crate) fn runs(&mut self) -> bool {
         self.child.try_wait().unwrap().is_none()
     }
-}
-
-fn libc_sigkill() -> i32 {
-    Signal::SIGKILL as i32
 }
 
 impl Drop for Daemon {

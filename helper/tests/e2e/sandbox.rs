@@ -122,18 +122,6 @@ impl Sandbox {
         fs::set_permissions(path, fs::Permissions::from_mode(0o644)).unwrap();
     }
 
-    /// Mounts a tmpfs as the test itself, without the helper.
-    pub(crate) fn mount_tmpfs(&self, path: &Path) {
-        mount(
-            Some("test"),
-            path,
-            Some("tmpfs"),
-            MsFlags::empty(),
-            Some("mode=0755"),
-        )
-        .unwrap();
-    }
-
     /// Skips what takes several users.
     pub(crate) fn needs_root(&self) -> Result<(), Skip> {
         if self.is_root {
@@ -144,6 +132,12 @@ impl Sandbox {
             ))
         }
     }
+}
+
+/// Mounts a tmpfs as the test itself, without the helper.
+pub(crate) fn mount_tmpfs(path: &Path) {
+    let options = Some("mode=0755");
+    mount(Some("test"), path, Some("tmpfs"), MsFlags::empty(), options).unwrap();
 }
 
 /// A user namespace in which this user keeps its id and holds all capabilities.

@@ -7,7 +7,7 @@ use mountwarden_client::{
 use crate::Skip;
 use crate::daemon::Daemon;
 use crate::kernel::{self, unchanged};
-use crate::sandbox::{POLICY, Sandbox};
+use crate::sandbox::{POLICY, Sandbox, mount_tmpfs};
 
 pub(crate) fn list_is_the_peers_own(sandbox: &Sandbox) -> Result<(), Skip> {
     let daemon = Daemon::start(sandbox);
@@ -15,8 +15,8 @@ pub(crate) fn list_is_the_peers_own(sandbox: &Sandbox) -> Result<(), Skip> {
     assert!(client.list().unwrap().is_empty());
     let a = client.mount(Bind::new(sandbox.path("src/data"), sandbox.path("mnt/a")).unwrap());
     let b = client.mount(Tmpfs::new(sandbox.path("mnt/b")).unwrap());
-    sandbox.mount_tmpfs(&sandbox.make_dir("elsewhere"));
-    sandbox.mount_tmpfs(&sandbox.make_dir("mntbeside"));
+    mount_tmpfs(&sandbox.make_dir("elsewhere"));
+    mount_tmpfs(&sandbox.make_dir("mntbeside"));
     assert_eq!(client.list().unwrap(), [a.unwrap().mount, b.unwrap().mount]);
     assert_eq!(
         daemon.client().list().unwrap().len(),
@@ -31,7 +31,7 @@ pub(crate) fn list_goes_over_pages(sandbox: &Sandbox) -> Result<(), Skip> {
     let deep = (0..10).fold("mnt".to_owned(), |path, _| path + "/" + &"d".repeat(100));
     let count = 200;
     for number in 0..count {
-        sandbox.mount_tmpfs(&sandbox.make_dir(&format!("{deep}/{number}")));
+        mount_tmpfs(&sandbox.make_dir(&format!("{deep}/{number}")));
     }
     let listed = unchanged(|| daemon.client().list().unwrap());
     assert_eq!(listed.len(), count);

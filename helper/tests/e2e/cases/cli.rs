@@ -22,7 +22,7 @@ pub(crate) fn exit_statuses_and_sentences(sandbox: &Sandbox) -> Result<(), Skip>
         (vec!["mount", "bind", &other, &a], 4, "different mount"),
         (vec!["mount", "bind", "/etc", &a], 3, "/etc"),
         (vec!["mount", "bind", &data, &missing], 5, "No such file"),
-        (vec!["mount", "bind", &data, "relative"], 9, "absolute"),
+        (vec!["mount", "bind", &data, "relative"], 9, "relative"),
         (vec!["mount", "bind", &data], 2, "TARGET"),
         (vec!["unmount", &a, "--id", "1"], 5, "not 1"),
         (vec!["unmount", &a], 0, "Unmounted"),

@@ -107,7 +107,8 @@ pub(crate) fn attack_31_a_hung_file_system(sandbox: &Sandbox) -> Result<(), Skip
     let mut other = daemon.client();
     let begun = Instant::now();
     let blocked = thread::scope(|scope| {
-        let blocked = scope.spawn(|| daemon.client().mount(Tmpfs::new(&hung).unwrap()));
+        let beneath = Tmpfs::new(hung.join("beneath")).unwrap();
+        let blocked = scope.spawn(|| daemon.client().mount(beneath));
         while !blocked.is_finished() {
             // Served meanwhile, on another connection.
             let made = other
@@ -123,7 +124,9 @@ pub(crate) fn attack_31_a_hung_file_system(sandbox: &Sandbox) -> Result<(), Skip
         daemon.log().contains("ended by SIGALRM"),
         "the gate reports it"
     );
-    // Listed and unmounted without asking the server.
+    // Found, listed and unmounted without asking the server.
+    let error = unchanged(|| other.mount(Tmpfs::new(&hung).unwrap()).unwrap_err());
+    assert_eq!(error.kind(), ErrorKind::Busy, "{error}");
     assert_eq!(other.list().unwrap().len(), 1);
     other.unmount(Unmount::new(&hung).unwrap().lazy()).unwrap();
     assert!(kernel::at(&hung).is_empty());
@@ -158,7 +161,10 @@ pub(crate) fn attack_32_restart_with_live_mounts(sandbox: &Sandbox) -> Result<()
         (made, None)
     };
     let daemon = unchanged(|| Daemon::start(sandbox));
-    assert_eq!(daemon.client().list().unwrap(), [made.mount.clone()]);
+    assert_eq!(
+        daemon.client().list().unwrap(),
+        std::slice::from_ref(&made.mount)
+    );
     if let Some(alice) = by_alice {
         let unmount = |uid| outcome(daemon.cli_as(uid).arg("unmount").arg(&alice)).0;
         assert_eq!(unchanged(|| unmount(BOB)), 3, "nobody else's to end");

@@ -5,7 +5,7 @@ use mountwarden_client::{Client, ErrorKind, Tmpfs};
 use crate::Skip;
 use crate::daemon::{Daemon, outcome, wait_for};
 use crate::kernel::{self, unchanged};
-use crate::sandbox::{ALICE, POLICY, Sandbox};
+use crate::sandbox::{ALICE, POLICY, Sandbox, mount_tmpfs};
 
 fn limited(sandbox: &Sandbox, limit: &str) {
     sandbox.policy(&POLICY.replacen("[[grant]]", &format!("[limits]\n{limit}\n[[grant]]"), 1));
@@ -60,7 +60,7 @@ pub(crate) fn mounts_per_user(sandbox: &Sandbox) -> Result<(), Skip> {
     let place = |number: u32| sandbox.make_dir(&format!("mnt/{number}"));
     let tmpfs = |number: u32| Tmpfs::new(place(number)).unwrap();
     // One that is there before the helper starts counts too.
-    sandbox.mount_tmpfs(&place(0));
+    mount_tmpfs(&place(0));
     let daemon = Daemon::start(sandbox);
     let mut client = daemon.client();
     client.mount(tmpfs(1)).unwrap();

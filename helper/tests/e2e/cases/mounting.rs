@@ -14,9 +14,9 @@ use mountwarden_client::{
 use nix::mount::{MsFlags, mount};
 use nix::unistd::{getegid, geteuid};
 
-use crate::daemon::{Daemon, outcome};
+use crate::daemon::{Daemon, START, outcome, with_ambient};
 use crate::kernel::{self, NODEV, NOEXEC, NOSUID, NOSYMFOLLOW, RDONLY, RESTRICTIONS, unchanged};
-use crate::sandbox::{ALICE, BOB, POLICY, Sandbox};
+use crate::sandbox::{ALICE, BOB, POLICY, Sandbox, mount_tmpfs};
 use crate::wire::{Wire, body};
 use crate::{Skip, roles};
 
@@ -88,7 +88,7 @@ pub(crate) fn bind_read_only(sandbox: &Sandbox) -> Result<(), Skip> {
 
 pub(crate) fn attack_09_recursive_only_where_granted(sandbox: &Sandbox) -> Result<(), Skip> {
     let inner = sandbox.make_dir("src/data/inner");
-    sandbox.mount_tmpfs(&inner);
+    mount_tmpfs(&inner);
     sandbox.write("src/data/inner/secret", "beneath");
     let bind = |target: &Path| Bind::new(sandbox.path("src/data"), target).unwrap();
     let (plain, tree) = (sandbox.path("mnt/a"), sandbox.path("mnt/b"));
@@ -168,12 +168,12 @@ pub(crate) fn attack_10_never_without_nosuid(sandbox: &Sandbox) -> Result<(), Sk
 pub(crate) fn attack_11_private_unless_granted(sandbox: &Sandbox) -> Result<(), Skip> {
     let target = sandbox.path("mnt/a");
     let count_elsewhere = |work: &mut dyn FnMut()| {
-        let mut other = roles::command(sandbox, "namespace")
+        let mut other = roles::command(sandbox, "namespace");
+        other
             .arg(&target)
             .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
+            .stdout(Stdio::piped());
+        let mut other = with_ambient(sandbox, &START, || other.spawn().unwrap());
         let mut output = other.stdout.take().unwrap();
         assert_eq!(roles::read_line(&mut output), "ready");
         work();
@@ -386,7 +386,7 @@ pub(crate) fn already_mounted_is_the_same_mount(sandbox: &Sandbox) -> Result<(),
     let daemon = Daemon::start(sandbox);
     let mut client = daemon.client();
     let inner = sandbox.make_dir("src/data/inner");
-    sandbox.mount_tmpfs(&inner);
+    mount_tmpfs(&inner);
     let data = || Bind::new(sandbox.path("src/other"), sandbox.path("mnt/a")).unwrap();
     let tree = || {
         Bind::new(sandbox.path("src/data"), sandbox.path("mnt/b"))
@@ -421,7 +421,7 @@ pub(crate) fn already_mounted_is_the_same_mount(sandbox: &Sandbox) -> Result<(),
     let larger = memory().size(TmpfsSize::try_from(9000).unwrap());
     let error = unchanged(|| client.mount(larger).unwrap_err());
     assert_eq!(error.kind(), ErrorKind::Busy);
-    sandbox.mount_tmpfs(&sandbox.make_dir("src/data/later"));
+    mount_tmpfs(&sandbox.make_dir("src/data/later"));
     let error = unchanged(|| client.mount(tree()).unwrap_err());
     assert_eq!(
         error.kind(),

@@ -7,7 +7,7 @@ use mountwarden_client::{Bind, DenyReason, ErrorKind, MountId, Tmpfs, Unmount};
 use crate::Skip;
 use crate::daemon::Daemon;
 use crate::kernel::{self, unchanged};
-use crate::sandbox::Sandbox;
+use crate::sandbox::{Sandbox, mount_tmpfs};
 
 pub(crate) fn normal_and_twice(sandbox: &Sandbox) -> Result<(), Skip> {
     let daemon = Daemon::start(sandbox);
@@ -69,7 +69,7 @@ pub(crate) fn not_granted(sandbox: &Sandbox) -> Result<(), Skip> {
     let daemon = Daemon::start(sandbox);
     let mut client = daemon.client();
     let foreign = sandbox.make_dir("elsewhere");
-    sandbox.mount_tmpfs(&foreign);
+    mount_tmpfs(&foreign);
     let error = unchanged(|| client.unmount(Unmount::new(&foreign).unwrap()).unwrap_err());
     assert_eq!(error.reason(), Some(DenyReason::TargetNotGranted));
     for protected in ["/proc", "/sys", "/dev", "/"] {
@@ -83,7 +83,7 @@ pub(crate) fn not_granted(sandbox: &Sandbox) -> Result<(), Skip> {
     }
     // The right to a target is the right to what is mounted there.
     let own = sandbox.path("mnt/a");
-    sandbox.mount_tmpfs(&own);
+    mount_tmpfs(&own);
     client.unmount(Unmount::new(&own).unwrap()).unwrap();
     assert!(kernel::at(&own).is_empty());
     Ok(())
@@ -94,7 +94,7 @@ pub(crate) fn topmost_of_a_stack(sandbox: &Sandbox) -> Result<(), Skip> {
     let mut client = daemon.client();
     let target = sandbox.path("mnt/a");
     let below = client.mount(Tmpfs::new(&target).unwrap()).unwrap();
-    sandbox.mount_tmpfs(&target);
+    mount_tmpfs(&target);
     let error = unchanged(|| client.unmount(&below).unwrap_err());
     assert_eq!(
         error.kind(),

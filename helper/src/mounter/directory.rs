@@ -1,0 +1,75 @@
+//! The directory above a target, and the target's name in it.
+//!
+//! A name is the only thing that a mounter ever looks up, one component in a
+//! directory that was checked: what is mounted at a place, now, can be asked in
+//! no other way.
+#![forbid(unsafe_code)]
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use mountwarden_protocol::{AbsPath, ErrorReply};
+use nix::errno::Errno;
+use nix::unistd::fchdir;
+
+use super::location::{Location, Purpose};
+use crate::failure;
+use crate::sys::mount::{self, FileStatus, Slot};
+
+/// A target as a name in a checked directory.
+pub(super) struct Place<'a> {
+    directory: Location,
+    name: &'a [u8],
+    path: &'a AbsPath,
+    home: BorrowedFd<'a>,
+}
+
+impl<'a> Place<'a> {
+    /// Checks the directory above `path`. `home` is this process's own
+    /// `/proc/self/fd`, its working directory at all other times.
+    pub(super) fn check(
+        home: BorrowedFd<'a>,
+        file: OwnedFd,
+        path: &'a AbsPath,
+    ) -> Result<Self, ErrorReply> {
+        let Some((directory, name)) = path.split() else {
+            return Err(failure::kernel(
+                "there is no directory above",
+                path,
+                Errno::EINVAL,
+            ));
+        };
+        let directory = Location::check(home, Slot::Directory, file, &directory, Purpose::Use)?;
+        Ok(Self {
+            directory,
+            name,
+            path,
+            home,
+        })
+    }
+
+    pub(super) fn path(&self) -> &AbsPath {
+        self.path
+    }
+
+    /// What the name leads to now. Nothing here asks the file system that is
+    /// mounted there: it may be dead or hung.
+    pub(super) fn look(&self) -> Result<FileStatus, ErrorReply> {
+        self.inside(mount::mount_of_name)?
+            .map_err(|errno| failure::kernel("cannot look at", self.path, errno))
+    }
+
+    /// Unmounts what is attached at the name.
+    pub(super) fn unmount(&self, lazy: bool) -> Result<Result<(), Errno>, ErrorReply> {
+        self.inside(|name| mount::unmount_name(name, lazy))
+    }
+
+    /// Works in the directory and leaves it again: a working directory would
+    /// keep its mount busy.
+    fn inside<T>(&self, work: impl FnOnce(&[u8]) -> T) -> Result<T, ErrorReply> {
+        let failed = |errno| failure::kernel("cannot enter the directory of", self.path, errno);
+        fchdir(self.directory.as_fd()).map_err(failed)?;
+        let result = work(self.name);
+        fchdir(self.home).map_err(failed)?;
+        Ok(result)
+    }
+}
