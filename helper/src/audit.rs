@@ -181,13 +181,16 @@ impl Line {
         self.key(key);
         self.0.push('"');
         let end = self.0.len().saturating_add(MAX_VALUE);
-        'value: for chunk in bytes.utf8_chunks() {
+        for chunk in bytes.utf8_chunks() {
             for character in chunk.valid().chars() {
                 if self.0.len() > end {
-                    self.0.push_str("...");
-                    break 'value;
+                    break;
                 }
                 self.character(character);
+            }
+            if self.0.len() > end {
+                self.0.push_str("...");
+                break;
             }
             for byte in chunk.invalid() {
                 let _ = write!(self.0, "\\\\x{byte:02x}");
@@ -212,5 +215,59 @@ impl Line {
     fn finish(mut self) -> String {
         self.0.push_str("}\n");
         self.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::Line;
+
+    fn value(bytes: &[u8]) -> (String, serde_json::Value) {
+        let mut line = Line::new();
+        line.text("a", bytes);
+        line.number("n", 7);
+        line.text("b", bytes);
+        line.text("c", bytes);
+        line.text("d", bytes);
+        let text = line.finish();
+        let parsed = serde_json::from_str(&text).expect(&text);
+        (text, parsed)
+    }
+
+    proptest! {
+        /// Attack 33: whatever the bytes, one line that any JSON parser reads, and
+        /// that a pipe takes as one (`PIPE_BUF` is 4096 on Linux).
+        #[test]
+        fn attack_33_any_bytes_are_one_line(bytes in prop::collection::vec(any::<u8>(), 0..5000)) {
+            let (text, parsed) = value(&bytes);
+            prop_assert!(text.len() <= 4096 - 300, "{}", text.len());
+            prop_assert_eq!(text.bytes().last(), Some(b'\n'));
+            prop_assert!(text.trim_end().bytes().all(|byte| (b' '..=b'~').contains(&byte)));
+            prop_assert_eq!(&parsed["n"], 7);
+            prop_assert_eq!(&parsed["a"], &parsed["d"]);
+        }
+
+        #[test]
+        fn short_text_is_kept(text in "\\PC{0,60}|[\\x00-\\x1f\"\\\\/]{0,60}") {
+            let (_, parsed) = value(text.as_bytes());
+            prop_assert_eq!(&parsed["a"], &text);
+        }
+    }
+
+    #[test]
+    fn long_values_say_that_they_were_cut() {
+        for byte in [b'x', b'\n', 0xff] {
+            let (text, parsed) = value(&[byte; 5000]);
+            assert!(text.len() < 4096 - 300, "{}", text.len());
+            assert!(
+                parsed["a"]
+                    .as_str()
+                    .is_some_and(|text| text.ends_with("..."))
+            );
+        }
+        let (_, parsed) = value(b"not \xff utf-8");
+        assert_eq!(parsed["a"], "not \\xff utf-8");
     }
 }

@@ -167,3 +167,57 @@ impl Drop for Reserved<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{Board, Count};
+
+    #[test]
+    fn a_count_is_kept_given_back_and_corrected() {
+        let board = Board::new(2).expect("a board");
+        let count = board.user(0).expect("a place");
+        assert!(board.user(2).is_none());
+        let reserve = |limit, table: u64| count.reserve(limit, || Ok(table)).expect("counted");
+
+        // Unknown at first: the table has one, and two fit.
+        reserve(2, 1).expect("room").keep();
+        // Full by the number, and by the table.
+        assert!(reserve(2, 2).is_none());
+        // Full by the number, but one has ended by itself.
+        reserve(2, 1).expect("room").keep();
+        // A place that is not kept is free again, without another look.
+        count.release();
+        drop(reserve(2, 99).expect("room"));
+        reserve(2, 99).expect("room").keep();
+        assert!(reserve(2, 2).is_none());
+        // More were given back than were known: then nothing is known.
+        for _ in 0..5 {
+            count.release();
+        }
+        assert!(reserve(2, 2).is_none());
+        reserve(3, 2).expect("room").keep();
+        count.forget();
+        assert!(reserve(3, 3).is_none());
+        // A limit that the table exceeds already.
+        assert!(reserve(1, 5).is_none());
+        reserve(6, 5).expect("room").keep();
+    }
+
+    #[test]
+    fn counts_are_told_apart() {
+        let board = Board::new(1).expect("a board");
+        board.add(Count::Mounted);
+        board.add(Count::Mounted);
+        board.add(Count::Killed);
+        board.set(Count::ConnectionsOpen, 9);
+        let counters = board.counters();
+        assert_eq!(
+            (counters.mounted, counters.killed, counters.connections_open),
+            (2, 1, 9)
+        );
+        assert_eq!(
+            (counters.unmounted, counters.denied, counters.failed),
+            (0, 0, 0)
+        );
+    }
+}
