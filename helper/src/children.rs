@@ -1,6 +1,7 @@
 //! What gate and warden share: how a child ends, and how that is heard.
 #![forbid(unsafe_code)]
 
+use std::ffi::CStr;
 use std::fmt::Display;
 
 use nix::errno::Errno;
@@ -59,6 +60,12 @@ pub(crate) fn finish<E: Display>(role: &str, result: Result<(), E>) -> ! {
             process::exit(FAILED)
         }
     }
+}
+
+/// Names the process for `ps` (`PR_SET_NAME` in `prctl(2)`).
+pub(crate) fn name_process(name: &CStr) {
+    // A name that could not be set changes nothing that anyone relies on.
+    let _ = nix::sys::prctl::set_name(name);
 }
 
 pub(crate) fn too_many_of_user(limit: u32) -> String {

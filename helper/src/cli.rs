@@ -1,14 +1,15 @@
 //! The command line of `mountwardend`.
 #![forbid(unsafe_code)]
 
-use std::ffi::{CStr, OsString};
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use lexopt::Arg::{Long, Short, Value};
 use lexopt::Parser;
 
-use crate::{confine, launch, policy_file};
+use crate::launch::{self, Serve};
+use crate::{check, confine};
 
 const USAGE: &str = "\
 mountwardend: mounts what a policy grants to unprivileged clients
@@ -31,14 +32,6 @@ Options:
   --userns       Serve in a user and mount namespace of one's own, without root
   --help, --version
 ";
-
-/// What `serve` was asked.
-pub(crate) struct Serve {
-    pub(crate) policy: PathBuf,
-    pub(crate) socket: PathBuf,
-    pub(crate) user: String,
-    pub(crate) userns: bool,
-}
 
 enum Command {
     Serve(Serve),
@@ -73,7 +66,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             print!("{}", confine::describe());
             Ok(())
         }
-        Command::Check(path) => policy_file::check(&path),
+        Command::Check(path) => check::check(&path),
         Command::Serve(options) => launch::serve(&options, &arguments),
     };
     match result {
@@ -129,10 +122,4 @@ fn parse(mut parser: Parser) -> Result<Command, lexopt::Error> {
 
 fn is_serve(command: Option<&OsString>) -> bool {
     command.is_some_and(|command| command == "serve")
-}
-
-/// Names the process for `ps` (`PR_SET_NAME` in `prctl(2)`).
-pub(crate) fn name_process(name: &CStr) {
-    // A name that could not be set changes nothing that anyone relies on.
-    let _ = nix::sys::prctl::set_name(name);
 }

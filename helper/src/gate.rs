@@ -22,13 +22,13 @@ use nix::sys::wait::WaitStatus;
 use nix::unistd::Pid;
 use serde::Serialize;
 
+use crate::audit;
 use crate::children;
 use crate::confine::{ConfineError, Confined, Domain, Filters, Gate, Holding, Identity, Plan};
 use crate::peer::{AttestedPeer, Attestor};
 use crate::session::{self, roots::Roots};
 use crate::sys::process::{self, Forked};
 use crate::sys::socket;
-use crate::{audit, cli};
 
 /// What the gate gets at the start.
 pub(crate) struct Context<'a> {
@@ -221,7 +221,7 @@ impl Acceptor<'_> {
                     filter: &self.context.filters.session,
                     gate: self.confined.report(),
                 };
-                cli::name_process(c"mw-session");
+                children::name_process(c"mw-session");
                 children::finish("session", session::run(&context, client, &ours))
             }
         }

@@ -4,7 +4,7 @@
 
 use std::ffi::OsString;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use caps::{CapSet, Capability};
 use mountwarden_policy::Policy;
@@ -19,7 +19,6 @@ use nix::unistd::{User, geteuid};
 use thiserror::Error;
 
 use crate::board::Board;
-use crate::cli::{self, Serve};
 use crate::confine::{self, ConfineError, Filters, Identity};
 use crate::files::{FileError, Trust};
 use crate::listener::{ListenError, Listener};
@@ -30,6 +29,14 @@ use crate::systemd::Notifier;
 use crate::userns::{self, UsernsError};
 use crate::warden::{self, Keeper};
 use crate::{audit, children, gate};
+
+/// What `serve` was asked.
+pub(crate) struct Serve {
+    pub(crate) policy: PathBuf,
+    pub(crate) socket: PathBuf,
+    pub(crate) user: String,
+    pub(crate) userns: bool,
+}
 
 /// Why the helper does not start, or ended.
 #[derive(Debug, Error)]
@@ -146,7 +153,7 @@ fn part(
     let gate = match step("fork the gate", sys::process::fork())? {
         Forked::Child => {
             drop(ours);
-            cli::name_process(c"mw-gate");
+            children::name_process(c"mw-gate");
             let context = gate::Context {
                 policy,
                 attestor,
@@ -162,7 +169,7 @@ fn part(
     };
     // What confinement would close under its owner.
     drop((theirs, listener.socket));
-    cli::name_process(c"mw-warden");
+    children::name_process(c"mw-warden");
     // Mapped after the fork: the gate has no part in it.
     let users = usize::try_from(policy.limits().connections).unwrap_or(usize::MAX);
     let board = step("share counters", Board::new(users))?;

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use mountwarden_protocol::AbsPath;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
-use nix::sys::socket::sockopt::AcceptConn;
+use nix::sys::socket::sockopt::{AcceptConn, SockType};
 use nix::sys::socket::{Backlog, UnixAddr, getsockname, getsockopt};
 use nix::sys::stat::{Mode, mkdirat, umask};
 use nix::unistd::{UnlinkatFlags, unlinkat};
@@ -49,7 +49,9 @@ impl Listener {
     pub(crate) fn open(path: &Path, trust: &Trust) -> Result<Self, ListenError> {
         let socket = match systemd::passed_socket().map_err(ListenError::Passed)? {
             Some(socket) => {
-                if !getsockopt(&socket, AcceptConn).map_err(ListenError::Passed)? {
+                let listens = getsockopt(&socket, AcceptConn).map_err(ListenError::Passed)?;
+                let kind = getsockopt(&socket, SockType).map_err(ListenError::Passed)?;
+                if !listens || kind != nix::sys::socket::SockType::Stream {
                     return Err(ListenError::Passed(Errno::EINVAL));
                 }
                 socket

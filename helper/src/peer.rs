@@ -1,7 +1,7 @@
 //! Who a client is: the kernel's word, and nobody else's.
 #![forbid(unsafe_code)]
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
 
 use mountwarden_policy::Peer;
 use nix::errno::Errno;
@@ -48,7 +48,6 @@ pub(crate) struct Overflow {
 impl Attestor {
     /// `overflow` is `None` where every user has a mapping.
     pub(crate) fn new(listener: &impl AsFd, overflow: Option<Overflow>) -> Result<Self, Errno> {
-        use std::os::fd::AsRawFd as _;
         let address = getsockname::<UnixAddr>(listener.as_fd().as_raw_fd())?;
         Ok(Self { address, overflow })
     }
@@ -59,7 +58,6 @@ impl Attestor {
     /// socketpair report the user who made them, so only a connection that was
     /// accepted at the helper's own address will do.
     pub(crate) fn attest(&self, socket: &impl AsFd) -> Result<AttestedPeer, NotAPeer> {
-        use std::os::fd::AsRawFd as _;
         let stream = getsockopt(socket, SockType)? == socket::SockType::Stream;
         let listening = getsockopt(socket, AcceptConn)?;
         let address = getsockname::<UnixAddr>(socket.as_fd().as_raw_fd()).ok();

@@ -9,9 +9,7 @@ use thiserror::Error;
 
 use crate::accounts::SystemAccounts;
 use crate::files::{FileError, Trust};
-use crate::launch::StartError;
 use crate::session::roots::Roots;
-use crate::userns;
 
 /// More than any policy has; the parser refuses this much itself.
 const MAX_BYTES: u64 = 2 * 1024 * 1024;
@@ -77,18 +75,4 @@ pub(crate) fn warnings(policy: &Policy) -> Vec<String> {
         }
     }
     warnings
-}
-
-/// `mountwardend check`: errors on standard error and status 1, warnings on
-/// standard output.
-pub(crate) fn check(path: &Path) -> Result<(), StartError> {
-    let trust = Trust {
-        overflow: userns::overflow()?,
-    };
-    let policy = load(path, &trust)?;
-    for warning in warnings(&policy) {
-        println!("{warning}");
-    }
-    println!("{}: the policy is valid", path.display());
-    Ok(())
 }

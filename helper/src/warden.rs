@@ -26,7 +26,7 @@ use crate::order::{OrderChannel, OrderReply};
 use crate::peer::{AttestedPeer, Attestor};
 use crate::sys::process::{self, Forked};
 use crate::sys::socket;
-use crate::{audit, children, cli, gate, mounter};
+use crate::{audit, children, gate, mounter};
 
 /// What the warden gets at the start.
 pub(crate) struct Context<'a> {
@@ -161,9 +161,13 @@ impl<'a> Keeper<'a> {
         }
         let mut descriptors = message.descriptors.into_iter();
         let (Some(client), Some(order)) = (descriptors.next(), descriptors.next()) else {
-            return Err(Ended::Gate(
-                "it sent a message without its descriptors".to_owned(),
-            ));
+            // The kernel drops what a system without free descriptors cannot take;
+            // the session sees the end of its order channel.
+            audit::log(
+                "warden",
+                "a connection came without its descriptors and was dropped",
+            )?;
+            return Ok(());
         };
         let attested = self.context.attestor.attest(&client);
         // The client's socket is the session's; here it has said what it can.
@@ -254,7 +258,7 @@ impl<'a> Keeper<'a> {
                     warden: self.confined.report(),
                     started: self.started,
                 };
-                cli::name_process(c"mw-mounter");
+                children::name_process(c"mw-mounter");
                 children::finish(
                     "mounter",
                     mounter::run(&context, order.as_fd(), self.context.lock.as_fd()),

@@ -17,8 +17,9 @@ use libc::{
 use mountwarden_protocol::Role;
 
 use crate::mounter::layout;
-use crate::sys::mount::{self, SYS_LISTMOUNT, SYS_STATMOUNT, Slot};
+use crate::sys::mount::{self, SYS_LISTMOUNT, SYS_STATMOUNT};
 use crate::sys::pinned;
+use crate::sys::pinned::Slot;
 
 /// One system call of a table.
 pub(super) struct Entry {

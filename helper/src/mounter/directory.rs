@@ -13,7 +13,8 @@ use nix::unistd::fchdir;
 
 use super::location::{Location, Purpose};
 use crate::failure;
-use crate::sys::mount::{self, FileStatus, Slot};
+use crate::sys::mount::{self, FileStatus};
+use crate::sys::pinned::Slot;
 
 /// A target as a name in a checked directory.
 pub(super) struct Place<'a> {

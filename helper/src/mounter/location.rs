@@ -8,7 +8,8 @@ use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 
 use crate::failure;
-use crate::sys::mount::{self, FileStatus, MountStatus, Slot};
+use crate::sys::mount::{self, FileStatus, MountStatus};
+use crate::sys::pinned::Slot;
 use crate::sys::socket;
 
 /// A descriptor that is what the request's path names, at this moment.

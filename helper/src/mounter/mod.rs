@@ -36,7 +36,8 @@ use crate::confine::{ConfineError, Confined, Domain, Filter, Holding, Identity, 
 use crate::failure;
 use crate::order::{ChannelError, Order, OrderChannel, OrderReply};
 use crate::peer::AttestedPeer;
-use crate::sys::mount::{LSMT_ROOT, Slot};
+use crate::sys::mount::LSMT_ROOT;
+use crate::sys::pinned::Slot;
 use crate::sys::{self, process};
 use crate::table;
 

@@ -12,7 +12,8 @@ use nix::errno::Errno;
 use super::directory::Place;
 use super::location::Location;
 use crate::failure;
-use crate::sys::mount::{self, MountStatus, Slot};
+use crate::sys::mount::{self, MountStatus};
+use crate::sys::pinned::Slot;
 use crate::sys::{pinned, socket};
 use crate::table;
 

@@ -9,44 +9,8 @@ use std::ptr;
 
 use nix::errno::Errno;
 
-use super::pinned::{EMPTY, MOUNTWARDEN, NAME, PROC_SELF_FD, Pinned, TMPFS};
+use super::pinned::{EMPTY, MOUNTWARDEN, NAME, PROC_SELF_FD, Pinned, Slot, TMPFS};
 use super::result;
-
-/// A descriptor number that a mounter reserves, so that the name of its link
-/// in `/proc/self/fd` can be pinned.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Slot {
-    Source,
-    Target,
-    Mount,
-    Directory,
-}
-
-impl Slot {
-    pub(crate) const ALL: [Self; 4] = [Self::Source, Self::Target, Self::Mount, Self::Directory];
-
-    /// The descriptor's number.
-    pub(crate) fn number(self) -> RawFd {
-        match self {
-            Self::Source => 10,
-            Self::Target => 11,
-            Self::Mount => 12,
-            Self::Directory => 13,
-        }
-    }
-
-    /// The link's name.
-    pub(crate) fn link(self) -> Pinned {
-        static LINKS: [Pinned; 4] = [Pinned(c"10"), Pinned(c"11"), Pinned(c"12"), Pinned(c"13")];
-        let [source, target, mount, directory] = LINKS;
-        match self {
-            Self::Source => source,
-            Self::Target => target,
-            Self::Mount => mount,
-            Self::Directory => directory,
-        }
-    }
-}
 
 /// What `statx(2)` says of a descriptor or a name, without asking the file
 /// system's server.

@@ -6,6 +6,7 @@
 
 use std::cell::UnsafeCell;
 use std::ffi::CStr;
+use std::os::fd::RawFd;
 
 use nix::errno::Errno;
 
@@ -48,12 +49,48 @@ pub(crate) static TMPFS_KEYS: [Pinned; 6] = [
     Pinned(c"gid"),
 ];
 
+/// A descriptor number that a mounter reserves, so that the name of its link
+/// in `/proc/self/fd` can be pinned.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Slot {
+    Source,
+    Target,
+    Mount,
+    Directory,
+}
+
+impl Slot {
+    pub(crate) const ALL: [Self; 4] = [Self::Source, Self::Target, Self::Mount, Self::Directory];
+
+    /// The descriptor's number.
+    pub(crate) fn number(self) -> RawFd {
+        match self {
+            Self::Source => 10,
+            Self::Target => 11,
+            Self::Mount => 12,
+            Self::Directory => 13,
+        }
+    }
+
+    /// The link's name.
+    pub(crate) fn link(self) -> Pinned {
+        static LINKS: [Pinned; 4] = [Pinned(c"10"), Pinned(c"11"), Pinned(c"12"), Pinned(c"13")];
+        let [source, target, mount, directory] = LINKS;
+        match self {
+            Self::Source => source,
+            Self::Target => target,
+            Self::Mount => mount,
+            Self::Directory => directory,
+        }
+    }
+}
+
 /// Every pinned string, for the check that they lie in read-only memory.
 pub(crate) fn all() -> impl Iterator<Item = Pinned> {
     [EMPTY, PROC_SELF_FD, TMPFS, MOUNTWARDEN]
         .into_iter()
         .chain(TMPFS_KEYS)
-        .chain(super::mount::Slot::ALL.map(super::mount::Slot::link))
+        .chain(Slot::ALL.map(Slot::link))
 }
 
 /// The one writable buffer that holds a name for `umount2` and `statx`.
