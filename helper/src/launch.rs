@@ -65,6 +65,11 @@ pub(crate) enum StartError {
     )]
     Landlock { running: u32, required: u32 },
     #[error(
+        "Landlock is not switched on in this kernel: add `landlock` to its list of security modules \
+         (`lsm=` on its command line); without it the helper does not serve"
+    )]
+    NoLandlock,
+    #[error(
         "`connections` in the policy takes {needed} descriptors and the hard limit is {limit}: raise \
          it (LimitNOFILE= in the unit), or lower `connections`"
     )]
@@ -253,7 +258,10 @@ fn identity(user: &str) -> Result<Identity, StartError> {
 /// Refuses to start where the kernel could not keep what the design promises.
 fn require_kernel(policy: &Policy) -> Result<(), StartError> {
     let (running, required) = (confine::running_abi(), policy.require_landlock_abi());
-    if running < required || running == 0 {
+    if running == 0 {
+        return Err(StartError::NoLandlock);
+    }
+    if running < required {
         return Err(StartError::Landlock { running, required });
     }
     let root = step("open /", crate::files::open_root())?;

@@ -23,7 +23,10 @@ use crate::peer::Overflow;
 pub(crate) enum UsernsError {
     #[error("--userns is for users other than root; start without it")]
     Root,
-    #[error("cannot make a user namespace: {0}; the system may forbid it to unprivileged users")]
+    #[error(
+        "cannot make a user namespace: {0}; look at /proc/sys/user/max_user_namespaces and at what \
+         else the system forbids to unprivileged users"
+    )]
     Unshare(Errno),
     #[error("cannot set up the user namespace: {step}: {errno}")]
     Kernel { step: &'static str, errno: Errno },

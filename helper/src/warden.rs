@@ -309,20 +309,23 @@ impl<'a> Keeper<'a> {
         self.context.board.set(Count::ConnectionsOpen, open);
     }
 
-    /// Ends every mounter after the request that it works on; mounts stay.
+    /// Ends every mounter after the request that it works on, and waits for the
+    /// gate, whose channel is closed; mounts stay.
     fn stop(mut self) -> Result<(), Ended> {
         for pid in self.mounters.keys() {
             // One that has ended is a zombie until it is reaped below.
             kill(*pid, Signal::SIGTERM)?;
         }
+        let mut gate = Some(self.context.gate);
         let end = Instant::now().checked_add(STOP);
-        while !self.mounters.is_empty() {
+        while gate.is_some() || !self.mounters.is_empty() {
             let left = end.map_or(STOP, |end| end.saturating_duration_since(Instant::now()));
             if left.is_zero() {
+                // The gate ends with its parent, this process.
                 for pid in self.mounters.keys() {
                     kill(*pid, Signal::SIGKILL)?;
                 }
-                audit::log("warden", "mounters that did not end in time were killed")?;
+                audit::log("warden", "what did not end in time was killed; mounts stay")?;
                 return Ok(());
             }
             let mut polled = [PollFd::new(self.context.signals.as_fd(), PollFlags::POLLIN)];
@@ -332,6 +335,7 @@ impl<'a> Keeper<'a> {
             }
             children::drain(self.context.signals)?;
             while let Some(status) = children::next_ended()? {
+                gate = gate.filter(|&pid| status.pid() != Some(pid));
                 self.ended(status)?;
             }
         }

@@ -1,0 +1,54 @@
+//! The same work without the helper: the system calls that cannot be spared, in
+//! this process.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+
+use mountwarden_helper::raw::{attach, clone_tree, restrict, unmount_name};
+use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, openat2};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::unistd::fchdir;
+
+use crate::Outcome;
+
+/// `MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV`
+const ATTRIBUTES: u64 = 0x2 | 0x4;
+
+/// A detached clone, restricted while it is detached, attached.
+pub(crate) fn bind(source: &Path, target: &Path) -> Outcome<()> {
+    let target = open(target)?;
+    let source = open(source)?;
+    let clone = clone_tree(source.as_fd(), false)?;
+    restrict(clone.as_fd(), ATTRIBUTES, false)?;
+    attach(clone.as_fd(), target.as_fd())?;
+    Ok(())
+}
+
+/// The name in its directory, as an unmount by descriptor must do it. The
+/// working directory stays there: nothing that is mounted holds it.
+pub(crate) fn unmount(directory: &Path, name: &[u8]) -> Outcome<()> {
+    let directory = open(directory)?;
+    fchdir(directory.as_fd())?;
+    unmount_name(name, false)?;
+    Ok(())
+}
+
+/// A tmpfs with the old calls, two in all.
+pub(crate) fn tmpfs_pair(target: &Path) -> Outcome<()> {
+    mount(
+        Some("tmpfs"),
+        target,
+        Some("tmpfs"),
+        MsFlags::MS_NOSUID | MsFlags::MS_NODEV,
+        Some("size=1m,nr_inodes=256,mode=700"),
+    )?;
+    umount2(target, MntFlags::UMOUNT_NOFOLLOW)?;
+    Ok(())
+}
+
+fn open(path: &Path) -> nix::Result<OwnedFd> {
+    let how = OpenHow::new()
+        .flags(OFlag::O_RDONLY | OFlag::O_CLOEXEC)
+        .resolve(ResolveFlag::RESOLVE_NO_SYMLINKS | ResolveFlag::RESOLVE_NO_MAGICLINKS);
+    openat2(AT_FDCWD, path, how)
+}

@@ -1,0 +1,154 @@
+//! The helper, on a file tree of its own.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use mountwarden_client::Client;
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::{Pid, geteuid};
+use tempfile::TempDir;
+
+use crate::Outcome;
+use crate::namespace::Namespace;
+
+/// How long the helper may take to serve.
+const START: Duration = Duration::from_secs(10);
+
+/// A tmpfs with the places that the policy names.
+pub(crate) struct Place {
+    root: PathBuf,
+    // Removed last, when the tmpfs is off it.
+    _directory: TempDir,
+}
+
+impl Place {
+    pub(crate) fn make() -> Outcome<Self> {
+        // The policy takes no root that is reached through a symbolic link.
+        let above = std::env::temp_dir().canonicalize()?;
+        let directory = TempDir::with_prefix_in("mountwarden-bench-", above)?;
+        let root = directory.path().to_owned();
+        mount(
+            Some("tmpfs"),
+            &root,
+            Some("tmpfs"),
+            MsFlags::MS_NOSUID | MsFlags::MS_NODEV,
+            Some("mode=755"),
+        )?;
+        let place = Self {
+            root,
+            _directory: directory,
+        };
+        for name in [
+            "run",
+            "source",
+            "target",
+            "target/ours",
+            "target/raw",
+            "outside",
+        ] {
+            fs::create_dir(place.at(name))?;
+        }
+        Ok(place)
+    }
+
+    pub(crate) fn at(&self, name: &str) -> PathBuf {
+        self.root.join(name)
+    }
+
+    fn policy(&self) -> String {
+        let (target, source) = (self.at("target"), self.at("source"));
+        // No limit may be what is measured.
+        format!(
+            "version = 1\n\
+             [limits]\n\
+             connections_per_user = 1024\n\
+             mounts_per_user = 1000000\n\
+             [[grant]]\n\
+             name = \"bench\"\n\
+             users = [{}]\n\
+             target = [\"{}\"]\n\
+             [grant.bind]\n\
+             source = [\"{}\"]\n\
+             [grant.tmpfs]\n\
+             max_size = \"1MiB\"\n",
+            geteuid(),
+            target.display(),
+            source.display(),
+        )
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if let Err(errno) = umount2(&self.root, MntFlags::MNT_DETACH) {
+            println!("{} stays behind: {errno}", self.root.display());
+        }
+    }
+}
+
+/// A helper that runs.
+pub(crate) struct Server {
+    pub(crate) socket: PathBuf,
+    warden: Child,
+}
+
+impl Server {
+    pub(crate) fn start(place: &Place, namespace: Namespace) -> Outcome<Self> {
+        let (policy, log) = (place.at("policy.toml"), place.at("log"));
+        // Not in the root: what lies above the socket's directory must not be /tmp.
+        let socket = place.at("run/socket");
+        fs::write(&policy, place.policy())?;
+        let mut command = Command::new(env!("CARGO_BIN_EXE_mountwardend"));
+        command.arg("serve");
+        command.arg("--policy").arg(policy);
+        command.arg("--socket").arg(&socket);
+        command.args(["--user", "nobody"]);
+        command.stdin(Stdio::null());
+        command.stderr(File::create(&log)?);
+        let mut server = Self {
+            warden: namespace.start(|| command.spawn())?,
+            socket,
+        };
+        server.wait(&log)?;
+        Ok(server)
+    }
+
+    /// The warden's process, which is the one that was started.
+    pub(crate) fn pid(&self) -> u32 {
+        self.warden.id()
+    }
+
+    fn stop(&mut self) -> Outcome<()> {
+        if self.warden.try_wait()?.is_none() {
+            let pid = i32::try_from(self.warden.id())?;
+            kill(Pid::from_raw(pid), Signal::SIGTERM)?;
+            self.warden.wait()?;
+        }
+        Ok(())
+    }
+
+    fn wait(&mut self, log: &Path) -> Outcome<()> {
+        let begun = Instant::now();
+        loop {
+            let Err(error) = Client::connect_to(&self.socket) else {
+                return Ok(());
+            };
+            if self.warden.try_wait()?.is_some() || begun.elapsed() > START {
+                let log = fs::read_to_string(log)?;
+                return Err(format!("the helper does not serve: {error}; its log:\n{log}").into());
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        if let Err(error) = self.stop() {
+            println!("the helper may still run: {error}");
+        }
+    }
+}
