@@ -50,6 +50,15 @@ pub(crate) fn next_ended() -> Result<Option<WaitStatus>, Errno> {
     }
 }
 
+/// How a child ended, in words.
+pub(crate) fn describe(status: WaitStatus) -> String {
+    match status {
+        WaitStatus::Exited(_, code) => format!("it left with status {code}"),
+        WaitStatus::Signaled(_, signal, _) => format!("it was killed by {signal}"),
+        _ => "it changed its state".to_owned(),
+    }
+}
+
 /// Ends a child with the result of its work, which it logs when it failed.
 pub(crate) fn finish<E: Display>(role: &str, result: Result<(), E>) -> ! {
     match result {

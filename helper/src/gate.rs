@@ -235,13 +235,16 @@ impl Acceptor<'_> {
             let Some(session) = status.pid().and_then(|pid| self.sessions.remove(&pid)) else {
                 continue;
             };
-            let WaitStatus::Signaled(_, signal, _) = status else {
+            if let WaitStatus::Exited(_, 0) = status {
                 continue;
-            };
-            let what = format!("a session of uid {} was ended by {signal}", session.uid);
-            audit::log("gate", &what)?;
+            }
+            let how = children::describe(status);
+            audit::log(
+                "gate",
+                &format!("a session of uid {} ended: {how}", session.uid),
+            )?;
             // Only a request has a deadline, so a reply is what the client waits for.
-            if signal == Signal::SIGALRM {
+            if let WaitStatus::Signaled(_, Signal::SIGALRM, _) = status {
                 tell(&session.client, &Reply::Error(timed_out()));
             }
         }

@@ -4,6 +4,7 @@
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use mountwarden_protocol::AbsPath;
 use nix::errno::Errno;
@@ -74,9 +75,17 @@ fn bind(path: &Path, trust: &Trust) -> Result<OwnedFd, ListenError> {
     let not_absolute = || FileError::NotAbsolute(path.to_owned());
     AbsPath::new(path).map_err(|_| not_absolute())?;
     let directory = path.parent().ok_or_else(not_absolute)?;
-    make_directory(directory, trust)?;
-    let opened = trust.directory(directory)?;
-    if UnixStream::connect(path).is_ok() {
+    let opened = match trust.directory(directory) {
+        Err(FileError::Kernel {
+            errno: Errno::ENOENT,
+            ..
+        }) => {
+            make_directory(directory, trust)?;
+            trust.directory(directory)?
+        }
+        other => other?,
+    };
+    if is_answered(path) {
         return Err(ListenError::InUse(path.to_owned()));
     }
     let name = path.file_name().ok_or_else(not_absolute)?;
@@ -94,6 +103,19 @@ fn bind(path: &Path, trust: &Trust) -> Result<OwnedFd, ListenError> {
     // The longest backlog that the system allows (`net.core.somaxconn`).
     nix::sys::socket::listen(&listener, Backlog::MAXCONN)?;
     Ok(listener.into())
+}
+
+/// Whether a helper listens at `path`, and goes on to: the gate of one that was
+/// killed goes a moment after its warden.
+#[expect(clippy::disallowed_methods, reason = "before confinement")]
+fn is_answered(path: &Path) -> bool {
+    (0..20).all(|_| {
+        let answered = UnixStream::connect(path).is_ok();
+        if answered {
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        answered
+    })
 }
 
 /// Makes the socket's directory where only that is missing.

@@ -142,7 +142,7 @@ impl<'a> Keeper<'a> {
         let stop = children::drain(self.context.signals)?;
         while let Some(status) = children::next_ended()? {
             if status.pid() == Some(self.context.gate) && !stop {
-                return Err(Ended::Gate(format!("{status:?}")));
+                return Err(Ended::Gate(children::describe(status)));
             }
             self.ended(status)?;
         }
@@ -285,23 +285,29 @@ impl<'a> Keeper<'a> {
             uid = Some(user.uid);
         }
         self.count_open();
-        if let WaitStatus::Signaled(_, signal, _) = status
-            && signal != Signal::SIGTERM
-        {
+        let why = match status {
+            // Its session is gone, or the helper stops.
+            WaitStatus::Exited(_, 0) | WaitStatus::Signaled(_, Signal::SIGTERM, _) => return Ok(()),
+            WaitStatus::Signaled(_, Signal::SIGALRM, _) => {
+                "; a request took longer than `request_timeout`"
+            }
+            WaitStatus::Signaled(_, Signal::SIGSYS, _) => {
+                "; it made a system call that its filter forbids"
+            }
+            WaitStatus::Exited(..) | WaitStatus::Signaled(_, Signal::SIGABRT, _) => {
+                "; its own line in the log says why"
+            }
+            _ => "",
+        };
+        if let WaitStatus::Signaled(..) = status {
             self.context.board.add(Count::Killed);
-            let why = match signal {
-                Signal::SIGALRM => ": a request took longer than `request_timeout`",
-                Signal::SIGSYS => ": it made a system call that its filter forbids",
-                Signal::SIGABRT => ": it panicked; its own line in the log says where",
-                _ => "",
-            };
-            let uid = uid.map_or_else(|| "unknown".to_owned(), |uid| uid.to_string());
-            audit::log(
-                "warden",
-                &format!("a mounter of uid {uid} was ended by {signal}{why}"),
-            )?;
         }
-        Ok(())
+        let uid = uid.map_or_else(|| "unknown".to_owned(), |uid| uid.to_string());
+        let how = children::describe(status);
+        audit::log(
+            "warden",
+            &format!("a mounter of uid {uid} ended: {how}{why}"),
+        )
     }
 
     fn count_open(&self) {

@@ -97,13 +97,24 @@ pub struct ErrorReply {
 }
 
 impl ErrorReply {
-    /// A failure with a message and nothing else.
+    /// The most bytes of a message. A path can be longer once it is escaped; it
+    /// stands whole in [`ErrorReply::path`].
+    pub const MAX_MESSAGE: usize = 2048;
+
+    /// A failure with a message and nothing else. What exceeds
+    /// [`ErrorReply::MAX_MESSAGE`] is cut off, and the message then ends in `...`.
     #[must_use]
     pub fn new(code: ErrorCode, message: impl Into<String>) -> Self {
+        let mut message = message.into();
+        if message.len() > Self::MAX_MESSAGE {
+            let end = Self::MAX_MESSAGE.saturating_sub(3);
+            message.truncate(message.floor_char_boundary(end));
+            message.push_str("...");
+        }
         Self {
             code,
             reason: None,
-            message: message.into(),
+            message,
             errno: None,
             path: None,
             mount: None,

@@ -19,6 +19,9 @@ pub const MAX_FRAME: usize = 64 * 1024;
 /// The bytes of the length before each value.
 const LENGTH: usize = size_of::<u32>();
 
+/// The bytes of all but the longest messages.
+const USUAL: usize = 512;
+
 /// Bounds what a decoder claims before it has read it: without it, a
 /// twelve-byte message can ask for all of memory.
 const CONFIG: Configuration<LittleEndian, Fixint, Limit<MAX_FRAME>> = bincode::config::standard()
@@ -69,7 +72,9 @@ pub enum ReadError {
 /// # Errors
 /// [`TooLarge`] for a value of more than [`MAX_FRAME`] bytes.
 pub fn encode<T: Serialize>(value: &T) -> Result<Vec<u8>, TooLarge> {
-    let mut frame = vec![0; LENGTH];
+    // Room for most messages, so that the buffer does not grow in steps.
+    let mut frame = Vec::with_capacity(USUAL);
+    frame.resize(LENGTH, 0);
     bincode::serde::encode_into_writer(value, &mut Sink(&mut frame), CONFIG)
         .map_err(|_| TooLarge)?;
     let length = frame.len().saturating_sub(LENGTH);
@@ -91,8 +96,9 @@ pub fn decode<T: DeserializeOwned + Serialize>(bytes: &[u8]) -> Result<T, Decode
     if trailing > 0 {
         return Err(DecodeError::TrailingBytes(trailing));
     }
-    match encode(&value) {
-        Ok(again) if again.get(LENGTH..) == Some(bytes) => Ok(value),
+    let mut rest = Same(bytes);
+    match bincode::serde::encode_into_writer(&value, &mut rest, CONFIG) {
+        Ok(()) if rest.0.is_empty() => Ok(value),
         _ => Err(DecodeError::NotCanonical),
     }
 }
@@ -152,6 +158,19 @@ pub fn write<T: Serialize>(stream: &mut impl Write, value: &T) -> io::Result<()>
     let frame =
         encode(value).map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
     stream.write_all(&frame)
+}
+
+/// What an encoder must write next for its output to equal given bytes.
+struct Same<'a>(&'a [u8]);
+
+impl bincode::enc::write::Writer for Same<'_> {
+    fn write(&mut self, bytes: &[u8]) -> Result<(), bincode::error::EncodeError> {
+        self.0 = self
+            .0
+            .strip_prefix(bytes)
+            .ok_or(bincode::error::EncodeError::UnexpectedEnd)?;
+        Ok(())
+    }
 }
 
 /// A growing frame that refuses to grow beyond [`MAX_FRAME`].

@@ -84,7 +84,8 @@ pub enum Explanation {
         /// What a tmpfs would get.
         tmpfs: Option<TmpfsLimits>,
     },
-    /// It is not; the error is the one that the operation itself would get.
+    /// It is not; the operation itself gets the same error. (One that the policy
+    /// allows may still fail for what only the kernel can tell.)
     Denied(ErrorReply),
 }
 

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
 use crate::pairs::Pair;
-use crate::report::{self, Series};
+use crate::report::{self, Figures, Series};
 use crate::server::{Place, Server};
 use crate::{Outcome, Rounds};
 
@@ -49,8 +49,13 @@ pub(crate) fn run(place: &Place, server: &Server, rounds: Rounds) -> Outcome<()>
     alone.measure(&mut pair, rounds)?;
     let [ours_alone, raw_alone] = alone.print();
     let [ours_among, raw_among] = among.print();
-    let (ours, raw) = (ours_among / ours_alone, raw_among / raw_alone);
-    println!("  growth of the medians: bind + unmount {ours:.2}, raw {raw:.2}");
+    for (what, among, alone) in [
+        ("bind + unmount", ours_among, ours_alone),
+        ("raw", raw_among, raw_alone),
+    ] {
+        let (median, p10) = (among.median / alone.median, among.p10 / alone.p10);
+        println!("  growth of {what}: {median:.2} (p10 {p10:.2})");
+    }
     println!("  making the mounts took {took:.1} s");
     Ok(())
 }
@@ -112,8 +117,8 @@ impl Both {
         Ok(())
     }
 
-    /// The medians, ours first.
-    fn print(self) -> [f64; 2] {
+    /// Ours first.
+    fn print(self) -> [Figures; 2] {
         let raw = report::series(self.raw, None);
         [report::series(self.ours, Some(raw)), raw]
     }

@@ -145,6 +145,6 @@ fn connect(_: &Place, server: &Server, rounds: Rounds) -> Outcome<()> {
     report::section("A new connection (two processes each)");
     report::columns();
     let connect = report::series(series, None);
-    report::target("connect, in ms", connect / 1000.0, 3.0);
+    report::target("connect, in ms", connect.median / 1000.0, 3.0);
     Ok(())
 }

@@ -121,7 +121,9 @@ pub(crate) fn run(place: &Place, server: &Server, rounds: Rounds) -> Outcome<()>
     report::series(trips, Some(raw_bind));
     // Added round by round: medians of two series that swing cannot be added.
     let floor = report::series(floor, Some(raw_bind));
-    report::target("bind + unmount / (raw + trips)", bind / floor, 1.5);
+    let name = "bind + unmount / (raw + trips)";
+    report::target(name, bind.median / floor.median, 1.5);
+    report::target(&format!("{name}, p10"), bind.p10 / floor.p10, 1.5);
     let raw_tmpfs = report::series(raw_tmpfs.base(), None);
     report::series(tmpfs, Some(raw_tmpfs));
     report::series(status, None);

@@ -70,19 +70,26 @@ pub(crate) fn columns() {
     );
 }
 
-/// Prints a line and gives its median. The tenth percentile beside it is what
-/// the thing takes while nobody else uses the machine.
-pub(crate) fn series(mut series: Series, base: Option<f64>) -> f64 {
+/// What a line says, in microseconds.
+#[derive(Clone, Copy)]
+pub(crate) struct Figures {
+    /// What it takes while nobody else uses the machine.
+    pub(crate) p10: f64,
+    pub(crate) median: f64,
+}
+
+/// Prints a line, compared with the medians of another.
+pub(crate) fn series(mut series: Series, base: Option<Figures>) -> Figures {
     series.samples.sort_unstable();
     let [p10, median, p99] = [10, 50, 99].map(|percent| series.percentile(percent));
     let mark = if series.is_base { "*" } else { " " };
-    let ratio = base.map_or_else(String::new, |base| format!("{:.2}", median / base));
+    let ratio = base.map_or_else(String::new, |base| format!("{:.2}", median / base.median));
     println!(
         "{mark} {:<40} {:>6} {p10:>9.1} {median:>9.1} {p99:>9.1} {ratio:>6}",
         series.name,
         series.samples.len()
     );
-    median
+    Figures { p10, median }
 }
 
 /// Prints whether a target was met. It fails nothing: a machine that others use

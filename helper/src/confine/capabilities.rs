@@ -81,9 +81,7 @@ fn no_more_than_sys_admin() -> Result<CapsHashSet, ConfineError> {
 pub(super) fn reduce(to: Holding) -> Result<(), ConfineError> {
     let to = to.set();
     let none = CapsHashSet::new();
-    if !caps::read(None, CapSet::Ambient)?.is_empty() {
-        caps::clear(None, CapSet::Ambient)?;
-    }
+    caps::clear(None, CapSet::Ambient)?;
     for (set, wanted) in [
         (CapSet::Effective, &to),
         (CapSet::Permitted, &to),
@@ -97,9 +95,14 @@ pub(super) fn reduce(to: Holding) -> Result<(), ConfineError> {
         (CapSet::Effective, &to),
         (CapSet::Permitted, &to),
         (CapSet::Inheritable, &none),
-        (CapSet::Ambient, &none),
     ] {
         in_force("the capability sets", caps::read(None, set)? == *wanted)?;
+    }
+    // An ambient capability is always a permitted one (`capabilities(7)`), so only
+    // those that the role holds have to be asked for.
+    for &capability in &to {
+        let ambient = caps::has_cap(None, CapSet::Ambient, capability)?;
+        in_force("no ambient capability", !ambient)?;
     }
     Ok(())
 }

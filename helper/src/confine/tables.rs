@@ -179,11 +179,6 @@ fn session() -> Vec<Entry> {
         call!(SYS_sendmsg, "the client, the order channel"),
         call!(SYS_openat2, "granted locations; Landlock says which"),
         call!(SYS_setitimer, "the deadline of a request"),
-        call!(
-            SYS_statx,
-            "whether a target holds a mount",
-            [Number(2, mount::STATX_FD_FLAGS.cast_unsigned())]
-        ),
         call!(SYS_STATMOUNT, "the list of the peer's mounts"),
         call!(SYS_LISTMOUNT, "the list of the peer's mounts"),
     ]
@@ -214,8 +209,8 @@ fn warden() -> Vec<Entry> {
 fn mounter_checks() -> Vec<Entry> {
     let empty = pinned::EMPTY.address();
     let name = pinned::name_buffer_address();
-    let [source, target, mounted, directory] = Slot::ALL.map(|slot| slot.link().address());
-    let [source_fd, target_fd, mounted_fd, directory_fd] =
+    let [directory, target, source, mounted] = Slot::ALL.map(|slot| slot.link().address());
+    let [directory_fd, target_fd, source_fd, mounted_fd] =
         Slot::ALL.map(|slot| slot.number().cast_unsigned());
     let order = layout::ORDER.cast_unsigned();
     let proc = layout::PROC.cast_unsigned();

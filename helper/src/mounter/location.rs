@@ -45,8 +45,7 @@ impl Location {
         purpose: Purpose,
     ) -> Result<Self, ErrorReply> {
         let failed = |what: &'static str| move |errno| failure::kernel(what, path, errno);
-        let slotted = socket::dup_to(file.as_fd(), slot.number()).map_err(failed("cannot take"))?;
-        drop(file);
+        let slotted = socket::settle(file, slot.number()).map_err(failed("cannot take"))?;
         let flags = fcntl(&slotted, FcntlArg::F_GETFL).map_err(failed("cannot examine"))?;
         // A FUSE server hides its files from other users, but not its mount.
         let status = match mount::status(slotted.as_fd()) {

@@ -89,7 +89,7 @@ fn build(
     };
     mount::restrict(made.as_fd(), attributes, recursive)
         .map_err(failed("cannot restrict the mount for"))?;
-    socket::dup_to(made.as_fd(), Slot::Mount.number()).map_err(failed("cannot keep the mount for"))
+    socket::settle(made, Slot::Mount.number()).map_err(failed("cannot keep the mount for"))
 }
 
 /// A detached tmpfs, every value set by a call of its own.

@@ -51,36 +51,40 @@ pub(crate) static TMPFS_KEYS: [Pinned; 6] = [
 
 /// A descriptor number that a mounter reserves, so that the name of its link
 /// in `/proc/self/fd` can be pinned.
+///
+/// They follow the numbers of its layout in the order in which an order brings
+/// them, and the kernel gives out the lowest number that is free: a descriptor
+/// nearly always arrives in its slot, and is never in the way of a later one.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Slot {
-    Source,
-    Target,
-    Mount,
     Directory,
+    Target,
+    Source,
+    Mount,
 }
 
 impl Slot {
-    pub(crate) const ALL: [Self; 4] = [Self::Source, Self::Target, Self::Mount, Self::Directory];
+    pub(crate) const ALL: [Self; 4] = [Self::Directory, Self::Target, Self::Source, Self::Mount];
 
     /// The descriptor's number.
     pub(crate) fn number(self) -> RawFd {
         match self {
-            Self::Source => 10,
-            Self::Target => 11,
-            Self::Mount => 12,
-            Self::Directory => 13,
+            Self::Directory => 6,
+            Self::Target => 7,
+            Self::Source => 8,
+            Self::Mount => 9,
         }
     }
 
     /// The link's name.
     pub(crate) fn link(self) -> Pinned {
-        static LINKS: [Pinned; 4] = [Pinned(c"10"), Pinned(c"11"), Pinned(c"12"), Pinned(c"13")];
-        let [source, target, mount, directory] = LINKS;
+        static LINKS: [Pinned; 4] = [Pinned(c"6"), Pinned(c"7"), Pinned(c"8"), Pinned(c"9")];
+        let [directory, target, source, mount] = LINKS;
         match self {
-            Self::Source => source,
-            Self::Target => target,
-            Self::Mount => mount,
             Self::Directory => directory,
+            Self::Target => target,
+            Self::Source => source,
+            Self::Mount => mount,
         }
     }
 }

@@ -12,6 +12,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 
+use crate::kernel::{descendants, is_alive, named};
 use crate::sandbox::Sandbox;
 
 /// A running helper. It is killed by its own pid when the case ends.
@@ -159,11 +160,16 @@ impl Daemon {
         self.child.wait().unwrap()
     }
 
-    /// Ends the warden as no request could; the others must follow.
+    /// Ends the warden as no request could, and waits for the others, which must
+    /// follow: a gate that is not gone yet still listens.
     pub(crate) fn kill(mut self) {
+        let all = descendants(self.pid());
         self.child.kill().unwrap();
         let signal = self.child.wait().unwrap().signal().map(Signal::try_from);
         assert_eq!(signal, Some(Ok(Signal::SIGKILL)));
+        wait_for("every role ends with the warden", || {
+            (!all.iter().any(|&pid| is_alive(pid))).then_some(())
+        });
     }
 
     /// Whether the helper still runs.
@@ -174,8 +180,17 @@ impl Daemon {
 
 impl Drop for Daemon {
     fn drop(&mut self) {
+        let gate = match self.child.try_wait() {
+            Ok(None) => named(self.pid(), "mw-gate"),
+            _ => Vec::new(),
+        };
         let _ = self.child.kill();
         let _ = self.child.wait();
+        // The next helper of the case must not find this one's gate.
+        let end = Instant::now() + PATIENCE;
+        while gate.iter().any(|&pid| is_alive(pid)) && Instant::now() < end {
+            std::thread::sleep(Duration::from_millis(2));
+        }
         if std::thread::panicking() {
             eprintln!("--- the helper's log:\n{}", self.log());
         }

@@ -99,6 +99,11 @@ pub(crate) fn status_field(pid: Pid, name: &str) -> Option<String> {
     })
 }
 
+/// Whether a process runs; a zombie does not.
+pub(crate) fn is_alive(pid: Pid) -> bool {
+    status_field(pid, "State").is_some_and(|state| !state.starts_with('Z'))
+}
+
 /// The processes below `root` in the process tree, itself included.
 pub(crate) fn descendants(root: Pid) -> Vec<Pid> {
     let mut found = vec![root];

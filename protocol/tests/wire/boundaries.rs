@@ -49,10 +49,10 @@ fn patched(name: &str, at: usize, bytes: &[u8]) -> Vec<u8> {
 fn a_message_of_exactly_a_whole_frame_goes_both_ways() {
     let fixed = body_of("reply-error").len() - "nothing is mounted there".len();
     let text = |size: usize| {
-        Reply::Error(ErrorReply::new(
-            ErrorCode::NotMounted,
-            "m".repeat(size - fixed),
-        ))
+        // `new` would shorten it.
+        let mut error = ErrorReply::new(ErrorCode::NotMounted, "");
+        error.message = "m".repeat(size - fixed);
+        Reply::Error(error)
     };
     for size in [MAX_FRAME - 1, MAX_FRAME] {
         let reply = text(size);
@@ -63,6 +63,20 @@ fn a_message_of_exactly_a_whole_frame_goes_both_ways() {
     }
     assert!(frame::encode(&text(MAX_FRAME + 1)).is_err());
     assert!(frame::encode(&text(10 * MAX_FRAME)).is_err());
+}
+
+#[test]
+fn a_message_for_a_person_is_cut_between_characters() {
+    for (text, kept) in [
+        ("x".repeat(2048), 2048),
+        ("x".repeat(2049), 2048),
+        ("€".repeat(1000), 2046),
+    ] {
+        let error = ErrorReply::new(ErrorCode::NotMounted, text.clone());
+        assert_eq!(error.message.len(), kept);
+        assert_eq!(error.message == text, text.len() <= ErrorReply::MAX_MESSAGE);
+        assert_eq!(error.message.ends_with("..."), error.message != text);
+    }
 }
 
 #[test]
