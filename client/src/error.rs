@@ -4,13 +4,13 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use mountwarden_protocol::escape::{Safe, SafePath};
 use mountwarden_protocol::{
     DenyReason, ErrorCode, ErrorReply, InvalidPath, MountId, Refusal, Versions,
 };
 
 use crate::SOCKET_VARIABLE;
 use crate::connection::Failure;
-use crate::escape::{Safe, SafePath};
 
 type Source = Box<dyn std::error::Error + Send + Sync>;
 

@@ -37,7 +37,6 @@ mod client;
 mod connection;
 mod deadline;
 mod error;
-mod escape;
 mod list;
 mod operation;
 

@@ -10,6 +10,7 @@
 #![forbid(unsafe_code)]
 
 mod error;
+pub mod escape;
 pub mod frame;
 mod handshake;
 mod open_enum;

@@ -9,6 +9,8 @@ use serde::de::Visitor;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use thiserror::Error;
 
+use crate::escape::SafePath;
+
 /// The longest path in bytes; the kernel's `PATH_MAX` counts a closing NUL too.
 pub const MAX_PATH: usize = 4095;
 
@@ -149,42 +151,12 @@ impl fmt::Debug for AbsPath {
     }
 }
 
-/// Prints the path with control characters, invisible and direction-changing
-/// characters, backslashes and bytes that are not UTF-8 escaped: it cannot write
-/// to a terminal, break a line or hide a part of itself, and what is printed
-/// tells every byte.
+/// Prints the path escaped ([`SafePath`]): it cannot write to a terminal, break a
+/// line or hide a part of itself, and what is printed tells every byte.
 impl fmt::Display for AbsPath {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for chunk in self.0.utf8_chunks() {
-            for character in chunk.valid().chars() {
-                if character == '\\' || character.is_control() || is_invisible(character) {
-                    write!(f, "{}", character.escape_default())?;
-                } else {
-                    write!(f, "{character}")?;
-                }
-            }
-            for byte in chunk.invalid() {
-                write!(f, "\\x{byte:02x}")?;
-            }
-        }
-        Ok(())
+        SafePath(self.as_path()).fmt(f)
     }
-}
-
-/// Characters that show nothing themselves: zero-width ones, tags, line and
-/// paragraph separators, and those that change the direction of the text around.
-fn is_invisible(character: char) -> bool {
-    matches!(
-        character,
-        '\u{ad}'
-            | '\u{61c}'
-            | '\u{180e}'
-            | '\u{200b}'..='\u{200f}'
-            | '\u{2028}'..='\u{202e}'
-            | '\u{2060}'..='\u{206f}'
-            | '\u{feff}'
-            | '\u{e0000}'..='\u{e007f}'
-    )
 }
 
 impl Serialize for AbsPath {

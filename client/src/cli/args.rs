@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
+use mountwarden_protocol::escape::SafePath;
 use mountwarden_protocol::{MountId, Operation, TmpfsInodes, TmpfsMode, TmpfsSize};
 
 use super::exit;
-use crate::escape::SafePath;
 use crate::{Bind, Error, Tmpfs, Unmount};
 
 /// Mounts and unmounts what the administrator's policy grants to this user.

@@ -4,6 +4,7 @@ use std::io;
 use std::path::Path;
 
 use clap::error::ErrorKind as UsageKind;
+use mountwarden_protocol::escape::steers;
 use mountwarden_protocol::{
     Counters, Explanation, LandlockReport, Limits, MountAttributes, MountInfo, Outcome, RoleReport,
     Status,
@@ -13,7 +14,6 @@ use serde_json::ser::{Formatter, Serializer};
 
 use super::{Answer, status, text};
 use crate::Error;
-use crate::escape::steers;
 
 /// A result.
 pub(super) fn answer(answer: &Answer) -> String {

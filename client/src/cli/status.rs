@@ -2,10 +2,10 @@
 
 use std::fmt::Write as _;
 
+use mountwarden_protocol::escape::Safe;
 use mountwarden_protocol::{LandlockReport, RoleReport, Status};
 
 use super::text::{GOOD, HEADING, WARNING};
-use crate::escape::Safe;
 
 /// The capabilities of `capabilities(7)`, in the order of their bits.
 const CAPABILITIES: [&str; 41] = [

@@ -3,13 +3,13 @@
 use std::fmt::Write as _;
 
 use anstyle::{AnsiColor, Style};
+use mountwarden_protocol::escape::{Safe, SafePath};
 use mountwarden_protocol::{
     AbsPath, Explanation, MountAttributes, MountInfo, Mounted, Operation, Outcome, Unmounted,
 };
 
 use super::{Answer, status};
 use crate::Error;
-use crate::escape::{Safe, SafePath};
 
 pub(super) const HEADING: Style = Style::new().bold();
 pub(super) const GOOD: Style = Style::new().fg_color(Some(anstyle::Color::Ansi(AnsiColor::Green)));

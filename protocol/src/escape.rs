@@ -1,4 +1,4 @@
-//! Text that a terminal can be shown.
+//! Text that a terminal or a log can be shown, whoever wrote it.
 
 use std::fmt::{self, Write as _};
 use std::os::unix::ffi::OsStrExt as _;
@@ -6,7 +6,8 @@ use std::path::Path;
 
 /// Prints a text with everything escaped that could steer a terminal, break
 /// the line or change the order in which it is read.
-pub(crate) struct Safe<'a>(pub(crate) &'a str);
+#[derive(Debug, Clone, Copy)]
+pub struct Safe<'a>(pub &'a str);
 
 impl fmt::Display for Safe<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -21,9 +22,10 @@ impl fmt::Display for Safe<'_> {
     }
 }
 
-/// Prints any path as [`AbsPath`](mountwarden_protocol::AbsPath) prints itself:
-/// no two paths print alike.
-pub(crate) struct SafePath<'a>(pub(crate) &'a Path);
+/// Prints a path, as [`AbsPath`](crate::AbsPath) prints itself: also backslashes
+/// and bytes that are not UTF-8 are escaped, so that no two paths print alike.
+#[derive(Debug, Clone, Copy)]
+pub struct SafePath<'a>(pub &'a Path);
 
 impl fmt::Display for SafePath<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -44,7 +46,8 @@ impl fmt::Display for SafePath<'_> {
 
 /// Whether a character steers a terminal, ends a line, changes the direction of
 /// the text around it or shows nothing.
-pub(crate) fn steers(character: char) -> bool {
+#[must_use]
+pub fn steers(character: char) -> bool {
     character.is_control()
         || matches!(
             character,
@@ -69,7 +72,7 @@ mod tests {
     fn a_path_is_escaped_to_its_last_byte() {
         let path = Path::new(OsStr::from_bytes(b"/a\xff\x1b/\xc2\x9b\\x41"));
         assert_eq!(SafePath(path).to_string(), "/a\\xff\\u{1b}/\\u{9b}\\\\x41");
-        let path = mountwarden_protocol::AbsPath::new(path).unwrap();
+        let path = crate::AbsPath::new(path).unwrap();
         assert_eq!(SafePath(path.as_path()).to_string(), path.to_string());
     }
 
