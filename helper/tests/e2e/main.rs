@@ -19,6 +19,7 @@
 
 mod cases;
 mod daemon;
+mod fuse;
 mod kernel;
 mod roles;
 mod sandbox;

@@ -1,19 +1,16 @@
 //! Ends, restarts, and file systems that do not answer.
 
-use std::fs::File;
-use std::os::fd::AsRawFd;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use mountwarden_client::{Bind, Client, ErrorKind, Outcome, Tmpfs, Unmount};
-use nix::mount::{MsFlags, mount};
 use nix::sys::signal::{Signal, kill};
 
 use super::confinement::only;
-use crate::Skip;
 use crate::daemon::{Daemon, outcome, wait_for};
 use crate::kernel::{self, descendants, unchanged};
 use crate::sandbox::{ALICE, BOB, POLICY, Sandbox};
+use crate::{Skip, fuse};
 
 pub(crate) fn attack_30_a_killed_role_ends_its_connection(sandbox: &Sandbox) -> Result<(), Skip> {
     let mut daemon = Daemon::start(sandbox);
@@ -75,26 +72,12 @@ pub(crate) fn attack_30_a_killed_warden_leaves_nothing_behind(
 }
 
 pub(crate) fn attack_31_a_hung_file_system(sandbox: &Sandbox) -> Result<(), Skip> {
-    let device = File::options().read(true).write(true).open("/dev/fuse");
-    let device = device.map_err(|error| Skip(format!("/dev/fuse cannot be opened: {error}")))?;
+    let device = fuse::device()?;
     let limits = "[limits]\nrequest_timeout = \"1s\"\n[[grant]]";
     sandbox.policy(&POLICY.replacen("[[grant]]", limits, 1));
     let hung = sandbox.make_dir("mnt/hung");
     // A FUSE server that never answers: this process, which does not read.
-    let (uid, gid) = (nix::unistd::geteuid(), nix::unistd::getegid());
-    let options = format!(
-        "fd={},rootmode=40000,user_id={uid},group_id={gid},allow_other",
-        device.as_raw_fd()
-    );
-    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
-    mount(
-        Some("hung"),
-        &hung,
-        Some("fuse"),
-        flags,
-        Some(options.as_str()),
-    )
-    .map_err(|errno| Skip(format!("a FUSE mount cannot be made: {errno}")))?;
+    fuse::attach(&device, &hung, true)?;
     let daemon = Daemon::start(sandbox);
     let mut other = daemon.client();
     let begun = Instant::now();

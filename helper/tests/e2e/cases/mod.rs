@@ -1,6 +1,7 @@
 //! The cases. Those of the attack catalogue bear its number.
 
 mod asking;
+mod between;
 mod cli;
 mod confinement;
 mod identity;
@@ -64,6 +65,18 @@ cases! {
         attack_15_separators_are_bytes
         attack_33_control_bytes
         unreachable_and_missing
+    }
+    between {
+        attack_03_source_renamed_away
+        attack_05_source_mount_detached
+        attack_06_removed_before_the_check
+        a_changed_target_is_tried_again
+        attack_12_mounted_over_before_the_check
+        attack_12_stacked_over_before_the_check
+        attack_03_target_renamed_while_attaching
+        attack_12_mounted_over_while_attaching
+        attack_11_shared_while_attaching
+        attack_30_a_stop_waits_for_the_request
     }
     protocol {
         attack_20_bad_frames

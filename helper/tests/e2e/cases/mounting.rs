@@ -14,6 +14,7 @@ use mountwarden_client::{
 use nix::mount::{MsFlags, mount};
 use nix::unistd::{getegid, geteuid};
 
+use super::paths::Stop;
 use crate::daemon::{Daemon, START, outcome, with_ambient};
 use crate::kernel::{self, NODEV, NOEXEC, NOSUID, NOSYMFOLLOW, RDONLY, RESTRICTIONS, unchanged};
 use crate::sandbox::{ALICE, BOB, POLICY, Sandbox, mount_tmpfs};
@@ -148,6 +149,8 @@ pub(crate) fn attack_10_never_without_nosuid(sandbox: &Sandbox) -> Result<(), Sk
             }
             seen
         });
+        // Also when a round fails, so that the failure is seen.
+        let stop = Stop(&done);
         let mut client = daemon.client();
         for round in 0..500 {
             let mounted = if round % 2 == 0 {
@@ -157,7 +160,7 @@ pub(crate) fn attack_10_never_without_nosuid(sandbox: &Sandbox) -> Result<(), Sk
             };
             client.unmount(&mounted.unwrap()).unwrap();
         }
-        done.store(true, Ordering::Relaxed);
+        drop(stop);
         watcher.join().unwrap()
     });
     assert!(seen > 0, "the watcher never saw a mount");

@@ -113,7 +113,8 @@ fn race(daemon: &Daemon, change: impl Fn(bool) + Sync, mut round: impl FnMut(&mu
     });
 }
 
-struct Stop<'a>(&'a AtomicBool);
+/// Tells a thread to end when this ends.
+pub(super) struct Stop<'a>(pub(super) &'a AtomicBool);
 
 impl Drop for Stop<'_> {
     fn drop(&mut self) {
