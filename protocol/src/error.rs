@@ -101,15 +101,16 @@ impl ErrorReply {
     /// stands whole in [`ErrorReply::path`].
     pub const MAX_MESSAGE: usize = 2048;
 
-    /// A failure with a message and nothing else. What exceeds
-    /// [`ErrorReply::MAX_MESSAGE`] is cut off, and the message then ends in `...`.
+    /// A failure with a message and nothing else. From one that exceeds
+    /// [`ErrorReply::MAX_MESSAGE`] the middle is cut out: a long path stands
+    /// between what was refused and why.
     #[must_use]
     pub fn new(code: ErrorCode, message: impl Into<String>) -> Self {
         let mut message = message.into();
         if message.len() > Self::MAX_MESSAGE {
-            let end = Self::MAX_MESSAGE.saturating_sub(3);
-            message.truncate(message.floor_char_boundary(end));
-            message.push_str("...");
+            let kept = Self::MAX_MESSAGE.saturating_sub(3) / 2;
+            let end = message.ceil_char_boundary(message.len().saturating_sub(kept));
+            message.replace_range(message.floor_char_boundary(kept)..end, "...");
         }
         Self {
             code,
