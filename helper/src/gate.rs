@@ -41,6 +41,8 @@ pub(crate) struct Context<'a> {
     pub(crate) warden: &'a OwnedFd,
     pub(crate) signals: &'a SignalFd,
     pub(crate) identity: Identity,
+    /// The warden.
+    pub(crate) parent: Pid,
 }
 
 /// What the gate says to the warden beside the descriptors.
@@ -69,7 +71,7 @@ pub(crate) fn run(context: Context<'_>) -> Result<(), ConfineError> {
         holding: Holding::Nothing,
         domain: Domain::Reads(roots),
         filter: &context.filters.gate,
-        dies_with_parent: true,
+        dies_with: Some(context.parent),
     })?;
     let gate = Acceptor {
         context,

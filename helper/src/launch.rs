@@ -15,7 +15,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::SigmaskHow;
 use nix::sys::signal::sigprocmask;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
-use nix::unistd::{User, geteuid};
+use nix::unistd::{User, geteuid, getpid};
 use thiserror::Error;
 
 use crate::board::Board;
@@ -155,6 +155,7 @@ fn part(
         ),
     )?;
     let signals = step("hear signals", children::listen())?;
+    let parent = getpid();
     let gate = match step("fork the gate", sys::process::fork())? {
         Forked::Child => {
             drop(ours);
@@ -167,6 +168,7 @@ fn part(
                 warden: &theirs,
                 signals: &signals,
                 identity,
+                parent,
             };
             children::finish("gate", gate::run(context));
         }

@@ -17,7 +17,7 @@ use nix::sys::signalfd::SignalFd;
 use nix::sys::socket::MsgFlags;
 use nix::sys::time::TimeSpec;
 use nix::sys::wait::WaitStatus;
-use nix::unistd::Pid;
+use nix::unistd::{Pid, getpid};
 use thiserror::Error;
 
 use crate::board::{Board, Count};
@@ -101,7 +101,7 @@ impl<'a> Keeper<'a> {
             holding: Holding::SysAdmin,
             domain: Domain::Mounts,
             filter: &context.filters.warden,
-            dies_with_parent: false,
+            dies_with: None,
         })?;
         let places = usize::try_from(context.policy.limits().connections).unwrap_or(usize::MAX);
         let users = std::iter::repeat_with(|| None).take(places).collect();
@@ -238,6 +238,7 @@ impl<'a> Keeper<'a> {
         let Some(mounts) = self.context.board.user(place) else {
             return Err(Ended::Kernel(Errno::EOVERFLOW));
         };
+        let parent = getpid();
         match process::fork() {
             Ok(Forked::Parent(pid)) => {
                 self.mounters.insert(pid, place);
@@ -256,6 +257,7 @@ impl<'a> Keeper<'a> {
                     mounts,
                     filter: &self.context.filters.mounter,
                     warden: self.confined.report(),
+                    parent,
                     started: self.started,
                 };
                 children::name_process(c"mw-mounter");

@@ -17,6 +17,7 @@ use std::os::fd::RawFd;
 use mountwarden_protocol::{Role, RoleReport};
 use nix::errno::Errno;
 use nix::sys::signal::Signal;
+use nix::unistd::{Pid, getppid};
 use thiserror::Error;
 
 pub(crate) use self::capabilities::{Holding, require_droppable_bounding_set};
@@ -69,8 +70,8 @@ pub(crate) struct Plan<'a> {
     pub(crate) domain: Domain,
     /// Its system calls.
     pub(crate) filter: &'a Filter,
-    /// Whether it ends when its parent ends.
-    pub(crate) dies_with_parent: bool,
+    /// The parent that it ends with, for those that do.
+    pub(crate) dies_with: Option<Pid>,
 }
 
 /// Why a process could not be confined.
@@ -119,11 +120,13 @@ pub(crate) fn enforce<R: RoleKind>(plan: &Plan<'_>) -> Result<Confined<R>, Confi
     capabilities::reduce(plan.holding)?;
     // A change of user takes these two back (`prctl(2)`).
     limits::no_dumps()?;
-    if plan.dies_with_parent {
+    if let Some(parent) = plan.dies_with {
         step(
             "die with the parent",
             nix::sys::prctl::set_pdeathsig(Signal::SIGKILL),
         )?;
+        // One that had ended before this was set is not waited for any more.
+        in_force("the parent's life", getppid() == parent)?;
     }
     step("set no_new_privs", nix::sys::prctl::set_no_new_privs())?;
     in_force(

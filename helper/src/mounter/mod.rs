@@ -24,7 +24,7 @@ use mountwarden_protocol::{
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags};
 use nix::sys::signal::SigSet;
-use nix::unistd::fchdir;
+use nix::unistd::{Pid, fchdir};
 use thiserror::Error;
 
 use self::directory::Place;
@@ -50,6 +50,8 @@ pub(crate) struct Context<'a> {
     pub(crate) mounts: MountCount,
     pub(crate) filter: &'a Filter,
     pub(crate) warden: &'a RoleReport,
+    /// The warden's process.
+    pub(crate) parent: Pid,
     pub(crate) started: Instant,
 }
 
@@ -113,7 +115,7 @@ fn confine(context: &Context<'_>) -> Result<Confined<Mounter>, ConfineError> {
         holding: Holding::SysAdmin,
         domain: Domain::MountsNested,
         filter: context.filter,
-        dies_with_parent: true,
+        dies_with: Some(context.parent),
     })
 }
 

@@ -88,7 +88,7 @@ fn confine(context: &Context<'_>, roots: Vec<OwnedFd>) -> Result<Confined<Sessio
         holding: Holding::Nothing,
         domain: Domain::Reads(roots),
         filter: context.filter,
-        dies_with_parent: false,
+        dies_with: None,
     })
 }
 
