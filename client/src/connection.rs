@@ -1,6 +1,6 @@
 //! One connection: connect, handshake, exchange.
 
-use std::io;
+use std::io::{self, BufReader};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -34,6 +34,9 @@ pub(crate) enum Failure {
     /// The helper sent what no helper sends.
     Protocol(Box<dyn std::error::Error + Send + Sync>),
 }
+
+/// The bytes of all but the longest replies.
+const USUAL: usize = 1024;
 
 /// An open connection with nothing under way on it.
 #[derive(Debug)]
@@ -73,7 +76,12 @@ impl Connection {
         if let Err(error) = frame::write(&mut timed, request) {
             return Err(Failure::of(error, timed.wrote()));
         }
-        let bytes = frame::read(&mut timed).map_err(|error| Failure::of_read(error, true))?;
+        // A reply of the usual size is read with one call.
+        let mut buffered = BufReader::with_capacity(USUAL, timed);
+        let bytes = frame::read(&mut buffered).map_err(|error| Failure::of_read(error, true))?;
+        if !buffered.buffer().is_empty() {
+            return Err(Failure::Protocol("bytes follow the reply".into()));
+        }
         let reply = frame::decode(&bytes).map_err(|error| Failure::Protocol(error.into()))?;
         Ok((self, reply))
     }

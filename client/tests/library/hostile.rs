@@ -79,6 +79,8 @@ fn bytes_that_are_no_reply_break_the_protocol() {
         ]
         .concat(),
         trailing,
+        // A whole reply, and the beginning of something that nobody asked for.
+        [frame::encode(&unmounted()).unwrap(), vec![0]].concat(),
     ];
     for bytes in cases {
         for ask in ASKS {

@@ -135,8 +135,9 @@ struct MountIdRequest {
 
 /// The fixed part of `struct statmount`; strings follow it.
 const STATMOUNT_FIXED: usize = 512;
-/// Room for the fixed part and two paths of the greatest length.
-const STATMOUNT_ROOM: usize = 16 * 1024;
+/// Room for the fixed part, two paths of the greatest length, and the name of a
+/// type.
+const STATMOUNT_ROOM: usize = STATMOUNT_FIXED + 2 * 4096 + 256;
 /// `STATMOUNT_SB_BASIC | MNT_BASIC | MNT_ROOT | MNT_POINT | FS_TYPE`
 const STATMOUNT_MASK: u64 = 0x1 | 0x2 | 0x8 | 0x10 | 0x20;
 /// libc has no name for it yet; the number is the same on every architecture.
