@@ -3,15 +3,18 @@
 use std::ffi::CString;
 use std::io::Read;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 
 use mountwarden_client::Tmpfs;
 use mountwarden_client::protocol::{Operation, Reply, Request};
-use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::sched::{CloneFlags, setns, unshare};
+use nix::sys::signal::SigSet;
+use nix::sys::socket::{
+    AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, listen, socket,
+};
 use nix::unistd::{Gid, Uid, execv, execve, geteuid, getpid, seteuid, setgid, setgroups, setuid};
 
 use crate::sandbox::Sandbox;
@@ -39,6 +42,7 @@ pub(crate) fn play(role: &str) -> ExitCode {
         "speak" => speak(&arguments),
         "as" => become_and_run(&arguments),
         "activate" => activate(&arguments),
+        "block" => block(&arguments),
         "join" => join(&arguments),
         other => panic!("no role {other}"),
     }
@@ -93,32 +97,57 @@ fn speak(targets: &[String]) {
     }
 }
 
-/// Becomes a user with one supplementary group and runs a program:
-/// `UID GID GROUP PROGRAM ARGUMENT...`
+/// Becomes a user with supplementary groups and runs a program:
+/// `UID GID GROUP,GROUP... PROGRAM ARGUMENT...`
 fn become_and_run(arguments: &[String]) {
     let id = |index: usize| arguments[index].parse::<u32>().unwrap();
-    setgroups(&[Gid::from_raw(id(2))]).unwrap();
+    let groups: Vec<Gid> = arguments[2]
+        .split(',')
+        .map(|group| Gid::from_raw(group.parse().unwrap()))
+        .collect();
+    setgroups(&groups).unwrap();
     setgid(Gid::from_raw(id(1))).unwrap();
     setuid(Uid::from_raw(id(0))).unwrap();
     exec(&arguments[3..]);
 }
 
-/// Passes a listening socket as systemd does: `SOCKET PROGRAM ARGUMENT...`
+/// Passes a listening socket as systemd does, well or in some way that does not
+/// fit: `SOCKET HOW PROGRAM ARGUMENT...`
 fn activate(arguments: &[String]) {
-    let listener = OwnedFd::from(UnixListener::bind(&arguments[0]).unwrap());
-    assert_eq!(listener.as_raw_fd(), 3, "the first free descriptor");
-    fcntl(&listener, FcntlArg::F_SETFD(FdFlag::empty())).unwrap();
+    let how = &arguments[1][..];
+    let kind = match how {
+        "seqpacket" => SockType::SeqPacket,
+        _ => SockType::Stream,
+    };
+    let made = socket(AddressFamily::Unix, kind, SockFlag::empty(), None).unwrap();
+    assert_eq!(made.as_raw_fd(), 3, "the first free descriptor");
+    bind(3, &UnixAddr::new(&arguments[0][..]).unwrap()).unwrap();
+    if how != "unlistened" {
+        listen(&made, Backlog::MAXCONN).unwrap();
+    }
+    let count = if how == "two" { "2" } else { "1" };
+    let pid = if how == "anothers" {
+        "1".to_owned()
+    } else {
+        getpid().to_string()
+    };
     let environment = [
-        ("LISTEN_FDS".to_owned(), "1".to_owned()),
-        ("LISTEN_PID".to_owned(), getpid().to_string()),
+        ("LISTEN_FDS".to_owned(), count.to_owned()),
+        ("LISTEN_PID".to_owned(), pid),
     ];
     let environment: Vec<CString> = std::env::vars()
         .chain(environment)
         .map(|(key, value)| CString::new(format!("{key}={value}")).unwrap())
         .collect();
-    let program = strings(&arguments[1..]);
+    let program = strings(&arguments[2..]);
     let Err(errno) = execve(&program[0], &program, &environment);
     panic!("{errno}");
+}
+
+/// Runs a program with every signal blocked: `PROGRAM ARGUMENT...`
+fn block(arguments: &[String]) {
+    SigSet::all().thread_block().unwrap();
+    exec(arguments);
 }
 
 /// Joins the user and mount namespace of a process and runs a program there:

@@ -1,21 +1,47 @@
 //! What confines the helper's processes, asked of the kernel from outside.
 
 use std::fs;
+use std::io::Read;
+use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
 use std::process::Command;
 
-use nix::unistd::Pid;
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::unistd::{Pid, geteuid};
 
-use crate::Skip;
-use crate::daemon::{Daemon, outcome, wait_for};
+use crate::daemon::{Daemon, command, outcome, wait_for};
 use crate::kernel::{descendants, named, status_field};
 use crate::sandbox::Sandbox;
+use crate::{Skip, roles};
 
 /// `CAP_SYS_ADMIN` in `capabilities(7)`.
 const SYS_ADMIN: &str = "0000000000200000";
 const NONE: &str = "0000000000000000";
 
+fn group_of_nobody() -> String {
+    let nobody = nix::unistd::User::from_name("nobody").unwrap().unwrap();
+    nobody.gid.to_string()
+}
+
 pub(crate) fn processes_are_confined(sandbox: &Sandbox) -> Result<(), Skip> {
-    let daemon = Daemon::start(sandbox);
+    let mut start = command(sandbox);
+    if sandbox.is_root {
+        // With a supplementary group that nobody asked for.
+        let helper = start;
+        start = roles::command(sandbox, "as");
+        start.args(["0", "0", "5001"]);
+        start.arg(helper.get_program()).args(helper.get_args());
+    }
+    // With a descriptor that nobody asked for either.
+    let (mut read, leaked) = std::io::pipe().unwrap();
+    fcntl(&leaked, FcntlArg::F_SETFD(FdFlag::empty())).unwrap();
+    let daemon = Daemon::start_with(sandbox, start);
+    drop(leaked);
+    let mut end = [PollFd::new(read.as_fd(), PollFlags::POLLIN)];
+    let ended = poll(&mut end, PollTimeout::from(5_000_u16)).unwrap();
+    assert_eq!(ended, 1, "it is open in the helper");
+    assert_eq!(read.read(&mut [0]).unwrap(), 0);
     let client = daemon.client();
     for (name, capabilities) in [
         ("mw-gate", NONE),
@@ -28,10 +54,13 @@ pub(crate) fn processes_are_confined(sandbox: &Sandbox) -> Result<(), Skip> {
             panic!("one {name}: {found:?}")
         };
         let field = |field: &str| status_field(pid, field).unwrap();
-        let uid = if sandbox.is_root {
-            "65534"
+        let (uid, group) = if sandbox.is_root {
+            ("65534", &group_of_nobody()[..])
         } else {
-            &nix::unistd::geteuid().to_string()
+            (
+                &geteuid().to_string()[..],
+                &nix::unistd::getegid().to_string()[..],
+            )
         };
         assert_eq!(
             field("Uid").split_whitespace().collect::<Vec<_>>(),
@@ -46,6 +75,29 @@ pub(crate) fn processes_are_confined(sandbox: &Sandbox) -> Result<(), Skip> {
             ("CapAmb", NONE),
         ] {
             assert_eq!(field(set), wanted, "{name} {set}");
+        }
+        assert_eq!(
+            field("Gid").split_whitespace().collect::<Vec<_>>(),
+            [group; 4],
+            "{name}"
+        );
+        // What nobody may dump or trace belongs to root (`proc_pid(5)`).
+        let owner = fs::metadata(format!("/proc/{pid}/environ")).unwrap().uid();
+        assert_ne!(owner.to_string(), uid, "{name} can be dumped");
+        let limits = fs::read_to_string(format!("/proc/{pid}/limits")).unwrap();
+        for (limit, most) in [
+            ("Max core file size", 0),
+            ("Max locked memory", 0),
+            ("Max data size", 64 << 20),
+            ("Max open files", if name == "mw-gate" { 4096 } else { 64 }),
+        ] {
+            let line = limits.lines().find(|line| line.starts_with(limit)).unwrap();
+            let numbers: Vec<u64> = line[limit.len()..]
+                .split_whitespace()
+                .take(2)
+                .map(|word| word.parse().unwrap_or(u64::MAX))
+                .collect();
+            assert!(numbers.iter().all(|&n| n <= most), "{name}: {line}");
         }
         assert_eq!(field("NoNewPrivs"), "1", "{name}");
         assert_eq!(field("Seccomp"), "2", "{name}");

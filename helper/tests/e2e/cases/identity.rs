@@ -1,5 +1,8 @@
 //! Attacks by identity.
 
+use std::os::unix::process::CommandExt;
+use std::process::{Command, Stdio};
+
 use crate::daemon::{Daemon, outcome};
 use crate::kernel::unchanged;
 use crate::sandbox::{ALICE, BOB, Sandbox};
@@ -55,9 +58,10 @@ pub(crate) fn attack_25_groups_at_connect(sandbox: &Sandbox) -> Result<(), Skip>
     two_users(sandbox);
     let daemon = Daemon::start(sandbox);
     let target = sandbox.path("mnt/group/x");
-    let mount_as = |group: u32| {
+    let mount_as = |groups: &[u32]| {
+        let groups: Vec<String> = groups.iter().map(u32::to_string).collect();
         let mut command = roles::command(sandbox, "as");
-        command.args(["4003", "4003", &group.to_string()]);
+        command.args(["4003", "4003", &groups.join(",")]);
         command.arg(sandbox.path("bin/mountwarden"));
         command
             .arg("--socket")
@@ -67,12 +71,59 @@ pub(crate) fn attack_25_groups_at_connect(sandbox: &Sandbox) -> Result<(), Skip>
         command.env_remove(crate::CASE);
         outcome(&mut command)
     };
-    let (status, _, error) = unchanged(|| mount_as(5002));
+    let (status, _, error) = unchanged(|| mount_as(&[5002]));
     assert_eq!(status, 3, "{error}");
     assert_eq!(daemon.last_audit()["reason"], "no-grant");
-    let (status, _, error) = mount_as(5001);
+    let (status, _, error) = mount_as(&[5001]);
     assert_eq!(status, 0, "a supplementary group is enough: {error}");
     assert_eq!(daemon.last_audit()["uid"], 4003);
+    // As many as a user of a large directory service has, that one the last.
+    let many: Vec<u32> = (4900..=5001).collect();
+    let (status, said, error) = mount_as(&many);
+    assert_eq!(status, 0, "{error}");
+    assert!(said.contains("Already mounted"), "{said}");
+    Ok(())
+}
+
+/// In the helper's user namespace, a group without a mapping has the number that
+/// stands for all of them (`user_namespaces(7)`), and is nobody's group.
+pub(crate) fn attack_25_unmapped_groups_are_nobodys(sandbox: &Sandbox) -> Result<(), Skip> {
+    sandbox.needs_root()?;
+    let own = sandbox.make_dir("own");
+    for name in ["own/user/x", "own/group/x", "own/run"] {
+        sandbox.make_dir(name);
+    }
+    let policy = TWO_USERS
+        .replace("4001, 4002", "4001")
+        .replace("5001", "65534")
+        .replace("@DIR@/mnt/{uid}", "@DIR@/own/user")
+        .replace("@DIR@/mnt/group", "@DIR@/own/group");
+    sandbox.policy(&policy);
+    for name in ["own", "own/run", "policy.toml"] {
+        std::os::unix::fs::chown(sandbox.path(name), Some(ALICE), Some(ALICE)).unwrap();
+    }
+    let mut helper = Command::new(sandbox.helper());
+    helper.args(["serve", "--userns", "--policy"]);
+    helper.arg(sandbox.path("policy.toml"));
+    helper.arg("--socket").arg(own.join("run/sock"));
+    helper.uid(ALICE).gid(ALICE).stdin(Stdio::null());
+    let _daemon = Daemon::start_with(sandbox, helper);
+    let explain = |target: &str| {
+        let mut command = roles::command(sandbox, "as");
+        command.args(["4001", "4001", "5001"]);
+        command.arg(sandbox.path("bin/mountwarden"));
+        command.arg("--socket").arg(own.join("run/sock"));
+        command.args(["explain", "mount", "tmpfs"]);
+        outcome(command.arg(own.join(target)).env_remove(crate::CASE))
+    };
+    let (status, said, error) = explain("user/x");
+    assert_eq!(status, 0, "{said}{error}");
+    let (status, said, error) = explain("group/x");
+    assert_eq!(status, 3, "{said}{error}");
+    assert!(
+        format!("{said}{error}").contains("target-not-granted"),
+        "{said}{error}"
+    );
     Ok(())
 }
 

@@ -3,6 +3,7 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
+use mountwarden_client::protocol::{Operation, Reply, Request};
 use mountwarden_client::{Bind, Client, ErrorKind, Outcome, Tmpfs, Unmount};
 use nix::sys::signal::{Signal, kill};
 
@@ -10,6 +11,7 @@ use super::confinement::only;
 use crate::daemon::{Daemon, outcome, wait_for};
 use crate::kernel::{self, descendants, unchanged};
 use crate::sandbox::{ALICE, BOB, POLICY, Sandbox};
+use crate::wire::Wire;
 use crate::{Skip, fuse};
 
 pub(crate) fn attack_30_a_killed_role_ends_its_connection(sandbox: &Sandbox) -> Result<(), Skip> {
@@ -105,6 +107,27 @@ pub(crate) fn attack_31_a_hung_file_system(sandbox: &Sandbox) -> Result<(), Skip
     assert_eq!(other.list().unwrap().len(), 1);
     other.unmount(Unmount::new(&hung).unwrap().lazy()).unwrap();
     assert!(kernel::at(&hung).is_empty());
+    Ok(())
+}
+
+/// The deadline of a request ends with it: a connection may be idle for longer.
+pub(crate) fn a_deadline_ends_with_its_request(sandbox: &Sandbox) -> Result<(), Skip> {
+    let limits = "[limits]\nrequest_timeout = \"1s\"\n[[grant]]";
+    sandbox.policy(&POLICY.replacen("[[grant]]", limits, 1));
+    let daemon = Daemon::start(sandbox);
+    // It does not connect again by itself, as the library does.
+    let mut wire = Wire::open(&daemon.socket);
+    let tmpfs = Tmpfs::new(sandbox.path("mnt/a")).unwrap();
+    let mount = Request::Perform(Operation::Mount(tmpfs.into()));
+    for wanted in [Outcome::Mounted, Outcome::AlreadyMounted] {
+        let reply = wire.ask(&mount);
+        assert!(
+            matches!(&reply, Reply::Mounted(made) if made.outcome == wanted),
+            "{reply:?}"
+        );
+        thread::sleep(Duration::from_millis(1300));
+    }
+    assert!(matches!(wire.ask(&Request::Status), Reply::Status(_)));
     Ok(())
 }
 

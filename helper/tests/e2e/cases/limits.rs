@@ -1,11 +1,13 @@
 //! Limits: reached, said, and recovered from.
 
+use std::path::Path;
+
 use mountwarden_client::{Client, ErrorKind, Tmpfs};
 
 use crate::Skip;
 use crate::daemon::{Daemon, outcome, wait_for};
 use crate::kernel::{self, unchanged};
-use crate::sandbox::{ALICE, POLICY, Sandbox, mount_tmpfs};
+use crate::sandbox::{ALICE, BOB, POLICY, Sandbox, mount_tmpfs};
 
 fn limited(sandbox: &Sandbox, limit: &str) {
     sandbox.policy(&POLICY.replacen("[[grant]]", &format!("[limits]\n{limit}\n[[grant]]"), 1));
@@ -52,6 +54,41 @@ pub(crate) fn connections_of_all(sandbox: &Sandbox) -> Result<(), Skip> {
     wait_for("the places are free again", || {
         Client::connect_to(&daemon.socket).ok()
     });
+    Ok(())
+}
+
+/// A user's place is given to another once it is free, without its count.
+pub(crate) fn a_place_is_one_users(sandbox: &Sandbox) -> Result<(), Skip> {
+    sandbox.needs_root()?;
+    let policy = POLICY
+        .replace("@UID@, 4001, 4002", "4001, 4002, 4003")
+        .replace("mnt\"", "mnt/{uid}\"");
+    let limits = "connections = 2\nconnections_per_user = 2\nmounts_per_user = 2";
+    sandbox.policy(&policy.replacen("[[grant]]", &format!("[limits]\n{limits}\n[[grant]]"), 1));
+    let place = |uid: u32, number: u32| {
+        sandbox.make_dir(&format!("mnt/{uid}"));
+        sandbox.make_dir(&format!("mnt/{uid}/{number}"))
+    };
+    let daemon = Daemon::start(sandbox);
+    let run = |uid: u32, arguments: &[&str], at: &Path| {
+        // The connection before this one has given back its place.
+        wait_for("no connection is open", || {
+            (kernel::descendants(daemon.pid()).len() == 2).then_some(())
+        });
+        outcome(daemon.cli_as(uid).args(arguments).arg(at))
+    };
+    // Alice: one mount, made and ended, so her count is known.
+    assert_eq!(run(ALICE, &["mount", "tmpfs"], &place(ALICE, 1)).0, 0);
+    assert_eq!(run(ALICE, &["unmount"], &place(ALICE, 1)).0, 0);
+    // Bob: two that the helper has not made.
+    mount_tmpfs(&place(BOB, 1));
+    mount_tmpfs(&place(BOB, 2));
+    let (status, _, text) = unchanged(|| run(BOB, &["mount", "tmpfs"], &place(BOB, 3)));
+    assert_eq!(status, 10, "{text}");
+    assert!(text.contains("mounts_per_user"), "{text}");
+    // A third user is served although there are only two places.
+    assert_eq!(run(4003, &["mount", "tmpfs"], &place(4003, 1)).0, 0);
+    assert_eq!(run(ALICE, &["mount", "tmpfs"], &place(ALICE, 1)).0, 0);
     Ok(())
 }
 

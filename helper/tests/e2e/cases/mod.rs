@@ -33,9 +33,12 @@ cases! {
         attack_10_never_without_nosuid
         attack_11_private_unless_granted
         attack_12_busy_for_another_mount
+        attack_12_busy_for_another_tmpfs
         attack_17_suid_and_dev_only_where_granted
+        attack_17_forced_flags_without_asking
         attack_19_flags_are_the_kernels
         already_mounted_is_the_same_mount
+        already_mounted_from_a_restricted_source
         concurrent_requests_make_one_mount
         tmpfs_has_its_limits_and_owner
         attack_18_tmpfs_extremes
@@ -57,6 +60,7 @@ cases! {
     paths {
         attack_01_malformed_paths
         attack_02_swapped_for_a_symlink
+        attack_02_replaced_root
         attack_03_ancestor_renamed_away
         attack_04_magic_links
         attack_06_target_removed
@@ -77,6 +81,8 @@ cases! {
         attack_12_mounted_over_while_attaching
         attack_11_shared_while_attaching
         attack_30_a_stop_waits_for_the_request
+        attack_12_one_at_a_time
+        attack_31_a_wait_for_another_times_out
     }
     protocol {
         attack_20_bad_frames
@@ -88,6 +94,7 @@ cases! {
     identity {
         attack_24_identity_is_of_the_connection
         attack_25_groups_at_connect
+        attack_25_unmapped_groups_are_nobodys
         attack_26_other_users_grants
     }
     confinement {
@@ -99,6 +106,7 @@ cases! {
         attack_30_a_killed_role_ends_its_connection
         attack_30_a_killed_warden_leaves_nothing_behind
         attack_31_a_hung_file_system
+        a_deadline_ends_with_its_request
         attack_32_restart_with_live_mounts
         stop_leaves_mounts
         client_reconnects
@@ -107,9 +115,13 @@ cases! {
         connections_per_user
         connections_of_all
         mounts_per_user
+        a_place_is_one_users
     }
     start {
         with_a_passed_socket
+        passed_sockets_that_do_not_fit
+        attack_34_too_few_descriptors
+        signals_of_the_starter_do_not_matter
         in_a_user_namespace
         attack_raised_rights_are_refused
         more_capabilities_than_it_can_drop

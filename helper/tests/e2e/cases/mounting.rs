@@ -337,6 +337,32 @@ pub(crate) fn attack_17_suid_and_dev_only_where_granted(sandbox: &Sandbox) -> Re
     Ok(())
 }
 
+/// What the grant forces is there although nobody asked for it.
+pub(crate) fn attack_17_forced_flags_without_asking(sandbox: &Sandbox) -> Result<(), Skip> {
+    let policy = POLICY
+        .replace(
+            "target = ",
+            "force = [\"nosuid\", \"nodev\", \"noexec\", \"nosymfollow\"]\ntarget = ",
+        )
+        .replace("recursive = true", "read_only = true");
+    sandbox.policy(&policy);
+    let daemon = Daemon::start(sandbox);
+    let mut client = daemon.client();
+    let (a, b) = (sandbox.path("mnt/a"), sandbox.path("mnt/b"));
+    let bind = client.mount(Bind::new(sandbox.path("src/data"), &a).unwrap());
+    let tmpfs = client.mount(Tmpfs::new(&b).unwrap());
+    for (made, wanted) in [
+        (bind.unwrap(), RESTRICTIONS),
+        (tmpfs.unwrap(), RESTRICTIONS & !RDONLY),
+    ] {
+        let has = kernel::statmount(made.mount.id).attributes & RESTRICTIONS;
+        assert_eq!(has, wanted, "{made:?}");
+    }
+    let error = fs::write(a.join("new"), "x").unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::ReadOnlyFilesystem);
+    Ok(())
+}
+
 /// Every flag in its own sense: the kernel's word, for each alone and for all.
 pub(crate) fn attack_19_flags_are_the_kernels(sandbox: &Sandbox) -> Result<(), Skip> {
     sandbox.policy(&POLICY.replace("target = ", "force = []\ntarget = "));
@@ -434,6 +460,90 @@ pub(crate) fn already_mounted_is_the_same_mount(sandbox: &Sandbox) -> Result<(),
     Ok(())
 }
 
+/// What the source's own mount restricts, a bind of it restricts as well.
+pub(crate) fn already_mounted_from_a_restricted_source(sandbox: &Sandbox) -> Result<(), Skip> {
+    let daemon = Daemon::start(sandbox);
+    let source = sandbox.make_dir("src/restricted");
+    let flags = MsFlags::MS_NOEXEC;
+    mount(Some("test"), &source, Some("tmpfs"), flags, None::<&str>).unwrap();
+    let bind = || Bind::new(&source, sandbox.path("mnt/a")).unwrap();
+    let mut client = daemon.client();
+    let made = client.mount(bind()).unwrap();
+    assert_eq!(
+        kernel::statmount(made.mount.id).attributes & RESTRICTIONS,
+        NOSUID | NODEV | NOEXEC
+    );
+    let again = unchanged(|| client.mount(bind().no_exec()).unwrap());
+    assert_eq!(again.outcome, Outcome::AlreadyMounted);
+    let again = unchanged(|| client.mount(bind()).unwrap());
+    assert_eq!(again.outcome, Outcome::AlreadyMounted);
+    assert_eq!(again.mount, made.mount);
+    Ok(())
+}
+
+/// Every single difference from the tmpfs that was asked for is another mount.
+pub(crate) fn attack_12_busy_for_another_tmpfs(sandbox: &Sandbox) -> Result<(), Skip> {
+    let daemon = Daemon::start(sandbox);
+    let mut client = daemon.client();
+    let target = sandbox.path("mnt/a");
+    let tmpfs = |target: &Path| {
+        Tmpfs::new(target)
+            .unwrap()
+            .size(TmpfsSize::try_from(1 << 20).unwrap())
+            .inodes(TmpfsInodes::try_from(100).unwrap())
+    };
+    let first = client.mount(tmpfs(&target)).unwrap();
+    let mut busy = |request: mountwarden_client::protocol::Mount, why: &str| {
+        let error = unchanged(|| client.mount(request).unwrap_err());
+        assert_eq!(error.kind(), ErrorKind::Busy, "{error}");
+        assert!(error.to_string().contains(why), "{why}: {error}");
+    };
+    let more = |n: u64| tmpfs(&target).inodes(TmpfsInodes::try_from(n).unwrap());
+    busy(more(101).into(), "its limits differ");
+    busy(more(99).into(), "its limits differ");
+    let larger = TmpfsSize::try_from((1 << 20) + 1).unwrap();
+    busy(tmpfs(&target).size(larger).into(), "its limits differ");
+    busy(tmpfs(&target).no_exec().into(), "other attributes");
+    let bind = Bind::new(sandbox.path("src/data"), &target).unwrap();
+    busy(bind.into(), "another directory or file");
+
+    // Just this file system, but not all of it.
+    let part = sandbox.path("mnt/b");
+    fs::create_dir(target.join("sub")).unwrap();
+    bind_restricted(&target.join("sub"), &part);
+    busy(tmpfs(&part).into(), "it is not a tmpfs");
+    // Another file system that also lives in memory.
+    let other = sandbox.make_dir("mnt/other");
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
+    mount(Some("test"), &other, Some("ramfs"), flags, None::<&str>).unwrap();
+    busy(tmpfs(&other).into(), "it is not a tmpfs");
+    // All of it, at another place, is what was asked for.
+    let whole = sandbox.make_dir("mnt/whole");
+    bind_restricted(&target, &whole);
+    let again = client.mount(tmpfs(&whole)).unwrap();
+    assert_eq!(again.outcome, Outcome::AlreadyMounted);
+    if sandbox.is_root {
+        let mut of_alice = daemon.cli_as(ALICE);
+        of_alice.args(["mount", "tmpfs"]).arg(&target);
+        of_alice.args(["--size", "1M", "--inodes", "100"]);
+        let (status, _, error) = unchanged(|| outcome(&mut of_alice));
+        assert_eq!(status, 4, "{error}");
+        assert!(error.contains("its owner is somebody else"), "{error}");
+    }
+    client.unmount(&first).unwrap();
+    Ok(())
+}
+
+/// Binds as the test itself, with what the helper's policy forces.
+fn bind_restricted(source: &Path, target: &Path) {
+    let bind = |flags: MsFlags| {
+        mount(Some(source), target, None::<&str>, flags, None::<&str>).unwrap();
+    };
+    bind(MsFlags::MS_BIND);
+    let restricted = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
+    bind(MsFlags::MS_BIND | MsFlags::MS_REMOUNT | restricted);
+}
+
 pub(crate) fn concurrent_requests_make_one_mount(sandbox: &Sandbox) -> Result<(), Skip> {
     let daemon = Daemon::start(sandbox);
     let target = sandbox.path("mnt/a");
@@ -506,7 +616,8 @@ pub(crate) fn tmpfs_has_its_limits_and_owner(sandbox: &Sandbox) -> Result<(), Sk
     if sandbox.is_root {
         let status = outcome(daemon.cli_as(ALICE).args(["mount", "tmpfs"]).arg(&target));
         assert_eq!(status.0, 0, "{status:?}");
-        assert_eq!(fs::metadata(&target).unwrap().uid(), ALICE);
+        let root = fs::metadata(&target).unwrap();
+        assert_eq!((root.uid(), root.gid()), (ALICE, ALICE));
     }
     Ok(())
 }

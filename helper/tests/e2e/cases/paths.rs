@@ -234,6 +234,45 @@ pub(crate) fn attack_03_ancestor_renamed_away(sandbox: &Sandbox) -> Result<(), S
     Ok(())
 }
 
+/// A granted root is the directory that was there when the connection began:
+/// Landlock denies what takes its place, whatever its path.
+pub(crate) fn attack_02_replaced_root(sandbox: &Sandbox) -> Result<(), Skip> {
+    let policy = POLICY.to_owned()
+        + r#"
+[[grant]]
+name = "another's"
+users = [4003]
+target = ["@DIR@/theirs"]
+  [grant.tmpfs]
+  max_size = "1MiB"
+"#;
+    sandbox.policy(&policy);
+    sandbox.make_dir("theirs/a");
+    let daemon = Daemon::start(sandbox);
+    let mut client = daemon.client();
+    let tmpfs = || Tmpfs::new(sandbox.path("mnt/a")).unwrap();
+    let made = client.mount(tmpfs()).unwrap();
+    client.unmount(&made).unwrap();
+
+    let (root, aside) = (sandbox.path("mnt"), sandbox.path("aside"));
+    fs::rename(&root, &aside).unwrap();
+    // Nobody's directory, and then one that is granted to somebody else.
+    for other in ["new", "theirs"] {
+        sandbox.make_dir(&format!("{other}/a"));
+        fs::rename(sandbox.path(other), &root).unwrap();
+        let error = unchanged(|| client.mount(tmpfs()).unwrap_err());
+        assert_eq!(
+            (code(&error), error.errno()),
+            (ErrorCode::Unreachable, Some(13)),
+            "{other}: {error}"
+        );
+        fs::rename(&root, sandbox.path(other)).unwrap();
+    }
+    fs::rename(&aside, &root).unwrap();
+    client.mount(tmpfs()).unwrap();
+    Ok(())
+}
+
 pub(crate) fn attack_04_magic_links(sandbox: &Sandbox) -> Result<(), Skip> {
     let policy = POLICY.replace("\"@DIR@/src\"", "\"@DIR@/src\", \"/proc\"");
     sandbox.policy(&policy);

@@ -6,20 +6,40 @@ use std::os::unix::net::UnixDatagram;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use caps::Capability;
-use mountwarden_client::Tmpfs;
+use mountwarden_client::protocol::{Operation, Request};
+use mountwarden_client::{ErrorCode, Tmpfs};
+use nix::sys::resource::{Resource, setrlimit};
 
-use crate::Skip;
 use crate::daemon::{Daemon, START, command, outcome, wait_for, with_ambient};
 use crate::kernel::unchanged;
-use crate::roles;
 use crate::sandbox::{ALICE, BOB, POLICY, Sandbox};
+use crate::wire::{Wire, body};
+use crate::{Skip, fuse, roles};
 
 /// Starts the helper, which must not start; gives what it says.
 fn refused(sandbox: &Sandbox, held: &[Capability], mut command: Command) -> String {
-    let (status, _, error) = unchanged(|| with_ambient(sandbox, held, || outcome(&mut command)));
-    assert_eq!(status, 1, "{error}");
+    let said = sandbox.path("refused");
+    command.stderr(fs::File::create(&said).unwrap());
+    let status = unchanged(|| {
+        let mut child = with_ambient(sandbox, held, || command.spawn().unwrap());
+        let end = Instant::now() + Duration::from_secs(30);
+        loop {
+            if let Some(status) = child.try_wait().unwrap() {
+                break status.code();
+            }
+            if Instant::now() > end || fs::read_to_string(&said).unwrap().contains(" serves on ") {
+                child.kill().unwrap();
+                child.wait().unwrap();
+                panic!("it serves");
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    });
+    let error = fs::read_to_string(&said).unwrap();
+    assert_eq!(status, Some(1), "{error}");
     assert!(error.starts_with("mountwardend: "), "{error}");
     error
 }
@@ -27,13 +47,13 @@ fn refused(sandbox: &Sandbox, held: &[Capability], mut command: Command) -> Stri
 pub(crate) fn with_a_passed_socket(sandbox: &Sandbox) -> Result<(), Skip> {
     let notify = UnixDatagram::bind(sandbox.path("notify")).unwrap();
     notify
-        .set_read_timeout(Some(std::time::Duration::from_secs(30)))
+        .set_read_timeout(Some(Duration::from_secs(30)))
         .unwrap();
     fs::set_permissions(sandbox.path("notify"), fs::Permissions::from_mode(0o777)).unwrap();
     sandbox.make_dir("run");
     let helper = command(sandbox);
     let mut activated = roles::command(sandbox, "activate");
-    activated.arg(sandbox.path("run/sock"));
+    activated.arg(sandbox.path("run/sock")).arg("well");
     activated.arg(helper.get_program()).args(helper.get_args());
     activated
         .env("NOTIFY_SOCKET", sandbox.path("notify"))
@@ -52,6 +72,78 @@ pub(crate) fn with_a_passed_socket(sandbox: &Sandbox) -> Result<(), Skip> {
         .unwrap();
     assert_eq!(daemon.stop().code(), Some(0));
     assert_eq!(heard(), "STOPPING=1");
+    Ok(())
+}
+
+/// What is passed and is no listening stream socket, or is not the only one, is
+/// refused; what was passed to another process is not this one's.
+pub(crate) fn passed_sockets_that_do_not_fit(sandbox: &Sandbox) -> Result<(), Skip> {
+    let activated = |how: &str| {
+        sandbox.make_dir("run");
+        let helper = command(sandbox);
+        let mut activated = roles::command(sandbox, "activate");
+        activated.arg(sandbox.path(&format!("run/{how}"))).arg(how);
+        activated.arg(helper.get_program()).args(helper.get_args());
+        activated.env_remove(crate::CASE);
+        activated
+    };
+    for how in ["unlistened", "seqpacket", "two"] {
+        let error = refused(sandbox, &START, activated(how));
+        assert!(
+            error.contains("pass exactly one listening stream socket"),
+            "{how}: {error}"
+        );
+    }
+    let daemon = Daemon::start_with(sandbox, activated("anothers"));
+    daemon.client().list().unwrap();
+    Ok(())
+}
+
+/// Each connection takes a descriptor of the gate; a limit that is too low for
+/// the policy is said at the start.
+pub(crate) fn attack_34_too_few_descriptors(sandbox: &Sandbox) -> Result<(), Skip> {
+    let limited = |connections: u32| {
+        let limits = format!("[limits]\nconnections = {connections}\n[[grant]]");
+        sandbox.policy(&POLICY.replacen("[[grant]]", &limits, 1));
+    };
+    // Of this process, which is the case's own.
+    setrlimit(Resource::RLIMIT_NOFILE, 200, 200).unwrap();
+    limited(200);
+    let error = refused(sandbox, &START, command(sandbox));
+    assert!(
+        error.contains("takes 264 descriptors and the hard limit is 200"),
+        "{error}"
+    );
+    limited(136);
+    Daemon::start(sandbox).client().list().unwrap();
+    Ok(())
+}
+
+/// Whatever signals the program that starts it ignores or blocks: requests end
+/// in time, and so does the helper.
+pub(crate) fn signals_of_the_starter_do_not_matter(sandbox: &Sandbox) -> Result<(), Skip> {
+    let device = fuse::device()?;
+    let limits = "[limits]\nrequest_timeout = \"1s\"\n[[grant]]";
+    sandbox.policy(&POLICY.replacen("[[grant]]", limits, 1));
+    let hung = sandbox.make_dir("mnt/hung");
+    fuse::attach(&device, &hung, true)?;
+    for how in ["ignored", "blocked"] {
+        let helper = command(sandbox);
+        let mut start = if how == "ignored" {
+            let mut shell = Command::new("/bin/sh");
+            shell.args(["-c", "trap '' ALRM TERM HUP; exec \"$@\"", "sh"]);
+            shell
+        } else {
+            roles::command(sandbox, "block")
+        };
+        start.arg(helper.get_program()).args(helper.get_args());
+        let daemon = Daemon::start_with(sandbox, start);
+        let beneath = Tmpfs::new(hung.join("beneath")).unwrap();
+        let mut wire = Wire::open(&daemon.socket);
+        wire.send_body(&body(&Request::Perform(Operation::Mount(beneath.into()))));
+        wire.error(ErrorCode::TimedOut);
+        assert_eq!(daemon.stop().code(), Some(0), "{how}");
+    }
     Ok(())
 }
 
@@ -195,18 +287,52 @@ pub(crate) fn untrusted_files(sandbox: &Sandbox) -> Result<(), Skip> {
     };
     bad(&policy, 0o666, 0o644);
     bad(&policy, 0o664, 0o644);
+    bad(&policy, 0o646, 0o644);
     bad(&run, 0o777, 0o755);
     bad(&run, 0o1777, 0o755);
     bad(&run, 0o775, 0o755);
     bad(&sandbox.path(""), 0o777, 0o755);
 
+    // Further above, where a sticky directory will do: nobody renames another's
+    // file in it.
+    let below = sandbox.make_dir("etc").join("policy.toml");
+    fs::copy(&policy, &below).unwrap();
+    let elsewhere = || {
+        let mut command = command(sandbox);
+        command.arg("--policy").arg(&below);
+        command
+    };
+    chmod(&sandbox.path(""), 0o777);
+    let error = refused(sandbox, &START, elsewhere());
+    assert!(error.contains("unless it is sticky"), "{error}");
+    chmod(&sandbox.path(""), 0o1777);
+    drop(Daemon::start_with(sandbox, elsewhere()));
+    chmod(&sandbox.path(""), 0o755);
+
     let real = sandbox.path("real.toml");
     fs::rename(&policy, &real).unwrap();
     std::os::unix::fs::symlink(&real, &policy).unwrap();
     let error = refused(sandbox, &START, command(sandbox));
-    assert!(error.contains("policy.toml"), "a symbolic link: {error}");
+    assert!(
+        error.contains("policy.toml: ELOOP"),
+        "a symbolic link: {error}"
+    );
+    fs::remove_file(&policy).unwrap();
+    let mode = nix::sys::stat::Mode::from_bits_truncate(0o644);
+    nix::unistd::mkfifo(&policy, mode).unwrap();
+    let error = refused(sandbox, &START, command(sandbox));
+    assert!(
+        error.contains("policy.toml is not a regular file"),
+        "{error}"
+    );
     fs::remove_file(&policy).unwrap();
     fs::rename(&real, &policy).unwrap();
+    // A directory on the way that is a symbolic link.
+    std::os::unix::fs::symlink(sandbox.path(""), sandbox.path("way")).unwrap();
+    let mut through = command(sandbox);
+    through.arg("--policy").arg(sandbox.path("way/policy.toml"));
+    let error = refused(sandbox, &START, through);
+    assert!(error.contains("way: ENOTDIR"), "{error}");
     if sandbox.is_root {
         std::os::unix::fs::chown(&policy, Some(ALICE), None).unwrap();
         let error = refused(sandbox, &START, command(sandbox));

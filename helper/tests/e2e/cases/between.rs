@@ -1,0 +1,475 @@
+//! What changes while a request runs, at a known step of it.
+//!
+//! Before the mounter looks: it is stopped with a signal, which any process of
+//! another user could only wish for. While it attaches: the kernel's own lock of
+//! the target is held by a file system that the case serves.
+
+use std::fs;
+use std::path::Path;
+use std::process::Stdio;
+
+use mountwarden_client::protocol::{Operation, Reply, Request};
+use mountwarden_client::{Bind, DenyReason, ErrorCode, ErrorReply, Mounted, Outcome, Tmpfs};
+use nix::libc::SIGTERM;
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::{Pid, gettid};
+use serde_json::Value;
+
+use super::confinement::only;
+use crate::daemon::{Daemon, START, wait_for, with_ambient};
+use crate::fuse::{Hold, Server};
+use crate::kernel::{self, status_field, unchanged};
+use crate::sandbox::{POLICY, Sandbox, mount_tmpfs};
+use crate::wire::Wire;
+use crate::{Skip, roles};
+
+fn request(mount: impl Into<mountwarden_client::protocol::Mount>) -> Request {
+    Request::Perform(Operation::Mount(mount.into()))
+}
+
+/// Whether a process is in a state (`proc_pid_status(5)`).
+fn is_in_state(pid: Pid, state: char) -> bool {
+    status_field(pid, "State").is_some_and(|text| text.starts_with(state))
+}
+
+fn wait_for_state(pid: Pid, state: char) {
+    wait_for(&format!("{pid} is in state {state}"), || {
+        is_in_state(pid, state).then_some(())
+    });
+}
+
+/// How often a process went to sleep.
+fn sleeps(pid: Pid) -> u64 {
+    let count = status_field(pid, "voluntary_ctxt_switches").unwrap();
+    count.parse().unwrap()
+}
+
+/// Waits until a process waits for the lock that a [`Hold`] holds: nothing else
+/// that it does is a sleep that no signal ends.
+fn wait_for_lock(pid: Pid) {
+    let mut seen = 0;
+    wait_for("it waits for the lock", || {
+        seen = if is_in_state(pid, 'D') { seen + 1 } else { 0 };
+        (seen == 10).then_some(())
+    });
+}
+
+/// Asks for something, and makes a change after the session opened the paths and
+/// before the mounter looks at what it was sent.
+fn before_the_check(daemon: &Daemon, request: &Request, change: impl FnOnce()) -> Reply {
+    let mut wire = Wire::open(&daemon.socket);
+    let (session, mounter) = (only(daemon, "mw-session"), only(daemon, "mw-mounter"));
+    kill(mounter, Signal::SIGSTOP).unwrap();
+    wait_for_state(mounter, 'T');
+    wait_for_state(session, 'S');
+    let before = sleeps(session);
+    wire.send_body(&crate::wire::body(request));
+    // It sleeps for the client, and then for its mounter's answer.
+    wait_for("the session sent its order", || {
+        (sleeps(session) > before && is_in_state(session, 'S')).then_some(())
+    });
+    change();
+    kill(mounter, Signal::SIGCONT).unwrap();
+    let reply = wire.reply();
+    drop(wire);
+    wait_for("the connection's processes end", || {
+        (kernel::descendants(daemon.pid()).len() == 2).then_some(())
+    });
+    reply
+}
+
+/// What the mounter said of each attempt.
+fn attempts(daemon: &Daemon) -> Vec<Value> {
+    daemon
+        .audit()
+        .into_iter()
+        .filter(|line| line["by"] == "mounter")
+        .collect()
+}
+
+/// The mounter's first attempt met a change, and said which.
+fn first_saw(daemon: &Daemon, what: &str) {
+    let attempts = attempts(daemon);
+    let first = attempts.first().expect("an attempt");
+    assert_eq!(first["code"], "changed", "{attempts:?}");
+    let message = first["message"].as_str().unwrap();
+    assert!(message.contains(what), "{message}");
+}
+
+fn error(reply: Reply) -> ErrorReply {
+    match reply {
+        Reply::Error(error) => error,
+        other => panic!("not an error: {other:?}"),
+    }
+}
+
+fn mounted(reply: Reply) -> Mounted {
+    match reply {
+        Reply::Mounted(mounted) => mounted,
+        other => panic!("not mounted: {other:?}"),
+    }
+}
+
+/// The source leaves the granted tree after it was opened there.
+pub(crate) fn attack_03_source_renamed_away(sandbox: &Sandbox) -> Result<(), Skip> {
+    let daemon = Daemon::start(sandbox);
+    sandbox.make_dir("outside");
+    let (source, away) = (sandbox.path("src/data"), sandbox.path("outside/data"));
+    let bind = request(Bind::new(&source, sandbox.path("mnt/a")).unwrap());
+    let reply =
+        unchanged(|| before_the_check(&daemon, &bind, || fs::rename(&source, &away).unwrap()));
+    first_saw(&daemon, "src/data was renamed or replaced while");
+    // Tried again, it is not there.
+    assert_eq!(error(reply).code, ErrorCode::NotFound);
+    fs::rename(&away, &source).unwrap();
+    mounted(before_the_check(&daemon, &bind, || {}));
+    Ok(())
+}
+
+/// The source's mount leaves the namespace: the path of what was opened reads
+/// from another root then, and is not believed.
+pub(crate) fn attack_05_source_mount_detached(sandbox: &Sandbox) -> Result<(), Skip> {
+    let daemon = Daemon::start(sandbox);
+    let place = sandbox.make_dir("src/mounted");
+    mount_tmpfs(&place);
+    let bind = |name: &str| {
+        let source = sandbox.make_dir(&format!("src/mounted/{name}"));
+        request(Bind::new(source, sandbox.path("mnt/a")).unwrap())
+    };
+    let reply = before_the_check(&daemon, &bind("data"), || {
+        umount2(&place, MntFlags::MNT_DETACH).unwrap();
+    });
+    first_saw(&daemon, "is not in the helper's mount namespace");
+    assert_eq!(error(reply).code, ErrorCode::NotFound);
+    assert!(kernel::at(&sandbox.path("mnt/a")).is_empty());
+    mount_tmpfs(&place);
+    mounted(before_the_check(&daemon, &bind("data"), || {}));
+    Ok(())
+}
+
+/// Removed after it was opened: the target, and then the source.
+pub(crate) fn attack_06_removed_before_the_check(sandbox: &Sandbox) -> Result<(), Skip> {
+    let target = sandbox.path("mnt/a");
+    let daemon = Daemon::start(sandbox);
+    let tmpfs = request(Tmpfs::new(&target).unwrap());
+    let reply =
+        unchanged(|| before_the_check(&daemon, &tmpfs, || fs::remove_dir(&target).unwrap()));
+    first_saw(&daemon, "mnt/a was removed while");
+    assert_eq!(error(reply).code, ErrorCode::NotFound);
+    drop(daemon);
+
+    fs::remove_file(sandbox.path("log")).unwrap();
+    let daemon = Daemon::start(sandbox);
+    let source = sandbox.path("src/data/file");
+    let bind = request(Bind::new(&source, sandbox.path("mnt/file")).unwrap());
+    let reply =
+        unchanged(|| before_the_check(&daemon, &bind, || fs::remove_file(&source).unwrap()));
+    first_saw(&daemon, "src/data/file was removed while");
+    assert_eq!(error(reply).code, ErrorCode::NotFound);
+    Ok(())
+}
+
+/// Another target stands at the path by the time that the mounter looks: the
+/// session opens that one, and the client hears nothing of it.
+pub(crate) fn a_changed_target_is_tried_again(sandbox: &Sandbox) -> Result<(), Skip> {
+    let daemon = Daemon::start(sandbox);
+    let (target, aside) = (sandbox.path("mnt/a"), sandbox.path("mnt/aside"));
+    let tmpfs = request(Tmpfs::new(&target).unwrap());
+    let reply = before_the_check(&daemon, &tmpfs, || {
+        fs::rename(&target, &aside).unwrap();
+        sandbox.make_dir("mnt/a");
+    });
+    first_saw(&daemon, "mnt/a was renamed or replaced while");
+    let made = mounted(reply);
+    assert_eq!(made.outcome, Outcome::Mounted);
+    assert_eq!(attempts(&daemon).len(), 2);
+    assert_eq!(kernel::at(&target).len(), 1);
+    assert!(kernel::at(&aside).is_empty());
+    Ok(())
+}
+
+/// Somebody mounts at the target after it was opened: never a second mount on top.
+pub(crate) fn attack_12_mounted_over_before_the_check(sandbox: &Sandbox) -> Result<(), Skip> {
+    let daemon = Daemon::start(sandbox);
+    let target = sandbox.path("mnt/a");
+    let tmpfs = request(Tmpfs::new(&target).unwrap());
+    let reply = before_the_check(&daemon, &tmpfs, || mount_tmpfs(&target));
+    first_saw(&daemon, "what is mounted at");
+    let busy = error(reply);
+    assert_eq!(busy.code, ErrorCode::Busy, "{busy:?}");
+    let listed = daemon.client().list().unwrap();
+    assert_eq!(busy.mount, Some(listed[0].id));
+    assert_eq!(kernel::at(&target).len(), 1);
+    Ok(())
+}
+
+/// The mount that was asked for is there, and then another on top of it: what the
+/// name leads to is no longer the mount that was asked for.
+pub(crate) fn attack_12_stacked_over_before_the_check(sandbox: &Sandbox) -> Result<(), Skip> {
+    let daemon = Daemon::start(sandbox);
+    let target = sandbox.path("mnt/a");
+    let tmpfs = request(Tmpfs::new(&target).unwrap());
+    let below = mounted(before_the_check(&daemon, &tmpfs, || {}));
+    let again = mounted(before_the_check(&daemon, &tmpfs, || {}));
+    assert_eq!(again.outcome, Outcome::AlreadyMounted);
+    let reply = before_the_check(&daemon, &tmpfs, || mount_tmpfs(&target));
+    let attempts = attempts(&daemon);
+    assert_eq!(attempts[2]["code"], "changed", "{attempts:?}");
+    let busy = error(reply);
+    assert_eq!(busy.code, ErrorCode::Busy, "{busy:?}");
+    assert!(busy.mount.is_some() && busy.mount != Some(below.mount.id));
+    assert_eq!(kernel::at(&target).len(), 2);
+    Ok(())
+}
+
+/// A request for a mount at `leaf`, which waits in the kernel to be attached.
+fn while_attaching(
+    daemon: &Daemon,
+    server: &Server,
+    mut wire: Wire,
+    request: &Request,
+    change: impl FnOnce(&Hold<'_>),
+) -> Reply {
+    let mounter = only(daemon, "mw-mounter");
+    server.hold(|hold| {
+        wire.send_body(&crate::wire::body(request));
+        wait_for_lock(mounter);
+        change(hold);
+        hold.let_go();
+        wire.reply()
+    })
+}
+
+/// A directory above the target leaves the granted tree while the mount is being
+/// attached: seen afterwards, and taken back.
+pub(crate) fn attack_03_target_renamed_while_attaching(sandbox: &Sandbox) -> Result<(), Skip> {
+    sandbox.make_dir("outside");
+    let server = Server::start(&sandbox.make_dir("mnt/inner/held"))?;
+    let (inside, outside) = (sandbox.path("mnt/inner"), sandbox.path("outside/inner"));
+    let daemon = Daemon::start(sandbox);
+    let tmpfs = request(Tmpfs::new(inside.join("held/leaf")).unwrap());
+    let before = kernel::table().len();
+    let wire = Wire::open(&daemon.socket);
+    let reply = while_attaching(&daemon, &server, wire, &tmpfs, |_| {
+        fs::rename(&inside, &outside).unwrap();
+    });
+    first_saw(&daemon, "or a directory above it, was renamed");
+    assert_eq!(error(reply).code, ErrorCode::NotFound);
+    assert_eq!(kernel::table().len(), before, "nothing is left anywhere");
+    fs::rename(&outside, &inside).unwrap();
+    let made = mounted(Wire::open(&daemon.socket).ask(&tmpfs));
+    assert_eq!(made.mount.target.as_path(), inside.join("held/leaf"));
+    Ok(())
+}
+
+/// Somebody else's mount gets there first, by a moment.
+pub(crate) fn attack_12_mounted_over_while_attaching(sandbox: &Sandbox) -> Result<(), Skip> {
+    let server = Server::start(&sandbox.make_dir("mnt/held"))?;
+    let leaf = sandbox.path("mnt/held/leaf");
+    let daemon = Daemon::start(sandbox);
+    let tmpfs = request(Tmpfs::new(&leaf).unwrap());
+    let mut wire = Wire::open(&daemon.socket);
+    let mounter = only(&daemon, "mw-mounter");
+    let reply = server.hold(|hold| {
+        std::thread::scope(|scope| {
+            let (say, hear) = std::sync::mpsc::channel();
+            let place = &leaf;
+            let first = scope.spawn(move || {
+                say.send(gettid()).unwrap();
+                mount_tmpfs(place);
+            });
+            wait_for_lock(hear.recv().unwrap());
+            wire.send_body(&crate::wire::body(&tmpfs));
+            wait_for_lock(mounter);
+            hold.let_go();
+            first.join().unwrap();
+            wire.reply()
+        })
+    });
+    first_saw(&daemon, "another mount was placed at");
+    let busy = error(reply);
+    assert_eq!(busy.code, ErrorCode::Busy, "{busy:?}");
+    let line = kernel::only(&leaf);
+    assert_eq!(line.super_options.split(',').next(), Some("rw"));
+    assert!(!line.options.contains("nosuid"), "the other's: {line:?}");
+    Ok(())
+}
+
+/// The mount at whose place it is attached becomes shared in that moment, and a
+/// namespace shares it: nothing stays there either.
+pub(crate) fn attack_11_shared_while_attaching(sandbox: &Sandbox) -> Result<(), Skip> {
+    let root = sandbox.make_dir("mnt/held");
+    let server = Server::start(&root)?;
+    let leaf = root.join("leaf");
+    let daemon = Daemon::start(sandbox);
+    let tmpfs = request(Tmpfs::new(&leaf).unwrap());
+    let propagate = |flags: MsFlags| {
+        mount(None::<&str>, &root, None::<&str>, flags, None::<&str>).unwrap();
+    };
+    let mut other = None;
+    let wire = Wire::open(&daemon.socket);
+    let reply = while_attaching(&daemon, &server, wire, &tmpfs, |_| {
+        propagate(MsFlags::MS_SHARED);
+        other = Some(namespace(sandbox, &leaf));
+    });
+    let denied = error(reply);
+    assert_eq!(denied.reason, Some(DenyReason::SharedTarget), "{denied:?}");
+    assert!(kernel::at(&leaf).is_empty());
+    let mut other = other.unwrap();
+    drop(other.stdin.take());
+    let count = roles::read_line(other.stdout.as_mut().unwrap());
+    other.wait().unwrap();
+    assert_eq!(count, "0", "taken back there too");
+
+    // Shared before: refused before anything is attached, so nothing waits.
+    wait_for("the connection's processes end", || {
+        (kernel::descendants(daemon.pid()).len() == 2).then_some(())
+    });
+    let server = {
+        drop(server);
+        umount2(&root, MntFlags::MNT_DETACH).unwrap();
+        Server::start(&root)?
+    };
+    propagate(MsFlags::MS_SHARED);
+    let mut wire = Wire::open(&daemon.socket);
+    let denied = server.hold(|_| error(wire.ask(&tmpfs)));
+    assert_eq!(denied.reason, Some(DenyReason::SharedTarget), "{denied:?}");
+    drop(wire);
+    propagate(MsFlags::MS_PRIVATE);
+    mounted(Wire::open(&daemon.socket).ask(&tmpfs));
+    Ok(())
+}
+
+/// Another mount namespace, a copy of this one.
+fn namespace(sandbox: &Sandbox, place: &Path) -> std::process::Child {
+    let mut other = roles::command(sandbox, "namespace");
+    other
+        .arg(place)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped());
+    let mut other = with_ambient(sandbox, &START, || other.spawn().unwrap());
+    assert_eq!(roles::read_line(other.stdout.as_mut().unwrap()), "ready");
+    other
+}
+
+/// A stop of the helper never cuts a mount in two: the request that runs is
+/// finished and answered first.
+pub(crate) fn attack_30_a_stop_waits_for_the_request(sandbox: &Sandbox) -> Result<(), Skip> {
+    let server = Server::start(&sandbox.make_dir("mnt/held"))?;
+    let leaf = sandbox.path("mnt/held/leaf");
+    let mut daemon = Daemon::start(sandbox);
+    let tmpfs = request(Tmpfs::new(&leaf).unwrap());
+    let wire = Wire::open(&daemon.socket);
+    let mounter = only(&daemon, "mw-mounter");
+    let pid = daemon.pid();
+    let reply = while_attaching(&daemon, &server, wire, &tmpfs, |_| {
+        kill(pid, Signal::SIGTERM).unwrap();
+        wait_for("the mounter was told", || {
+            let pending = status_field(mounter, "ShdPnd")?;
+            let bits = u64::from_str_radix(&pending, 16).unwrap();
+            (bits & (1 << (SIGTERM - 1)) != 0).then_some(())
+        });
+    });
+    let made = mounted(reply);
+    wait_for("the helper ends", || (!daemon.runs()).then_some(()));
+    assert!(daemon.log().contains("stopped; mounts stay"));
+    assert_eq!(attempts(&daemon)[0]["result"], "mounted");
+    let status = kernel::statmount(made.mount.id);
+    assert_eq!(status.point, leaf.as_os_str().as_encoded_bytes());
+    Ok(())
+}
+
+/// Two connections want the same at once: the second looks only after the first
+/// has finished, and finds what it made.
+pub(crate) fn attack_12_one_at_a_time(sandbox: &Sandbox) -> Result<(), Skip> {
+    let server = Server::start(&sandbox.make_dir("mnt/held"))?;
+    let leaf = sandbox.path("mnt/held/leaf");
+    let daemon = Daemon::start(sandbox);
+    let tmpfs = request(Tmpfs::new(&leaf).unwrap());
+    let mut first = Wire::open(&daemon.socket);
+    let first_mounter = only(&daemon, "mw-mounter");
+    let mut second = Wire::open(&daemon.socket);
+    let replies = server.hold(|hold| {
+        first.send_body(&crate::wire::body(&tmpfs));
+        wait_for_lock(first_mounter);
+        let second_mounter = other_mounter(&daemon, first_mounter);
+        wait_for_state(second_mounter, 'S');
+        let before = sleeps(second_mounter);
+        second.send_body(&crate::wire::body(&tmpfs));
+        wait_for("the second mounter waits for the first", || {
+            (sleeps(second_mounter) > before && is_in_state(second_mounter, 'S')).then_some(())
+        });
+        hold.let_go();
+        [first.reply(), second.reply()].map(mounted)
+    });
+    assert_eq!(
+        replies.each_ref().map(|made| made.outcome),
+        [Outcome::Mounted, Outcome::AlreadyMounted]
+    );
+    assert_eq!(replies[0].mount, replies[1].mount);
+    // The second's target was opened before the first was there: tried again, and
+    // never attached. Each mounter writes its lines after it gave back the lock.
+    let attempts = attempts(&daemon);
+    assert_eq!(attempts.len(), 3, "{attempts:?}");
+    let changed: Vec<_> = attempts
+        .iter()
+        .filter(|line| line["code"] == "changed")
+        .collect();
+    let [changed] = changed[..] else {
+        panic!("{attempts:?}")
+    };
+    let message = changed["message"].as_str().unwrap();
+    assert!(message.contains("what is mounted at"), "{message}");
+    Ok(())
+}
+
+/// The mounter of the only other connection.
+fn other_mounter(daemon: &Daemon, than: Pid) -> Pid {
+    let all = kernel::named(daemon.pid(), "mw-mounter");
+    let mut others = all.into_iter().filter(|&pid| pid != than);
+    others.next().expect("another mounter")
+}
+
+/// A request that waits for another's has its deadline too, in both halves.
+pub(crate) fn attack_31_a_wait_for_another_times_out(sandbox: &Sandbox) -> Result<(), Skip> {
+    let limits = "[limits]\nrequest_timeout = \"1s\"\n[[grant]]";
+    sandbox.policy(&POLICY.replacen("[[grant]]", limits, 1));
+    let server = Server::start(&sandbox.make_dir("mnt/held"))?;
+    let leaf = sandbox.path("mnt/held/leaf");
+    let daemon = Daemon::start(sandbox);
+    let tmpfs = request(Tmpfs::new(&leaf).unwrap());
+    let mut first = Wire::open(&daemon.socket);
+    let first_mounter = only(&daemon, "mw-mounter");
+    let mut second = Wire::open(&daemon.socket);
+    server.hold(|hold| {
+        first.send_body(&crate::wire::body(&tmpfs));
+        wait_for_lock(first_mounter);
+        let second_mounter = other_mounter(&daemon, first_mounter);
+        second.send_body(&crate::wire::body(&tmpfs));
+        first.error(ErrorCode::TimedOut);
+        second.error(ErrorCode::TimedOut);
+        wait_for("the one that waited is ended", || {
+            (!kernel::is_alive(second_mounter)).then_some(())
+        });
+        wait_for("the warden reports it", || {
+            daemon
+                .log()
+                .contains("took longer than `request_timeout`")
+                .then_some(())
+        });
+        // Others are served as before.
+        let other = request(Tmpfs::new(sandbox.path("mnt/a")).unwrap());
+        mounted(Wire::open(&daemon.socket).ask(&other));
+        hold.let_go();
+    });
+    wait_for("the connections' processes end", || {
+        (kernel::descendants(daemon.pid()).len() == 2).then_some(())
+    });
+    // The first was past its checks: its mount is there, whole, or is not.
+    for line in kernel::at(&leaf) {
+        assert!(line.options.contains("nosuid,nodev"), "{line:?}");
+    }
+    assert!(kernel::at(&leaf).len() <= 1);
+    Ok(())
+}
