@@ -172,7 +172,9 @@ impl Acceptor<'_> {
                 Ok(Next::Accept)
             }
             Err(Errno::EPIPE | Errno::ECONNRESET) => Ok(Next::Accept),
-            Err(Errno::EMFILE | Errno::ENFILE | Errno::ENOMEM | Errno::EAGAIN) => {
+            Err(
+                Errno::EMFILE | Errno::ENFILE | Errno::ENOMEM | Errno::EAGAIN | Errno::ETOOMANYREFS,
+            ) => {
                 refuse(
                     &client,
                     ErrorCode::LimitReached,

@@ -56,6 +56,16 @@ pub(crate) enum OrderReply {
 /// More than any order needs: two paths and the fixed parts.
 const MAX_MESSAGE: usize = 16 * 1024;
 
+/// How long to wait for descriptors that are on their way to be taken.
+const IN_FLIGHT: Duration = Duration::from_millis(2);
+
+fn rest(time: Duration) -> Result<(), Errno> {
+    match ppoll(&mut [], Some(TimeSpec::from_duration(time)), None) {
+        Ok(_) | Err(Errno::EINTR) => Ok(()),
+        Err(errno) => Err(errno),
+    }
+}
+
 /// Why the channel is of no more use.
 #[derive(Debug, Error)]
 pub(crate) enum ChannelError {
@@ -87,6 +97,10 @@ impl OrderChannel {
             match socket::send(self.0.as_fd(), &bytes, descriptors, MsgFlags::empty()) {
                 Ok(_) => return Ok(()),
                 Err(Errno::EINTR) => {}
+                // The kernel counts the descriptors that are on their way for all
+                // sessions together, since they are one user (`unix(7)`). Others
+                // take theirs soon; the deadline of the request bounds the wait.
+                Err(Errno::ETOOMANYREFS) => rest(IN_FLIGHT)?,
                 Err(Errno::EPIPE | Errno::ECONNRESET) => return Err(ChannelError::Closed),
                 Err(errno) => return Err(errno.into()),
             }

@@ -2,11 +2,12 @@
 #![forbid(unsafe_code)]
 
 use std::ops::ControlFlow;
+use std::os::fd::BorrowedFd;
 
 use mountwarden_protocol::{AbsPath, MountAttributes, MountId, MountInfo};
 use nix::errno::Errno;
 
-use crate::sys::mount::{self, MountStatus};
+use crate::sys::mount::{self, FileStatus, LSMT_ROOT, MountStatus};
 
 /// Our attributes and the kernel's bits (`MOUNT_ATTR_*` in `mount_setattr(2)`).
 const ATTRIBUTES: [(MountAttributes, u64); 5] = [
@@ -81,4 +82,37 @@ pub(crate) fn walk(
         }
         after = last;
     }
+}
+
+/// Describes an open file; of one that its file system hides from other users,
+/// only its mount and whether it is the root.
+pub(crate) fn status(file: BorrowedFd<'_>) -> Result<FileStatus, Errno> {
+    match mount::status(file) {
+        Err(Errno::EACCES) => mount::hidden_status(file).and_then(with_unique_id),
+        other => other,
+    }
+}
+
+/// The mount that a name in the working directory leads to, and whether it is
+/// its root.
+pub(crate) fn status_of_name(name: &[u8]) -> Result<FileStatus, Errno> {
+    match mount::status_of_name(name) {
+        Err(Errno::EACCES) => mount::hidden_status_of_name(name).and_then(with_unique_id),
+        other => other,
+    }
+}
+
+/// Replaces the short id, which no two mounts have at the same time, by the
+/// unique one: found in the whole table, which only hidden mounts cost.
+fn with_unique_id(mut status: FileStatus) -> Result<FileStatus, Errno> {
+    let mut found = None;
+    walk(LSMT_ROOT, 0, |mount| {
+        if mount.short_id == status.mount {
+            found = Some(mount.id);
+            return ControlFlow::Break(());
+        }
+        ControlFlow::Continue(())
+    })?;
+    status.mount = found.ok_or(Errno::ENOENT)?;
+    Ok(status)
 }

@@ -57,6 +57,8 @@ pub(crate) struct Keeper<'a> {
     context: Context<'a>,
     confined: Confined<Warden>,
     started: Instant,
+    /// The gate's process, until it has ended.
+    gate: Option<Pid>,
     mounters: BTreeMap<Pid, usize>,
     users: Vec<Option<User>>,
 }
@@ -107,6 +109,7 @@ impl<'a> Keeper<'a> {
         let users = std::iter::repeat_with(|| None).take(places).collect();
         let started = Instant::now();
         Ok(Self {
+            gate: Some(context.gate),
             context,
             confined,
             started,
@@ -141,8 +144,11 @@ impl<'a> Keeper<'a> {
     fn hear(&mut self) -> Result<bool, Ended> {
         let stop = children::drain(self.context.signals)?;
         while let Some(status) = children::next_ended()? {
-            if status.pid() == Some(self.context.gate) && !stop {
-                return Err(Ended::Gate(children::describe(status)));
+            if status.pid() == self.gate {
+                self.gate = None;
+                if !stop {
+                    return Err(Ended::Gate(children::describe(status)));
+                }
             }
             self.ended(status)?;
         }
@@ -324,9 +330,8 @@ impl<'a> Keeper<'a> {
             // One that has ended is a zombie until it is reaped below.
             kill(*pid, Signal::SIGTERM)?;
         }
-        let mut gate = Some(self.context.gate);
         let end = Instant::now().checked_add(STOP);
-        while gate.is_some() || !self.mounters.is_empty() {
+        while self.gate.is_some() || !self.mounters.is_empty() {
             let left = end.map_or(STOP, |end| end.saturating_duration_since(Instant::now()));
             if left.is_zero() {
                 // The gate ends with its parent, this process.
@@ -343,7 +348,7 @@ impl<'a> Keeper<'a> {
             }
             children::drain(self.context.signals)?;
             while let Some(status) = children::next_ended()? {
-                gate = gate.filter(|&pid| status.pid() != Some(pid));
+                self.gate = self.gate.filter(|&gate| status.pid() != Some(gate));
                 self.ended(status)?;
             }
         }

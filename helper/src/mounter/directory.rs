@@ -15,6 +15,7 @@ use super::location::{Location, Purpose};
 use crate::failure;
 use crate::sys::mount::{self, FileStatus};
 use crate::sys::pinned::Slot;
+use crate::table;
 
 /// A target as a name in a checked directory.
 pub(super) struct Place<'a> {
@@ -55,7 +56,7 @@ impl<'a> Place<'a> {
     /// What the name leads to now. Nothing here asks the file system that is
     /// mounted there: it may be dead or hung.
     pub(super) fn look(&self) -> Result<FileStatus, ErrorReply> {
-        self.inside(mount::mount_of_name)?
+        self.inside(table::status_of_name)?
             .map_err(|errno| failure::kernel("cannot look at", self.path, errno))
     }
 

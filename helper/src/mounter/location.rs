@@ -11,6 +11,7 @@ use crate::failure;
 use crate::sys::mount::{self, FileStatus, MountStatus};
 use crate::sys::pinned::Slot;
 use crate::sys::socket;
+use crate::table;
 
 /// A descriptor that is what the request's path names, at this moment.
 pub(super) struct Location {
@@ -47,12 +48,7 @@ impl Location {
         let failed = |what: &'static str| move |errno| failure::kernel(what, path, errno);
         let slotted = socket::settle(file, slot.number()).map_err(failed("cannot take"))?;
         let flags = fcntl(&slotted, FcntlArg::F_GETFL).map_err(failed("cannot examine"))?;
-        // A FUSE server hides its files from other users, but not its mount.
-        let status = match mount::status(slotted.as_fd()) {
-            Err(Errno::EACCES) => mount::mount_of(slotted.as_fd()),
-            other => other,
-        };
-        let status = status.map_err(failed("cannot examine"))?;
+        let status = table::status(slotted.as_fd()).map_err(failed("cannot examine"))?;
         usable(purpose, OFlag::from_bits_retain(flags), &status)
             .map_err(|(code, why)| refuse(code, path, why))?;
         let mount = mount::status_of_mount(status.mount).map_err(|errno| match errno {

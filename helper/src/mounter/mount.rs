@@ -4,6 +4,7 @@
 
 use std::ffi::CString;
 use std::os::fd::{AsFd, OwnedFd};
+use std::time::Duration;
 
 use mountwarden_policy::{MountPermit, PermittedKind};
 use mountwarden_protocol::{AbsPath, DenyReason, ErrorCode, ErrorReply, MountId, Mounted, Outcome};
@@ -14,7 +15,7 @@ use super::location::Location;
 use crate::failure;
 use crate::sys::mount::{self, MountStatus};
 use crate::sys::pinned::Slot;
-use crate::sys::{pinned, socket};
+use crate::sys::{pinned, process, socket};
 use crate::table;
 
 /// Mounts what `permit` says at `target`, which holds no mount.
@@ -43,6 +44,10 @@ pub(super) fn mount(
         .at(&target.path));
     }
     let made = build(permit, source, &target.path)?;
+    // From here on the deadline must not end this process: what is attached is
+    // looked at, however long the attach waited for the target's lock.
+    process::deadline(Duration::ZERO)
+        .map_err(|errno| failure::kernel("cannot attach a mount at", &target.path, errno))?;
     mount::attach(made.as_fd(), target.as_fd())
         .map_err(|errno| failure::kernel("cannot attach a mount at", &target.path, errno))?;
     match verify(permit, &made, target) {

@@ -39,6 +39,8 @@ pub struct MountStatus {
     pub id: u64,
     /// The unique id of the mount that it is attached to.
     pub parent: u64,
+    /// The id that `mountinfo` shows, which is used again after the mount's end.
+    pub short_id: u64,
     /// `MOUNT_ATTR_*`
     pub attributes: u64,
     /// `MS_SHARED`, `MS_PRIVATE`, ...
@@ -69,23 +71,26 @@ pub fn status(file: BorrowedFd<'_>) -> Result<FileStatus, Errno> {
     statx(file.as_raw_fd(), EMPTY.as_ptr(), STATX_FD_FLAGS, STATX_MASK)
 }
 
-/// The mount that an open file lies on, and whether the file is its root: what
-/// the kernel tells even where a FUSE mount hides everything from other users.
-/// The rest of the answer is zero.
-pub(crate) fn mount_of(file: BorrowedFd<'_>) -> Result<FileStatus, Errno> {
-    statx(
-        file.as_raw_fd(),
-        EMPTY.as_ptr(),
-        STATX_FD_FLAGS,
-        STATX_MNT_ID_UNIQUE,
-    )
+/// What a file system that hides its files from other users (`fuse(8)`) lets the
+/// kernel tell: the short id of the mount, and whether the file is its root. The
+/// rest of the answer is zero.
+pub(crate) fn hidden_status(file: BorrowedFd<'_>) -> Result<FileStatus, Errno> {
+    statx(file.as_raw_fd(), EMPTY.as_ptr(), STATX_FD_FLAGS, 0)
 }
 
-/// The mount that a name in the working directory leads to, as [`mount_of`]
-/// says it; a symbolic link is not followed.
-pub(crate) fn mount_of_name(name: &[u8]) -> Result<FileStatus, Errno> {
+/// The mount that a name in the working directory leads to, and whether it is
+/// its root; a symbolic link is not followed.
+pub(crate) fn status_of_name(name: &[u8]) -> Result<FileStatus, Errno> {
+    let unique = STATX_MNT_ID_UNIQUE;
     NAME.with(name, |name| {
-        statx(libc::AT_FDCWD, name, STATX_NAME_FLAGS, STATX_MNT_ID_UNIQUE)
+        statx(libc::AT_FDCWD, name, STATX_NAME_FLAGS, unique)
+    })
+}
+
+/// As [`hidden_status`], of a name in the working directory.
+pub(crate) fn hidden_status_of_name(name: &[u8]) -> Result<FileStatus, Errno> {
+    NAME.with(name, |name| {
+        statx(libc::AT_FDCWD, name, STATX_NAME_FLAGS, 0)
     })
 }
 
@@ -110,7 +115,7 @@ fn statx(
         )
     };
     result(returned)?;
-    if buffer.stx_mask & STATX_MNT_ID_UNIQUE == 0 {
+    if mask != 0 && buffer.stx_mask & STATX_MNT_ID_UNIQUE == 0 {
         return Err(Errno::ENOSYS);
     }
     Ok(FileStatus {
@@ -195,6 +200,7 @@ fn parse_statmount(buffer: &[u8]) -> Option<MountStatus> {
     Some(MountStatus {
         id: word(40)?,
         parent: word(48)?,
+        short_id: u32::from_ne_bytes(*buffer.get(56..)?.first_chunk()?).into(),
         attributes: word(64)?,
         propagation: word(72)?,
         filesystem: text(36)?,

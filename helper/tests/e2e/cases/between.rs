@@ -4,12 +4,14 @@
 //! another user could only wish for. While it attaches: the kernel's own lock of
 //! the target is held by a file system that the case serves.
 
-use std::fs;
+use std::fs::{self, File};
 use std::path::Path;
 use std::process::Stdio;
 
 use mountwarden_client::protocol::{Operation, Reply, Request};
-use mountwarden_client::{Bind, DenyReason, ErrorCode, ErrorReply, Mounted, Outcome, Tmpfs};
+use mountwarden_client::{
+    Bind, DenyReason, ErrorCode, ErrorKind, ErrorReply, Mounted, Outcome, Tmpfs,
+};
 use nix::libc::SIGTERM;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::signal::{Signal, kill};
@@ -18,7 +20,7 @@ use serde_json::Value;
 
 use super::confinement::only;
 use crate::daemon::{Daemon, START, wait_for, with_ambient};
-use crate::fuse::{Hold, Server};
+use crate::fuse::{self, Hold, Server};
 use crate::kernel::{self, status_field, unchanged};
 use crate::sandbox::{POLICY, Sandbox, mount_tmpfs};
 use crate::wire::Wire;
@@ -471,5 +473,88 @@ pub(crate) fn attack_31_a_wait_for_another_times_out(sandbox: &Sandbox) -> Resul
         assert!(line.options.contains("nosuid,nodev"), "{line:?}");
     }
     assert!(kernel::at(&leaf).len() <= 1);
+    Ok(())
+}
+
+/// Orders that many mounters have not taken yet: the kernel counts descriptors
+/// that are on their way for all processes of a user (`unix(7)`, ETOOMANYREFS).
+pub(crate) fn attack_34_many_orders_at_once(sandbox: &Sandbox) -> Result<(), Skip> {
+    let daemon = Daemon::start(sandbox);
+    let mut waiting = Vec::new();
+    for number in 0..12 {
+        let target = sandbox.make_dir(&format!("mnt/{number}"));
+        let known = kernel::named(daemon.pid(), "mw-mounter");
+        let mut wire = Wire::open(&daemon.socket);
+        let mounters = kernel::named(daemon.pid(), "mw-mounter");
+        let mounter = mounters.into_iter().find(|pid| !known.contains(pid));
+        let mounter = mounter.expect("its mounter");
+        kill(mounter, Signal::SIGSTOP).unwrap();
+        wait_for_state(mounter, 'T');
+        let bind = Bind::new(sandbox.path("src/data"), target).unwrap();
+        wire.send_body(&crate::wire::body(&request(bind)));
+        waiting.push((wire, mounter));
+    }
+    std::thread::sleep(std::time::Duration::from_millis(200));
+    for (_, mounter) in &waiting {
+        kill(*mounter, Signal::SIGCONT).unwrap();
+    }
+    for (wire, _) in &mut waiting {
+        mounted(wire.reply());
+    }
+    Ok(())
+}
+
+/// As above, but the request's time is over before the mount is attached: what
+/// is attached is looked at all the same.
+pub(crate) fn attack_03_target_renamed_until_the_deadline(sandbox: &Sandbox) -> Result<(), Skip> {
+    let limits = "[limits]\nrequest_timeout = \"1s\"\n[[grant]]";
+    sandbox.policy(&POLICY.replacen("[[grant]]", limits, 1));
+    sandbox.make_dir("outside");
+    let server = Server::start(&sandbox.make_dir("mnt/inner/held"))?;
+    let (inside, outside) = (sandbox.path("mnt/inner"), sandbox.path("outside/inner"));
+    let daemon = Daemon::start(sandbox);
+    let tmpfs = request(Tmpfs::new(inside.join("held/leaf")).unwrap());
+    let before = kernel::table().len();
+    let mut wire = Wire::open(&daemon.socket);
+    let mounter = only(&daemon, "mw-mounter");
+    server.hold(|hold| {
+        wire.send_body(&crate::wire::body(&tmpfs));
+        wait_for_lock(mounter);
+        fs::rename(&inside, &outside).unwrap();
+        wire.error(ErrorCode::TimedOut);
+        std::thread::sleep(std::time::Duration::from_millis(500));
+        hold.let_go();
+    });
+    wait_for("the connection's processes end", || {
+        (kernel::descendants(daemon.pid()).len() == 2).then_some(())
+    });
+    assert_eq!(kernel::table().len(), before, "nothing is left anywhere");
+    Ok(())
+}
+
+/// A file system that hides even its root from the helper's user: its mount is
+/// found, compared and ended all the same.
+pub(crate) fn attack_31_a_private_file_system(sandbox: &Sandbox) -> Result<(), Skip> {
+    let device: File = fuse::device()?;
+    let target = sandbox.path("mnt/a");
+    fuse::attach(&device, &target, false)?;
+    sandbox.policy(&POLICY.replacen(
+        "[[grant]]",
+        "[limits]\nrequest_timeout = \"5s\"\n[[grant]]",
+        1,
+    ));
+    let daemon = Daemon::start(sandbox);
+    let mut client = daemon.client();
+    let error = unchanged(|| client.mount(Tmpfs::new(&target).unwrap()).unwrap_err());
+    assert_eq!(error.kind(), ErrorKind::Busy, "{error}");
+    let bind = Bind::new(sandbox.path("src/data"), &target).unwrap();
+    let error = unchanged(|| client.mount(bind).unwrap_err());
+    assert_eq!(error.kind(), ErrorKind::Busy, "{error}");
+    let listed = client.list().unwrap();
+    assert_eq!(error.mount(), Some(listed[0].id));
+    client
+        .unmount(mountwarden_client::Unmount::new(&target).unwrap())
+        .unwrap();
+    assert!(kernel::at(&target).is_empty());
     Ok(())
 }

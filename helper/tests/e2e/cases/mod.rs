@@ -83,6 +83,9 @@ cases! {
         attack_30_a_stop_waits_for_the_request
         attack_12_one_at_a_time
         attack_31_a_wait_for_another_times_out
+        attack_34_many_orders_at_once
+        attack_03_target_renamed_until_the_deadline
+        attack_31_a_private_file_system
     }
     protocol {
         attack_20_bad_frames
