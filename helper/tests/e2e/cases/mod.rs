@@ -11,6 +11,7 @@ mod mounting;
 mod paths;
 mod protocol;
 mod start;
+mod tmpfs;
 mod unmounting;
 
 use crate::Case;
@@ -33,16 +34,18 @@ cases! {
         attack_10_never_without_nosuid
         attack_11_private_unless_granted
         attack_12_busy_for_another_mount
-        attack_12_busy_for_another_tmpfs
         attack_17_suid_and_dev_only_where_granted
         attack_17_forced_flags_without_asking
         attack_19_flags_are_the_kernels
         already_mounted_is_the_same_mount
         already_mounted_from_a_restricted_source
         concurrent_requests_make_one_mount
-        tmpfs_has_its_limits_and_owner
-        attack_18_tmpfs_extremes
         directory_and_file_do_not_mix
+    }
+    tmpfs {
+        has_its_limits_and_owner
+        attack_12_busy_for_another
+        attack_18_extremes
     }
     unmounting {
         normal_and_twice
