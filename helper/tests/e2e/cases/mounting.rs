@@ -164,6 +164,13 @@ pub(crate) fn attack_10_never_without_nosuid(sandbox: &Sandbox) -> Result<(), Sk
     Ok(())
 }
 
+/// Makes a directory a mount of its own that other namespaces share.
+fn share(path: &Path) {
+    let no_type = None::<&str>;
+    mount(Some(path), path, no_type, MsFlags::MS_BIND, no_type).unwrap();
+    mount(no_type, path, no_type, MsFlags::MS_SHARED, no_type).unwrap();
+}
+
 pub(crate) fn attack_11_private_unless_granted(sandbox: &Sandbox) -> Result<(), Skip> {
     let target = sandbox.path("mnt/a");
     let count_elsewhere = |work: &mut dyn FnMut()| {
@@ -184,23 +191,7 @@ pub(crate) fn attack_11_private_unless_granted(sandbox: &Sandbox) -> Result<(), 
     let bind = || Bind::new(sandbox.path("src/data"), &target).unwrap();
 
     // On a private mount, from a shared source: nobody else sees it.
-    let shared_source = sandbox.path("src");
-    mount(
-        Some(&shared_source),
-        &shared_source,
-        None::<&str>,
-        MsFlags::MS_BIND,
-        None::<&str>,
-    )
-    .unwrap();
-    mount(
-        None::<&str>,
-        &shared_source,
-        None::<&str>,
-        MsFlags::MS_SHARED,
-        None::<&str>,
-    )
-    .unwrap();
+    share(&sandbox.path("src"));
     let daemon = Daemon::start(sandbox);
     let mut client = daemon.client();
     let elsewhere = count_elsewhere(&mut || {
@@ -216,23 +207,7 @@ pub(crate) fn attack_11_private_unless_granted(sandbox: &Sandbox) -> Result<(), 
         .unwrap();
 
     // On a shared mount: refused, because the kernel would copy it.
-    let root = sandbox.path("mnt");
-    mount(
-        Some(&root),
-        &root,
-        None::<&str>,
-        MsFlags::MS_BIND,
-        None::<&str>,
-    )
-    .unwrap();
-    mount(
-        None::<&str>,
-        &root,
-        None::<&str>,
-        MsFlags::MS_SHARED,
-        None::<&str>,
-    )
-    .unwrap();
+    share(&sandbox.path("mnt"));
     let elsewhere = count_elsewhere(&mut || {
         let error = unchanged(|| client.mount(bind()).unwrap_err());
         assert_eq!(error.reason(), Some(DenyReason::SharedTarget), "{error}");
