@@ -8,7 +8,6 @@ use mountwarden_protocol::{
 
 use crate::Peer;
 use crate::grant::{Grant, distinct};
-use crate::judge::Check;
 
 /// How many characters of roots a message lists; a reply has to fit in a frame.
 const MAX_LISTING: usize = 400;
@@ -32,6 +31,35 @@ impl From<Denial> for ErrorReply {
         let mut reply = Self::new(ErrorCode::Denied, denial.message).at(&denial.path);
         reply.reason = Some(denial.reason);
         reply
+    }
+}
+
+/// The check that one grant fails. The order is the order of the checks: of
+/// several grants that refuse, the one that fails last came nearest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Check {
+    Target,
+    Kind,
+    Source,
+    Recursive,
+    Suid,
+    Dev,
+    Size,
+    Inodes,
+}
+
+impl Check {
+    pub(crate) fn reason(self) -> DenyReason {
+        match self {
+            Self::Target => DenyReason::TargetNotGranted,
+            Self::Kind => DenyReason::KindNotGranted,
+            Self::Source => DenyReason::SourceNotGranted,
+            Self::Recursive => DenyReason::RecursiveNotGranted,
+            Self::Suid => DenyReason::SuidNotGranted,
+            Self::Dev => DenyReason::DevNotGranted,
+            Self::Size => DenyReason::SizeAboveMaximum,
+            Self::Inodes => DenyReason::InodesAboveMaximum,
+        }
     }
 }
 
@@ -85,10 +113,12 @@ impl Denial {
     ) -> Self {
         let check = nearest.map_or(Check::Target, |obstacle| obstacle.check);
         let message = match nearest {
-            Some(Obstacle { grant, check }) if check > Check::Target => {
-                refused_by(grant, check, peer, operation)
-            }
-            _ => target_not_granted(own, peer, operation),
+            None
+            | Some(Obstacle {
+                check: Check::Target,
+                ..
+            }) => target_not_granted(own, peer, operation),
+            Some(Obstacle { grant, check }) => refused_by(grant, check, peer, operation),
         };
         let target = operation.target();
         let path = match check {
@@ -214,7 +244,7 @@ fn listing(roots: &[AbsPath]) -> String {
     let mut shown: usize = 0;
     for root in roots {
         let text = brief(root);
-        if shown > 0 && list.len().saturating_add(text.len()) > MAX_LISTING {
+        if list.len().saturating_add(text.len()) > MAX_LISTING {
             break;
         }
         if shown > 0 {

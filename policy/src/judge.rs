@@ -1,43 +1,14 @@
 //! The decision.
 
 use mountwarden_protocol::{
-    AbsPath, DenyReason, Kind, Mount, MountAttributes, MountOptions, Operation, TmpfsInodes,
-    TmpfsMode, TmpfsSize, Unmount,
+    AbsPath, Kind, Mount, MountAttributes, MountOptions, Operation, TmpfsInodes, TmpfsMode,
+    TmpfsSize, Unmount,
 };
 
-use crate::denial::{Denial, Obstacle};
+use crate::denial::{Check, Denial, Obstacle};
 use crate::grant::{BindTerms, Grant, TmpfsTerms};
 use crate::protected::Protected;
 use crate::{MountPermit, Peer, Permit, PermittedKind, UnmountPermit, Verdict};
-
-/// The check that one grant fails. The order is the order of the checks: of
-/// several grants that refuse, the one that fails last came nearest.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Check {
-    Target,
-    Kind,
-    Source,
-    Recursive,
-    Suid,
-    Dev,
-    Size,
-    Inodes,
-}
-
-impl Check {
-    pub(crate) fn reason(self) -> DenyReason {
-        match self {
-            Self::Target => DenyReason::TargetNotGranted,
-            Self::Kind => DenyReason::KindNotGranted,
-            Self::Source => DenyReason::SourceNotGranted,
-            Self::Recursive => DenyReason::RecursiveNotGranted,
-            Self::Suid => DenyReason::SuidNotGranted,
-            Self::Dev => DenyReason::DevNotGranted,
-            Self::Size => DenyReason::SizeAboveMaximum,
-            Self::Inodes => DenyReason::InodesAboveMaximum,
-        }
-    }
-}
 
 pub(crate) fn judge<'p>(
     grants: &'p [Grant],

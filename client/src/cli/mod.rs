@@ -6,6 +6,7 @@ mod exit;
 mod json;
 mod output;
 mod status;
+mod style;
 mod text;
 
 use std::ffi::OsString;

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use mountwarden_protocol::escape::Safe;
 use mountwarden_protocol::{LandlockReport, RoleReport, Status};
 
-use super::text::{GOOD, HEADING, WARNING};
+use super::style::{GOOD, HEADING, WARNING};
 
 /// The capabilities of `capabilities(7)`, in the order of their bits.
 const CAPABILITIES: [&str; 41] = [

@@ -2,20 +2,14 @@
 
 use std::fmt::Write as _;
 
-use anstyle::{AnsiColor, Style};
 use mountwarden_protocol::escape::{Safe, SafePath};
 use mountwarden_protocol::{
     AbsPath, Explanation, MountAttributes, MountInfo, Mounted, Operation, Outcome, Unmounted,
 };
 
+use super::style::{BAD, GOOD, HEADING};
 use super::{Answer, status};
 use crate::Error;
-
-pub(super) const HEADING: Style = Style::new().bold();
-pub(super) const GOOD: Style = Style::new().fg_color(Some(anstyle::Color::Ansi(AnsiColor::Green)));
-pub(super) const WARNING: Style =
-    Style::new().fg_color(Some(anstyle::Color::Ansi(AnsiColor::Yellow)));
-const BAD: Style = Style::new().fg_color(Some(anstyle::Color::Ansi(AnsiColor::Red)));
 
 /// A result as lines of text.
 pub(super) fn answer(answer: &Answer) -> String {
