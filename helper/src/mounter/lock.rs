@@ -1,14 +1,17 @@
-//! One piece of work at a time on one target, over all mounters.
+//! One piece of work at a time on one place, over all mounters.
 #![forbid(unsafe_code)]
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::os::fd::{AsFd, BorrowedFd};
 
-use mountwarden_protocol::AbsPath;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
 
-/// The lock of one target. The kernel gives it back when the process ends,
+use crate::sys::mount::FileStatus;
+
+/// The lock of one place: a name in a directory, whatever path leads to that
+/// directory. A path would not do: who renames a directory could have two
+/// mounters at work on one place under two names. The kernel gives it back when the process ends,
 /// however it ends (`F_SETLKW` in `fcntl_locking(2)`).
 pub(super) struct TargetLock<'a> {
     file: BorrowedFd<'a>,
@@ -17,9 +20,13 @@ pub(super) struct TargetLock<'a> {
 
 impl<'a> TargetLock<'a> {
     /// Waits for the lock; the request's deadline bounds the wait.
-    pub(super) fn take(file: BorrowedFd<'a>, target: &AbsPath) -> Result<Self, Errno> {
+    pub(super) fn take(
+        file: BorrowedFd<'a>,
+        directory: &FileStatus,
+        name: &[u8],
+    ) -> Result<Self, Errno> {
         let mut hasher = DefaultHasher::new();
-        target.hash(&mut hasher);
+        (directory.device, directory.inode, name).hash(&mut hasher);
         let place = libc::off_t::try_from(hasher.finish() >> 2).map_err(|_| Errno::EOVERFLOW)?;
         set(file.as_fd(), libc::F_WRLCK, place)?;
         Ok(Self { file, place })

@@ -238,7 +238,7 @@ impl Worker<'_> {
     ) -> Result<Mounted, ErrorReply> {
         let own = self.descriptors.own.as_fd();
         let path = &permit.target;
-        let _lock = self.lock(path)?;
+        let _lock = self.lock(&directory, path)?;
         let place = Place::check(own, directory, path)?;
         let target = Location::check(own, Slot::Target, target, path, Purpose::UseOrCompare)?;
         let source = source
@@ -271,15 +271,19 @@ impl Worker<'_> {
         permit: &UnmountPermit<'_>,
         directory: OwnedFd,
     ) -> Result<Unmounted, ErrorReply> {
-        let _lock = self.lock(&permit.target)?;
+        let _lock = self.lock(&directory, &permit.target)?;
         let place = Place::check(self.descriptors.own.as_fd(), directory, &permit.target)?;
         let unmounted = unmount::unmount(permit, &place)?;
         self.context.mounts.release();
         Ok(unmounted)
     }
 
-    fn lock(&self, target: &AbsPath) -> Result<TargetLock<'_>, ErrorReply> {
-        TargetLock::take(self.descriptors.lock.as_fd(), target)
+    /// Waits until no other mounter works at the place. All else is looked at
+    /// afterwards: the wait may be long.
+    fn lock(&self, directory: &OwnedFd, target: &AbsPath) -> Result<TargetLock<'_>, ErrorReply> {
+        let name = target.split().map_or(&[][..], |(_, name)| name);
+        table::status(directory.as_fd())
+            .and_then(|status| TargetLock::take(self.descriptors.lock.as_fd(), &status, name))
             .map_err(|errno| failure::kernel("cannot lock", target, errno))
     }
 
