@@ -86,8 +86,12 @@ fn usable(
     flags: OFlag,
     status: &FileStatus,
 ) -> Result<(), (ErrorCode, &'static str)> {
-    if purpose == Purpose::UseOrCompare && flags.contains(OFlag::O_PATH) && status.is_mount_root {
-        return Ok(());
+    if purpose == Purpose::UseOrCompare && flags.contains(OFlag::O_PATH) {
+        return if status.is_mount_root {
+            Ok(())
+        } else {
+            Err((ErrorCode::Changed, "holds no mount any more"))
+        };
     }
     if flags.contains(OFlag::O_PATH) || flags & OFlag::O_ACCMODE != OFlag::O_RDONLY {
         return Err((ErrorCode::WrongType, "was not opened for reading"));
