@@ -7,6 +7,7 @@ use nix::errno::Errno;
 
 use super::directory::Place;
 use crate::failure;
+use crate::sys::mount;
 
 /// Ends the topmost mount at a place.
 pub(super) fn unmount(
@@ -28,9 +29,24 @@ pub(super) fn unmount(
             .at(path)
             .mount(id));
     }
-    place
-        .unmount(permit.lazy)?
-        .map_err(|errno| refused(path, id, errno))?;
+    match place.unmount(permit.lazy)? {
+        // Not the root of a mount any more, or one that is locked (`umount(2)`).
+        Err(Errno::EINVAL) if place.look()?.mount != status.mount => {
+            let message = format!("the mount at {path} ended while the request ran");
+            return Err(ErrorReply::new(ErrorCode::Changed, message).at(path));
+        }
+        ended => ended.map_err(|errno| refused(path, id, errno))?,
+    }
+    // `umount2` takes a name and no id, and the lock binds mounters alone.
+    if mount::status_of_mount(status.mount).is_ok() {
+        let message = format!(
+            "somebody else's mount was placed on the mount {id} at {path} while the request ran, \
+             and was ended in its stead: mount that again"
+        );
+        return Err(ErrorReply::new(ErrorCode::Failed, message)
+            .at(path)
+            .mount(id));
+    }
     Ok(Unmounted {
         id,
         target: path.clone(),
