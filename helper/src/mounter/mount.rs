@@ -136,7 +136,14 @@ fn verify(
     let path = &target.path;
     let failed = |errno| failure::kernel("cannot examine what was attached at", path, errno);
     let id = mount::status(made.as_fd()).map_err(failed)?.mount;
-    let mut status = mount::status_of_mount(id).map_err(failed)?;
+    let mut status = mount::status_of_mount(id).map_err(|errno| match errno {
+        Errno::ENOENT => ErrorReply::new(
+            ErrorCode::Changed,
+            format!("the mount at {path} was ended again while the request ran"),
+        )
+        .at(path),
+        other => failed(other),
+    })?;
     if status.parent != target.mount.id {
         return Err(ErrorReply::new(
             ErrorCode::Changed,
@@ -172,7 +179,11 @@ fn verify(
 
 /// Takes back what was attached: that mount, by its descriptor, and no other.
 fn roll_back(mut error: ErrorReply, path: &AbsPath) -> ErrorReply {
-    if let Err(errno) = mount::detach_slot(Slot::Mount) {
+    // EINVAL: it is attached nowhere (`umount(2)`), because what it was attached to
+    // was itself unmounted.
+    if let Err(errno) = mount::detach_slot(Slot::Mount)
+        && errno != Errno::EINVAL
+    {
         error.code = ErrorCode::Failed;
         error.message = format!(
             "{}; and the mount could not be taken back ({}): look at {path}",
