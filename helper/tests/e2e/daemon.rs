@@ -118,6 +118,17 @@ impl Daemon {
         fs::read_to_string(&self.log).unwrap()
     }
 
+    /// Empties a log that has become too long to keep.
+    pub(crate) fn shorten_log(&self, most: u64) {
+        if fs::metadata(&self.log).unwrap().len() > most {
+            File::options()
+                .write(true)
+                .truncate(true)
+                .open(&self.log)
+                .unwrap();
+        }
+    }
+
     /// The audit lines, parsed; every line of the log must be JSON.
     pub(crate) fn audit(&self) -> Vec<Value> {
         self.log()

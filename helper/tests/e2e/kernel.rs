@@ -10,12 +10,24 @@ use nix::unistd::Pid;
 /// One line of `/proc/self/mountinfo` (`proc_pid_mountinfo(5)`).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Line {
+    /// Used again after the mount's end.
+    pub(crate) id: u64,
+    /// The mount that it is attached to.
+    pub(crate) parent: u64,
     pub(crate) root: String,
     pub(crate) point: String,
     pub(crate) options: String,
     pub(crate) shared: bool,
     pub(crate) filesystem: String,
+    pub(crate) source: String,
     pub(crate) super_options: String,
+}
+
+impl Line {
+    /// Whether this one covers another at its place.
+    pub(crate) fn is_on(&self, below: &Self) -> bool {
+        self.parent == below.id && self.point == below.point
+    }
 }
 
 /// The mount table of this process.
@@ -32,11 +44,14 @@ fn parse(line: &str) -> Line {
     let first: Vec<&str> = first.split(' ').collect();
     let second: Vec<&str> = second.split(' ').collect();
     Line {
+        id: first[0].parse().unwrap(),
+        parent: first[1].parse().unwrap(),
         root: unescape(first[3]),
         point: unescape(first[4]),
         options: first[5].to_owned(),
         shared: first[6..].iter().any(|field| field.starts_with("shared:")),
         filesystem: second[0].to_owned(),
+        source: unescape(second[1]),
         super_options: second[2].to_owned(),
     }
 }

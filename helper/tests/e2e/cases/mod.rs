@@ -10,6 +10,7 @@ mod limits;
 mod mounting;
 mod paths;
 mod protocol;
+mod races;
 mod start;
 mod tmpfs;
 mod unmounting;
@@ -62,11 +63,8 @@ cases! {
     }
     paths {
         attack_01_malformed_paths
-        attack_02_swapped_for_a_symlink
         attack_02_replaced_root
-        attack_03_ancestor_renamed_away
         attack_04_magic_links
-        attack_06_target_removed
         attack_07_wrong_file_types
         attack_08_protected_targets
         attack_15_separators_are_bytes
@@ -89,6 +87,16 @@ cases! {
         attack_34_many_orders_at_once
         attack_03_target_renamed_until_the_deadline
         attack_31_a_private_file_system
+    }
+    races {
+        attack_02_leaf_swapped_for_a_symlink
+        attack_02_ancestor_swapped_for_a_symlink
+        attack_02_root_replaced
+        attack_03_ancestor_renamed_away
+        attack_03_directories_change_names
+        attack_06_target_removed
+        attack_12_anothers_mount
+        attack_13_source_swapped
     }
     protocol {
         attack_20_bad_frames

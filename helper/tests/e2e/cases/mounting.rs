@@ -11,9 +11,9 @@ use mountwarden_client::{
 use nix::mount::{MsFlags, mount};
 use nix::unistd::geteuid;
 
-use super::paths::Stop;
 use crate::daemon::{Daemon, START, outcome, with_ambient};
 use crate::kernel::{self, NODEV, NOEXEC, NOSUID, NOSYMFOLLOW, RDONLY, RESTRICTIONS, unchanged};
+use crate::racing::Over;
 use crate::sandbox::{ALICE, BOB, POLICY, Sandbox, mount_tmpfs};
 use crate::{Skip, roles};
 
@@ -146,7 +146,7 @@ pub(crate) fn attack_10_never_without_nosuid(sandbox: &Sandbox) -> Result<(), Sk
             seen
         });
         // Also when a round fails, so that the failure is seen.
-        let stop = Stop(&done);
+        let stop = Over(&done);
         let mut client = daemon.client();
         for round in 0..500 {
             let mounted = if round % 2 == 0 {
