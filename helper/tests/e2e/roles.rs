@@ -8,8 +8,8 @@ use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 
-use mountwarden_client::Tmpfs;
 use mountwarden_client::protocol::{Operation, Reply, Request};
+use mountwarden_client::{Client, Tmpfs};
 use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::signal::SigSet;
 use nix::sys::socket::{
@@ -44,6 +44,7 @@ pub(crate) fn play(role: &str) -> ExitCode {
         "activate" => activate(&arguments),
         "block" => block(&arguments),
         "join" => join(&arguments),
+        "load" => load(&arguments),
         other => panic!("no role {other}"),
     }
     ExitCode::SUCCESS
@@ -158,6 +159,15 @@ fn join(arguments: &[String]) {
     setns(user, CloneFlags::CLONE_NEWUSER).unwrap();
     setns(mount, CloneFlags::CLONE_NEWNS).unwrap();
     exec(&arguments[1..]);
+}
+
+/// Mounts and unmounts a tmpfs until it is killed: `SOCKET TARGET...`
+fn load(arguments: &[String]) {
+    let mut client = Client::connect_to(&arguments[0]).unwrap();
+    for target in arguments[1..].iter().cycle() {
+        let made = client.mount(Tmpfs::new(target).unwrap()).unwrap();
+        client.unmount(&made).unwrap();
+    }
 }
 
 fn exec(arguments: &[String]) {

@@ -4,6 +4,7 @@ mod asking;
 mod between;
 mod cli;
 mod confinement;
+mod deaths;
 mod identity;
 mod life;
 mod limits;
@@ -97,6 +98,10 @@ cases! {
         attack_06_target_removed
         attack_12_anothers_mount
         attack_13_source_swapped
+    }
+    deaths {
+        attack_30_roles_killed_under_load
+        attack_30_clients_killed_under_load
     }
     protocol {
         attack_20_bad_frames
