@@ -26,30 +26,30 @@ use crate::sandbox::{POLICY, Sandbox, mount_tmpfs};
 use crate::wire::Wire;
 use crate::{Skip, roles};
 
-fn request(mount: impl Into<mountwarden_client::protocol::Mount>) -> Request {
+pub(super) fn request(mount: impl Into<mountwarden_client::protocol::Mount>) -> Request {
     Request::Perform(Operation::Mount(mount.into()))
 }
 
 /// Whether a process is in a state (`proc_pid_status(5)`).
-fn is_in_state(pid: Pid, state: char) -> bool {
+pub(super) fn is_in_state(pid: Pid, state: char) -> bool {
     status_field(pid, "State").is_some_and(|text| text.starts_with(state))
 }
 
-fn wait_for_state(pid: Pid, state: char) {
+pub(super) fn wait_for_state(pid: Pid, state: char) {
     wait_for(&format!("{pid} is in state {state}"), || {
         is_in_state(pid, state).then_some(())
     });
 }
 
 /// How often a process went to sleep.
-fn sleeps(pid: Pid) -> u64 {
+pub(super) fn sleeps(pid: Pid) -> u64 {
     let count = status_field(pid, "voluntary_ctxt_switches").unwrap();
     count.parse().unwrap()
 }
 
 /// Waits until a process waits for the lock that a [`Hold`] holds: nothing else
 /// that it does is a sleep that no signal ends.
-fn wait_for_lock(pid: Pid) {
+pub(super) fn wait_for_lock(pid: Pid) {
     let mut seen = 0;
     wait_for("it waits for the lock", || {
         seen = if is_in_state(pid, 'D') { seen + 1 } else { 0 };
@@ -82,7 +82,7 @@ fn before_the_check(daemon: &Daemon, request: &Request, change: impl FnOnce()) -
 }
 
 /// What the mounter said of each attempt.
-fn attempts(daemon: &Daemon) -> Vec<Value> {
+pub(super) fn attempts(daemon: &Daemon) -> Vec<Value> {
     daemon
         .audit()
         .into_iter()
@@ -106,7 +106,7 @@ fn error(reply: Reply) -> ErrorReply {
     }
 }
 
-fn mounted(reply: Reply) -> Mounted {
+pub(super) fn mounted(reply: Reply) -> Mounted {
     match reply {
         Reply::Mounted(mounted) => mounted,
         other => panic!("not mounted: {other:?}"),
@@ -379,100 +379,6 @@ pub(crate) fn attack_30_a_stop_waits_for_the_request(sandbox: &Sandbox) -> Resul
     assert_eq!(attempts(&daemon)[0]["result"], "mounted");
     let status = kernel::statmount(made.mount.id);
     assert_eq!(status.point, leaf.as_os_str().as_encoded_bytes());
-    Ok(())
-}
-
-/// Two connections want the same at once: the second looks only after the first
-/// has finished, and finds what it made.
-pub(crate) fn attack_12_one_at_a_time(sandbox: &Sandbox) -> Result<(), Skip> {
-    let server = Server::start(&sandbox.make_dir("mnt/held"))?;
-    let leaf = sandbox.path("mnt/held/leaf");
-    let daemon = Daemon::start(sandbox);
-    let tmpfs = request(Tmpfs::new(&leaf).unwrap());
-    let mut first = Wire::open(&daemon.socket);
-    let first_mounter = only(&daemon, "mw-mounter");
-    let mut second = Wire::open(&daemon.socket);
-    let replies = server.hold(|hold| {
-        first.send_body(&crate::wire::body(&tmpfs));
-        wait_for_lock(first_mounter);
-        let second_mounter = other_mounter(&daemon, first_mounter);
-        wait_for_state(second_mounter, 'S');
-        let before = sleeps(second_mounter);
-        second.send_body(&crate::wire::body(&tmpfs));
-        wait_for("the second mounter waits for the first", || {
-            (sleeps(second_mounter) > before && is_in_state(second_mounter, 'S')).then_some(())
-        });
-        hold.let_go();
-        [first.reply(), second.reply()].map(mounted)
-    });
-    assert_eq!(
-        replies.each_ref().map(|made| made.outcome),
-        [Outcome::Mounted, Outcome::AlreadyMounted]
-    );
-    assert_eq!(replies[0].mount, replies[1].mount);
-    // The second's target was opened before the first was there: tried again, and
-    // never attached. Each mounter writes its lines after it gave back the lock.
-    let attempts = attempts(&daemon);
-    assert_eq!(attempts.len(), 3, "{attempts:?}");
-    let changed: Vec<_> = attempts
-        .iter()
-        .filter(|line| line["code"] == "changed")
-        .collect();
-    let [changed] = changed[..] else {
-        panic!("{attempts:?}")
-    };
-    let message = changed["message"].as_str().unwrap();
-    assert!(message.contains("what is mounted at"), "{message}");
-    Ok(())
-}
-
-/// The mounter of the only other connection.
-fn other_mounter(daemon: &Daemon, than: Pid) -> Pid {
-    let all = kernel::named(daemon.pid(), "mw-mounter");
-    let mut others = all.into_iter().filter(|&pid| pid != than);
-    others.next().expect("another mounter")
-}
-
-/// A request that waits for another's has its deadline too, in both halves.
-pub(crate) fn attack_31_a_wait_for_another_times_out(sandbox: &Sandbox) -> Result<(), Skip> {
-    let limits = "[limits]\nrequest_timeout = \"1s\"\n[[grant]]";
-    sandbox.policy(&POLICY.replacen("[[grant]]", limits, 1));
-    let server = Server::start(&sandbox.make_dir("mnt/held"))?;
-    let leaf = sandbox.path("mnt/held/leaf");
-    let daemon = Daemon::start(sandbox);
-    let tmpfs = request(Tmpfs::new(&leaf).unwrap());
-    let mut first = Wire::open(&daemon.socket);
-    let first_mounter = only(&daemon, "mw-mounter");
-    let mut second = Wire::open(&daemon.socket);
-    server.hold(|hold| {
-        first.send_body(&crate::wire::body(&tmpfs));
-        wait_for_lock(first_mounter);
-        let second_mounter = other_mounter(&daemon, first_mounter);
-        second.send_body(&crate::wire::body(&tmpfs));
-        first.error(ErrorCode::TimedOut);
-        second.error(ErrorCode::TimedOut);
-        wait_for("the one that waited is ended", || {
-            (!kernel::is_alive(second_mounter)).then_some(())
-        });
-        wait_for("the warden reports it", || {
-            daemon
-                .log()
-                .contains("took longer than `request_timeout`")
-                .then_some(())
-        });
-        // Others are served as before.
-        let other = request(Tmpfs::new(sandbox.path("mnt/a")).unwrap());
-        mounted(Wire::open(&daemon.socket).ask(&other));
-        hold.let_go();
-    });
-    wait_for("the connections' processes end", || {
-        (kernel::descendants(daemon.pid()).len() == 2).then_some(())
-    });
-    // The first was past its checks: its mount is there, whole, or is not.
-    for line in kernel::at(&leaf) {
-        assert!(line.options.contains("nosuid,nodev"), "{line:?}");
-    }
-    assert!(kernel::at(&leaf).len() <= 1);
     Ok(())
 }
 

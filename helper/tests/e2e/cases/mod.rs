@@ -4,6 +4,7 @@ mod asking;
 mod between;
 mod cli;
 mod confinement;
+mod contending;
 mod deaths;
 mod identity;
 mod life;
@@ -83,11 +84,14 @@ cases! {
         attack_12_mounted_over_while_attaching
         attack_11_shared_while_attaching
         attack_30_a_stop_waits_for_the_request
-        attack_12_one_at_a_time
-        attack_31_a_wait_for_another_times_out
         attack_34_many_orders_at_once
         attack_03_target_renamed_until_the_deadline
         attack_31_a_private_file_system
+    }
+    contending {
+        attack_12_one_at_a_time
+        attack_03_one_at_a_time_under_two_names
+        attack_31_a_wait_for_another_times_out
     }
     races {
         attack_02_leaf_swapped_for_a_symlink
