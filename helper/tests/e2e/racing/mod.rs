@@ -18,7 +18,7 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 pub(crate) use self::pace::{Over, Pace, Random, seconds};
-pub(crate) use self::player::{Player, end, status, word};
+pub(crate) use self::player::{Player, check_status, end, status, word};
 use crate::daemon::{Daemon, wait_for};
 use crate::kernel::{self, Line};
 
@@ -121,7 +121,9 @@ impl<'a> Race<'a> {
             *self.state.lock().unwrap() = None;
             scene.restore();
         });
-        // After all of it, what was asked for is done.
+        // After all of it, what was asked for is done. Processes that still end may
+        // have a target open.
+        quiet(self.daemon);
         let mut player = self.player(0, random);
         for left in player.client.list().unwrap() {
             player.client.unmount(&left).unwrap();

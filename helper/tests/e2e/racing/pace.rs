@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 /// Rounds of a race, unless it takes longer than `TIME`.
 const ROUNDS: usize = 2000;
-const TIME: Duration = Duration::from_secs(5);
+const TIME: Duration = Duration::from_secs(8);
 /// Rounds that are run however long they take.
 const FEWEST: usize = 200;
 /// Seconds that each race runs instead.

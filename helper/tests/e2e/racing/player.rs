@@ -7,11 +7,13 @@ use mountwarden_client::{Client, Error, MountAttributes, Mounted, Outcome, Unmou
 use mountwarden_helper::raw;
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
+use nix::libc::MS_PRIVATE;
 use nix::mount::{MntFlags, umount2};
 use nix::sys::stat::Mode;
 
 use super::{Race, Random};
 use crate::daemon::wait_for;
+use crate::kernel;
 
 /// How a request ended, in one word.
 pub(crate) fn word<T>(
@@ -72,6 +74,7 @@ impl Player<'_, '_> {
             Outcome::AlreadyMounted => self.race.found.lock().unwrap().insert(id),
         };
         if let Some(status) = status(id) {
+            check_status(&status);
             let strays = self.race.strays.lock().unwrap();
             assert!(
                 !strays.contains(&status.short_id),
@@ -106,6 +109,17 @@ impl Player<'_, '_> {
         }
         word
     }
+}
+
+/// What the kernel says of every mount of the helper's, in these cases.
+pub(crate) fn check_status(status: &raw::MountStatus) {
+    let forced = kernel::NOSUID | kernel::NODEV;
+    assert_eq!(
+        status.attributes & kernel::RESTRICTIONS,
+        forced,
+        "{status:?}"
+    );
+    assert_eq!(status.propagation, MS_PRIVATE, "{status:?}");
 }
 
 /// What `statmount(2)` says of a mount, if it is there.
