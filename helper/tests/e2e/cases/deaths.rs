@@ -19,24 +19,24 @@ use crate::sandbox::{POLICY, Sandbox};
 use crate::wire::Wire;
 use crate::{Skip, roles};
 
-/// How many clients mount and unmount at a target of their own, and at one that
-/// they share.
 const CLIENTS: usize = 4;
 
-/// What they mount and where; half of them a directory, half a tmpfs.
+/// What clients mount and where; half of them a directory, half a tmpfs.
 struct Load {
     socket: PathBuf,
-    targets: Vec<PathBuf>,
+    /// Each directory in it is a target.
+    dir: PathBuf,
+    shared: PathBuf,
     source: PathBuf,
     base: Vec<Line>,
 }
 
 impl Load {
     fn new(sandbox: &Sandbox) -> Self {
-        let targets = (0..=CLIENTS).map(|number| sandbox.make_dir(&format!("mnt/{number}")));
         Self {
             socket: sandbox.path("run/sock"),
-            targets: targets.collect(),
+            dir: sandbox.path("mnt"),
+            shared: sandbox.make_dir("mnt/shared"),
             source: sandbox.path("src/data"),
             base: kernel::table(),
         }
@@ -56,11 +56,8 @@ impl Load {
         lines.retain(|line| !self.base.contains(line));
         for line in &lines {
             check(line);
-            let point = Path::new(&line.point);
-            assert!(
-                self.targets.iter().any(|target| target == point),
-                "misplaced: {line:?}"
-            );
+            let above = Path::new(&line.point).parent();
+            assert_eq!(above, Some(self.dir.as_path()), "misplaced: {line:?}");
             let whole = match &line.filesystem[..] {
                 "tmpfs" if line.source == "mountwarden" => {
                     let limits = "size=16384k,nr_inodes=1024";
@@ -75,24 +72,48 @@ impl Load {
         lines
     }
 
-    /// Mounts and unmounts until the end.
+    /// Mounts and unmounts until the end. Each connection has a target of its own:
+    /// what one that was lost had asked for may still be done after it.
     fn play(&self, number: usize, pace: &Pace, random: &mut Random) {
         let _over = pace.until_the_end();
-        while !pace.is_over() {
-            match Client::connect_to(&self.socket) {
-                Ok(mut client) => while self.round(number, &mut client, pace, random) {},
+        let mut last: Option<PathBuf> = None;
+        for connection in 0.. {
+            if pace.is_over() {
+                return;
+            }
+            let mut client = match Client::connect_to(&self.socket) {
+                Ok(client) => client,
                 Err(error) => {
                     lost(&error, pace);
                     random.pause();
+                    continue;
                 }
+            };
+            if let Some(last) = &last
+                && let Err(error) = client.unmount(Unmount::new(last).unwrap())
+                && !is_of_another(&error)
+            {
+                lost(&error, pace);
+                continue;
             }
+            let own = self.dir.join(format!("{number}-{connection}"));
+            fs::create_dir(&own).unwrap();
+            while self.round(number, &own, &mut client, pace, random) {}
+            last = Some(own);
         }
     }
 
     /// One mount and its end; false when another connection is needed for more.
-    fn round(&self, number: usize, client: &mut Client, pace: &Pace, random: &mut Random) -> bool {
+    fn round(
+        &self,
+        number: usize,
+        own: &Path,
+        client: &mut Client,
+        pace: &Pace,
+        random: &mut Random,
+    ) -> bool {
         let shared = random.below(4) == 0;
-        let target = &self.targets[if shared { CLIENTS } else { number }];
+        let target = if shared { &self.shared } else { own };
         let result = client.mount(self.mount(number, target));
         pace.count(word(&result, |_| "mounted"));
         match result {
@@ -107,7 +128,7 @@ impl Load {
                     check_status(&status);
                 }
             }
-            Err(error) if is_of_sharing(&error) => assert!(shared, "{error}"),
+            Err(error) if shared && is_of_another(&error) => {}
             Err(error) => {
                 lost(&error, pace);
                 return false;
@@ -117,8 +138,7 @@ impl Load {
         pace.count(format!("unmount: {}", word(&result, |_| "unmounted")));
         match result {
             Ok(gone) => assert_eq!(status(gone.id.into()), None, "said to be gone: {gone:?}"),
-            // A process that was killed may still have the target open.
-            Err(error) if is_of_sharing(&error) => {}
+            Err(error) if shared && is_of_another(&error) => {}
             Err(error) => {
                 lost(&error, pace);
                 return false;
@@ -137,9 +157,12 @@ impl Load {
         for mount in &listed {
             client.unmount(mount).unwrap();
         }
-        for (number, target) in self.targets.iter().enumerate() {
-            let made = client.mount(self.mount(number, target)).unwrap();
-            client.unmount(&made).unwrap();
+        for target in fs::read_dir(&self.dir).unwrap() {
+            let target = target.unwrap().path();
+            if target.is_dir() {
+                let made = client.mount(Tmpfs::new(target).unwrap()).unwrap();
+                client.unmount(&made).unwrap();
+            }
         }
         assert_eq!(kernel::table(), self.base);
     }
@@ -147,7 +170,7 @@ impl Load {
 
 /// What a client is told because of another, who mounts something else at the
 /// same target, or ends what is there.
-fn is_of_sharing(error: &Error) -> bool {
+fn is_of_another(error: &Error) -> bool {
     ["busy", "changed", "not-mounted"].contains(&error.kind().name())
 }
 
@@ -270,7 +293,7 @@ pub(crate) fn attack_30_roles_killed_under_load(sandbox: &Sandbox) -> Result<(),
 /// A client that goes at any moment of a conversation.
 fn leave(load: &Load, number: usize, random: &mut Random) {
     let mut wire = Wire::connect(&load.socket);
-    let target = &load.targets[number];
+    let target = &load.dir.join(["a", "b"][number]);
     let mount = load.mount(number, target);
     let unmount = Unmount::new(target).unwrap().into();
     let mut bytes = frame::encode(&Hello::default()).unwrap();
@@ -317,7 +340,7 @@ pub(crate) fn attack_30_clients_killed_under_load(sandbox: &Sandbox) -> Result<(
         let mut random = pace.random();
         while pace.goes_on() {
             let mut client = roles::command(sandbox, "load");
-            client.arg(&load.socket).args(&load.targets[2..]);
+            client.arg(&load.socket).arg(&load.shared);
             let mut client = client.spawn().unwrap();
             for _ in 0..random.below(40) {
                 random.pause();
