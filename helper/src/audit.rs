@@ -9,33 +9,47 @@
 use std::fmt::Write as _;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use mountwarden_protocol::{ErrorReply, Kind, Mount, Operation, Outcome, Reply};
+use mountwarden_protocol::{ErrorCode, ErrorReply, Kind, Operation, Outcome, Reply};
 use nix::errno::Errno;
 
 use crate::peer::AttestedPeer;
 
 /// The most bytes that one value takes, escapes included: two paths, a grant and
 /// a message stay within a line.
-const MAX_VALUE: usize = 900;
+const MAX_VALUE: usize = 860;
 
 /// Who decided.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum By {
     /// The privileged half, from its own judgement.
     Mounter,
+    /// The privileged half, which gave a connection no mounter.
+    Warden,
     /// The unprivileged half; its word for why a request ended there.
     Session,
+    /// The unprivileged half; its word for why a connection was refused.
+    Gate,
+}
+
+/// What was decided on.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Subject<'a> {
+    Operation(&'a Operation),
+    /// Bytes that are no request.
+    Protocol,
+    Connection,
 }
 
 /// One decision.
 pub(crate) struct Record<'a> {
-    pub(crate) peer: &'a AttestedPeer,
+    /// `None` where the kernel does not say who it is.
+    pub(crate) peer: Option<&'a AttestedPeer>,
     pub(crate) by: By,
-    /// `None` for bytes that are no request.
-    pub(crate) operation: Option<&'a Operation>,
+    pub(crate) subject: Subject<'a>,
     pub(crate) grant: Option<&'a str>,
     pub(crate) outcome: Result<&'a Reply, &'a ErrorReply>,
-    pub(crate) took: Duration,
+    /// `None` where nothing was done.
+    pub(crate) took: Option<Duration>,
 }
 
 impl Record<'_> {
@@ -50,23 +64,15 @@ impl Record<'_> {
             .duration_since(UNIX_EPOCH)
             .unwrap_or_default();
         line.number("time_ms", now.as_millis());
-        line.text("event", event(self.operation).as_bytes());
-        line.text(
-            "by",
-            if matches!(self.by, By::Mounter) {
-                b"mounter"
-            } else {
-                b"session"
-            },
-        );
-        line.number("uid", self.peer.identity().uid);
-        line.number("gid", self.peer.identity().gid);
-        line.number("pid", self.peer.pid());
-        if let Some(operation) = self.operation {
-            line.text("target", operation.target().as_bytes());
-            if let Some(source) = operation.source() {
-                line.text("source", source.as_bytes());
-            }
+        line.name("event", self.subject.event());
+        line.name("by", self.by.name());
+        if let Some(peer) = self.peer {
+            line.number("uid", peer.identity().uid);
+            line.number("gid", peer.identity().gid);
+            line.number("pid", peer.pid());
+        }
+        if let Subject::Operation(operation) = self.subject {
+            asked(&mut line, operation);
         }
         if let Some(grant) = self.grant {
             line.text("grant", grant.as_bytes());
@@ -75,23 +81,68 @@ impl Record<'_> {
             Ok(Reply::Error(error)) | Err(error) => failure(&mut line, error),
             Ok(reply) => success(&mut line, reply),
         }
-        line.number("took_us", self.took.as_micros());
+        if let Some(took) = self.took {
+            line.number("took_us", took.as_micros());
+        }
         line.finish()
     }
 }
 
-fn event(operation: Option<&Operation>) -> &'static str {
+impl By {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Mounter => "mounter",
+            Self::Warden => "warden",
+            Self::Session => "session",
+            Self::Gate => "gate",
+        }
+    }
+}
+
+impl Subject<'_> {
+    fn event(self) -> &'static str {
+        match self {
+            Self::Operation(Operation::Mount(mount)) => match mount.kind {
+                Kind::Bind { .. } => "mount-bind",
+                Kind::Tmpfs { .. } => "mount-tmpfs",
+            },
+            Self::Operation(Operation::Unmount(_)) => "unmount",
+            Self::Protocol => "protocol",
+            Self::Connection => "connection",
+        }
+    }
+}
+
+/// What the client asked for, whatever became of it.
+fn asked(line: &mut Line, operation: &Operation) {
+    line.text("target", operation.target().as_bytes());
     match operation {
-        Some(Operation::Mount(Mount {
-            kind: Kind::Bind { .. },
-            ..
-        })) => "mount-bind",
-        Some(Operation::Mount(Mount {
-            kind: Kind::Tmpfs { .. },
-            ..
-        })) => "mount-tmpfs",
-        Some(Operation::Unmount(_)) => "unmount",
-        None => "protocol",
+        Operation::Mount(mount) => {
+            match &mount.kind {
+                Kind::Bind { source, recursive } => {
+                    line.text("source", source.as_bytes());
+                    line.truth("recursive", *recursive);
+                }
+                Kind::Tmpfs { size, inodes, mode } => {
+                    if let Some(size) = size {
+                        line.number("size", size.get());
+                    }
+                    if let Some(inodes) = inodes {
+                        line.number("inodes", inodes.get());
+                    }
+                    if let Some(mode) = mode {
+                        line.name("mode", &format!("{:04o}", mode.bits()));
+                    }
+                }
+            }
+            line.name("options", &mount.options.names().join(","));
+        }
+        Operation::Unmount(unmount) => {
+            line.truth("lazy", unmount.lazy);
+            if let Some(id) = unmount.id {
+                line.number("only_id", id);
+            }
+        }
     }
 }
 
@@ -102,30 +153,30 @@ fn success(line: &mut Line, reply: &Reply) {
                 Outcome::Mounted => "mounted",
                 Outcome::AlreadyMounted => "already-mounted",
             };
-            line.text("result", result.as_bytes());
-            line.number("id", u64::from(mounted.mount.id));
-            line.text(
-                "flags",
-                mounted.mount.attributes.names().join(",").as_bytes(),
-            );
+            line.name("result", result);
+            line.number("id", mounted.mount.id);
+            line.name("flags", &mounted.mount.attributes.names().join(","));
         }
         Reply::Unmounted(unmounted) => {
-            line.text("result", b"unmounted");
-            line.number("id", u64::from(unmounted.id));
+            line.name("result", "unmounted");
+            line.number("id", unmounted.id);
         }
-        _ => line.text("result", b"done"),
+        _ => line.name("result", "done"),
     }
 }
 
 fn failure(line: &mut Line, error: &ErrorReply) {
-    let denied = error.code == mountwarden_protocol::ErrorCode::Denied;
-    line.text("result", if denied { b"denied" } else { b"error" });
-    line.text("code", error.code.name().as_bytes());
+    let denied = error.code == ErrorCode::Denied;
+    line.name("result", if denied { "denied" } else { "error" });
+    line.name("code", error.code.name());
     if let Some(reason) = error.reason {
-        line.text("reason", reason.name().as_bytes());
+        line.name("reason", reason.name());
     }
     if let Some(errno) = error.errno {
         line.number("errno", errno);
+    }
+    if let Some(id) = error.mount {
+        line.number("found_id", id);
     }
     line.text("message", error.message.as_bytes());
 }
@@ -133,8 +184,8 @@ fn failure(line: &mut Line, error: &ErrorReply) {
 /// Writes a line about the helper itself.
 pub(crate) fn log(role: &str, message: &str) -> Result<(), Errno> {
     let mut line = Line::new();
-    line.text("event", b"helper");
-    line.text("role", role.as_bytes());
+    line.name("event", "helper");
+    line.name("role", role);
     line.text("message", message.as_bytes());
     write_line(&line.finish())
 }
@@ -173,6 +224,16 @@ impl Line {
         self.key(key);
         // Writing to a string cannot fail.
         let _ = write!(self.0, "{number}");
+    }
+
+    fn truth(&mut self, key: &str, value: bool) {
+        self.key(key);
+        self.0.push_str(if value { "true" } else { "false" });
+    }
+
+    /// One of our own words.
+    fn name(&mut self, key: &str, name: &str) {
+        self.text(key, name.as_bytes());
     }
 
     /// Whatever the bytes are, the value is one line of printable ASCII. A byte

@@ -22,10 +22,11 @@ use nix::sys::wait::WaitStatus;
 use nix::unistd::Pid;
 use serde::Serialize;
 
-use crate::audit;
+use crate::audit::{self, By};
 use crate::children;
 use crate::confine::{ConfineError, Confined, Domain, Filters, Gate, Holding, Identity, Plan};
 use crate::peer::{AttestedPeer, Attestor};
+use crate::refusals::Refusals;
 use crate::session::{self, roots::Roots};
 use crate::sys::process::{self, Forked};
 use crate::sys::socket;
@@ -77,6 +78,7 @@ pub(crate) fn run(context: Context<'_>) -> Result<(), ConfineError> {
         context,
         confined,
         sessions: BTreeMap::new(),
+        refusals: Refusals::default(),
     };
     gate.serve().map_err(|errno| ConfineError::Kernel {
         step: "serve as the gate",
@@ -94,6 +96,7 @@ struct Acceptor<'a> {
     context: Context<'a>,
     confined: Confined<Gate>,
     sessions: BTreeMap<Pid, OpenSession>,
+    refusals: Refusals,
 }
 
 /// A session that runs. The gate keeps the client's socket, to tell the client
@@ -158,16 +161,20 @@ impl Acceptor<'_> {
         let peer = match self.context.attestor.attest(&client) {
             Ok(peer) => peer,
             Err(error) => {
-                refuse(&client, ErrorCode::Denied, &error.to_string());
+                let error = ErrorReply::new(ErrorCode::Denied, error.to_string());
+                self.refuse(&client, None, error)?;
                 return Ok(Next::Accept);
             }
         };
         if let Some(message) = self.limit_reached(&peer) {
-            refuse(&client, ErrorCode::LimitReached, &message);
+            let error = ErrorReply::new(ErrorCode::LimitReached, message);
+            self.refuse(&client, Some(&peer), error)?;
             return Ok(Next::Accept);
         }
-        match self.start(&client, peer) {
-            Ok((pid, uid)) => {
+        match self.start(&client, &peer) {
+            Ok(pid) => {
+                let uid = peer.identity().uid;
+                self.refusals.admitted(uid);
                 self.sessions.insert(pid, OpenSession { uid, client });
                 Ok(Next::Accept)
             }
@@ -175,11 +182,11 @@ impl Acceptor<'_> {
             Err(
                 Errno::EMFILE | Errno::ENFILE | Errno::ENOMEM | Errno::EAGAIN | Errno::ETOOMANYREFS,
             ) => {
-                refuse(
-                    &client,
+                let error = ErrorReply::new(
                     ErrorCode::LimitReached,
                     "the helper's system has no room for another process or descriptor now",
                 );
+                self.refuse(&client, Some(&peer), error)?;
                 Ok(Next::BackOff)
             }
             Err(errno) => Err(errno),
@@ -206,18 +213,29 @@ impl Acceptor<'_> {
         }
     }
 
-    fn start(&self, client: &OwnedFd, peer: AttestedPeer) -> Result<(Pid, u32), Errno> {
+    /// Tells a client, and the log, why there is no session for it.
+    fn refuse(
+        &mut self,
+        client: &OwnedFd,
+        peer: Option<&AttestedPeer>,
+        error: ErrorReply,
+    ) -> Result<(), Errno> {
+        self.refusals.refused(By::Gate, peer, &error)?;
+        tell(client, &HelloReply::Refused(Refusal::new(error)));
+        Ok(())
+    }
+
+    fn start(&self, client: &OwnedFd, peer: &AttestedPeer) -> Result<Pid, Errno> {
         let (ours, theirs) = socketpair(
             AddressFamily::Unix,
             SockType::SeqPacket,
             None,
             SockFlag::SOCK_CLOEXEC,
         )?;
-        let uid = peer.identity().uid;
         send(self.context.warden, CONNECTION, &[client, &theirs])?;
         drop(theirs);
         match process::fork()? {
-            Forked::Parent(pid) => Ok((pid, uid)),
+            Forked::Parent(pid) => Ok(pid),
             Forked::Child => {
                 let context = session::Context {
                     policy: self.context.policy,
@@ -267,14 +285,6 @@ fn timed_out() -> ErrorReply {
 fn send(warden: &OwnedFd, what: &[u8], descriptors: &[&OwnedFd]) -> Result<(), Errno> {
     let descriptors: Vec<_> = descriptors.iter().map(AsFd::as_fd).collect();
     socket::send(warden.as_fd(), what, &descriptors, MsgFlags::empty()).map(drop)
-}
-
-/// Tells a client why there is no session for it.
-fn refuse(client: &OwnedFd, code: ErrorCode, why: &str) {
-    tell(
-        client,
-        &HelloReply::Refused(Refusal::new(ErrorReply::new(code, why))),
-    );
 }
 
 /// Writes a last message and waits for nothing: a client that does not listen

@@ -29,6 +29,7 @@ mod mounter;
 mod order;
 mod peer;
 mod policy_file;
+mod refusals;
 mod session;
 #[expect(
     unsafe_code,

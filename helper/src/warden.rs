@@ -20,10 +20,12 @@ use nix::sys::wait::WaitStatus;
 use nix::unistd::{Pid, getpid};
 use thiserror::Error;
 
+use crate::audit::By;
 use crate::board::{Board, Count};
 use crate::confine::{ConfineError, Confined, Domain, Filters, Holding, Identity, Plan, Warden};
 use crate::order::{OrderChannel, OrderReply};
 use crate::peer::{AttestedPeer, Attestor};
+use crate::refusals::Refusals;
 use crate::sys::process::{self, Forked};
 use crate::sys::socket;
 use crate::{audit, children, gate, mounter};
@@ -61,6 +63,7 @@ pub(crate) struct Keeper<'a> {
     gate: Option<Pid>,
     mounters: BTreeMap<Pid, usize>,
     users: Vec<Option<User>>,
+    refusals: Refusals,
 }
 
 /// A user that has connected; its index is its place on the board.
@@ -115,6 +118,7 @@ impl<'a> Keeper<'a> {
             started,
             mounters: BTreeMap::new(),
             users,
+            refusals: Refusals::default(),
         })
     }
 
@@ -178,17 +182,28 @@ impl<'a> Keeper<'a> {
         let attested = self.context.attestor.attest(&client);
         // The client's socket is the session's; here it has said what it can.
         drop(client);
-        let refusal = match attested {
+        match attested {
             Ok(peer) => match self.admit(&peer) {
-                Ok(place) => self.start(peer, place, order)?,
-                Err(error) => Some((order, error)),
+                Ok(place) => self.start(&peer, place, order),
+                Err(error) => self.refuse(order, Some(&peer), error),
             },
-            Err(error) => Some((order, ErrorReply::new(ErrorCode::Denied, error.to_string()))),
-        };
-        if let Some((order, error)) = refusal {
-            // A session that is gone needs no answer.
-            let _ = OrderChannel::new(order).send(&OrderReply::Refused(error), &[]);
+            Err(error) => {
+                let error = ErrorReply::new(ErrorCode::Denied, error.to_string());
+                self.refuse(order, None, error)
+            }
         }
+    }
+
+    /// Tells a session, and the log, why it gets no mounter.
+    fn refuse(
+        &mut self,
+        order: OwnedFd,
+        peer: Option<&AttestedPeer>,
+        error: ErrorReply,
+    ) -> Result<(), Ended> {
+        self.refusals.refused(By::Warden, peer, &error)?;
+        // A session that is gone needs no answer.
+        let _ = OrderChannel::new(order).send(&OrderReply::Refused(error), &[]);
         Ok(())
     }
 
@@ -233,14 +248,8 @@ impl<'a> Keeper<'a> {
         Ok(place)
     }
 
-    /// Forks the mounter of a connection; gives the channel back with the
-    /// reason when that cannot be.
-    fn start(
-        &mut self,
-        peer: AttestedPeer,
-        place: usize,
-        order: OwnedFd,
-    ) -> Result<Option<(OwnedFd, ErrorReply)>, Ended> {
+    /// Forks the mounter of a connection.
+    fn start(&mut self, peer: &AttestedPeer, place: usize, order: OwnedFd) -> Result<(), Ended> {
         let Some(mounts) = self.context.board.user(place) else {
             return Err(Ended::Kernel(Errno::EOVERFLOW));
         };
@@ -253,7 +262,8 @@ impl<'a> Keeper<'a> {
                 }
                 self.context.board.add(Count::Connections);
                 self.count_open();
-                Ok(None)
+                self.refusals.admitted(peer.identity().uid);
+                Ok(())
             }
             Ok(Forked::Child) => {
                 let context = mounter::Context {
@@ -274,10 +284,8 @@ impl<'a> Keeper<'a> {
             }
             Err(errno) => {
                 let message = format!("the helper's system has no room for a mounter: {errno}");
-                Ok(Some((
-                    order,
-                    ErrorReply::new(ErrorCode::LimitReached, message),
-                )))
+                let error = ErrorReply::new(ErrorCode::LimitReached, message);
+                self.refuse(order, Some(peer), error)
             }
         }
     }

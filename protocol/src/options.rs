@@ -188,6 +188,23 @@ bitflags! {
     }
 }
 
+impl MountOptions {
+    /// The options' names as `mount(8)` spells them, in a fixed order.
+    #[must_use]
+    pub fn names(self) -> Vec<&'static str> {
+        [
+            (Self::READ_ONLY, "ro"),
+            (Self::NO_EXEC, "noexec"),
+            (Self::NO_SYMFOLLOW, "nosymfollow"),
+            (Self::SUID, "suid"),
+            (Self::DEV, "dev"),
+        ]
+        .into_iter()
+        .filter_map(|(option, name)| self.contains(option).then_some(name))
+        .collect()
+    }
+}
+
 impl MountAttributes {
     /// The attributes' names as `mount(8)` spells them, in a fixed order.
     #[must_use]

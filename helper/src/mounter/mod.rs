@@ -30,7 +30,7 @@ use thiserror::Error;
 use self::directory::Place;
 use self::location::{Location, Purpose};
 use self::lock::TargetLock;
-use crate::audit::{By, Record};
+use crate::audit::{By, Record, Subject};
 use crate::board::{Board, Count, MountCount};
 use crate::confine::{ConfineError, Confined, Domain, Filter, Holding, Identity, Mounter, Plan};
 use crate::failure;
@@ -45,7 +45,7 @@ use crate::table;
 pub(crate) struct Context<'a> {
     pub(crate) policy: &'a Policy,
     pub(crate) board: Board,
-    pub(crate) peer: AttestedPeer,
+    pub(crate) peer: &'a AttestedPeer,
     /// The place of the peer's mount count.
     pub(crate) mounts: MountCount,
     pub(crate) filter: &'a Filter,
@@ -197,12 +197,12 @@ impl Worker<'_> {
         };
         self.context.board.add(count_of(&reply));
         let record = Record {
-            peer: &self.context.peer,
+            peer: Some(self.context.peer),
             by: By::Mounter,
-            operation: Some(operation),
+            subject: Subject::Operation(operation),
             grant,
             outcome: Ok(&reply),
-            took: begun.elapsed(),
+            took: Some(begun.elapsed()),
         };
         record.write().map_err(Ended::Audit)?;
         Ok(reply)
@@ -333,12 +333,12 @@ impl Worker<'_> {
     fn note(&self, operation: Option<&Operation>, error: &ErrorReply) -> Result<(), Ended> {
         self.context.board.add(Count::Failed);
         let record = Record {
-            peer: &self.context.peer,
+            peer: Some(self.context.peer),
             by: By::Session,
-            operation,
+            subject: operation.map_or(Subject::Protocol, Subject::Operation),
             grant: None,
             outcome: Err(error),
-            took: Duration::ZERO,
+            took: None,
         };
         record.write().map_err(Ended::Audit)
     }

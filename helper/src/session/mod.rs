@@ -31,7 +31,7 @@ use crate::sys::{self, process};
 /// What a session gets from the gate.
 pub(crate) struct Context<'a> {
     pub(crate) policy: &'a Policy,
-    pub(crate) peer: AttestedPeer,
+    pub(crate) peer: &'a AttestedPeer,
     pub(crate) filter: &'a Filter,
     pub(crate) gate: &'a RoleReport,
 }
@@ -137,7 +137,9 @@ impl Conversation<'_> {
             return Ok(false);
         }
         let Some(version) = Versions::SUPPORTED.newest_common(hello.versions) else {
-            self.refuse(Refusal::unsupported_version(hello.versions));
+            let refusal = Refusal::unsupported_version(hello.versions);
+            self.note(None, &refusal.error)?;
+            self.refuse(refusal);
             return Ok(false);
         };
         let welcome = Welcome {

@@ -13,6 +13,7 @@ use nix::unistd::Pid;
 use serde_json::Value;
 
 use crate::kernel::{descendants, is_alive, named};
+use crate::lines;
 use crate::sandbox::Sandbox;
 
 /// A running helper. It is killed by its own pid when the case ends.
@@ -134,6 +135,7 @@ impl Daemon {
         self.log()
             .lines()
             .map(|line| serde_json::from_str::<Value>(line).expect(line))
+            .inspect(lines::check)
             .filter(|line| line["event"] != "helper")
             .collect()
     }
@@ -204,6 +206,13 @@ impl Drop for Daemon {
         }
         if std::thread::panicking() {
             eprintln!("--- the helper's log:\n{}", self.log());
+            return;
+        }
+        // A kill can cut the last line short.
+        for line in self.log().lines() {
+            if let Ok(line) = serde_json::from_str(line) {
+                lines::check(&line);
+            }
         }
     }
 }

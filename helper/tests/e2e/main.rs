@@ -22,6 +22,7 @@ mod daemon;
 mod fuse;
 mod kernel;
 mod racing;
+mod lines;
 mod roles;
 mod sandbox;
 mod wire;

@@ -1,6 +1,7 @@
 //! The cases. Those of the attack catalogue bear its number.
 
 mod asking;
+mod audit;
 mod between;
 mod cli;
 mod confinement;
@@ -124,6 +125,11 @@ cases! {
         processes_are_confined
         attack_27_not_to_be_traced_or_read
         attack_28_tables_are_printed
+    }
+    audit {
+        examples_and_fields
+        a_flood_of_connections_is_one_line
+        attack_25_a_user_without_a_number
     }
     life {
         attack_30_a_killed_role_ends_its_connection

@@ -1,0 +1,297 @@
+//! The audit log: its lines are what `docs/audit.md` says.
+
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+use std::io::Write as _;
+use std::os::unix::process::CommandExt;
+use std::process::{Command, Stdio};
+
+use mountwarden_client::protocol::{Hello, frame};
+use mountwarden_client::{
+    Bind, Client, ErrorKind, MountId, Tmpfs, TmpfsInodes, TmpfsMode, TmpfsSize, Unmount, Versions,
+};
+use nix::sys::signal::{Signal, kill};
+use serde_json::Value;
+
+use crate::daemon::{Daemon, outcome, wait_for};
+use crate::kernel::{is_alive, named, unchanged};
+use crate::sandbox::{ALICE, BOB, Sandbox};
+use crate::wire::Wire;
+use crate::{Skip, lines, roles};
+
+const POLICY: &str = r#"
+version = 1
+[limits]
+connections_per_user = 1
+[[grant]]
+name = "vm storage"
+users = [@UID@]
+target = ["@DIR@/mnt"]
+  [grant.bind]
+  source = ["@DIR@/src"]
+  [grant.tmpfs]
+  max_size = "16MiB"
+  max_inodes = 1024
+"#;
+
+/// What is refused to one client while another is connected is written once.
+fn refused(daemon: &Daemon, times: usize) {
+    for _ in 0..times {
+        let error = Client::connect_to(&daemon.socket).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::LimitReached, "{error}");
+    }
+}
+
+/// The lines since the last call, the newest last.
+struct Tail<'a> {
+    daemon: &'a Daemon,
+    seen: usize,
+}
+
+impl Tail<'_> {
+    /// The next line. There is no other.
+    fn one(&mut self) -> String {
+        let line = wait_for("an audit line", || self.next());
+        assert_eq!(self.next(), None, "one line a decision");
+        line
+    }
+
+    fn next(&mut self) -> Option<String> {
+        let log = self.daemon.log();
+        let line = log
+            .lines()
+            .filter(|line| !line.contains(r#""event":"helper""#))
+            .nth(self.seen)?
+            .to_owned();
+        self.seen += 1;
+        Some(line)
+    }
+}
+
+/// Each kind of decision, in order: a heading and its line.
+fn decisions(sandbox: &Sandbox, daemon: &Daemon) -> Vec<(&'static str, String)> {
+    let mut tail = Tail { daemon, seen: 0 };
+    let mut all = Vec::new();
+    let mut client = daemon.client();
+    let (base, scratch) = (sandbox.path("mnt/a"), sandbox.path("mnt/b"));
+    let bind = || {
+        Bind::new(sandbox.path("src/data"), &base)
+            .unwrap()
+            .read_only()
+    };
+    let tmpfs = || {
+        Tmpfs::new(&scratch)
+            .unwrap()
+            .size(TmpfsSize::try_from(1 << 20).unwrap())
+            .inodes(TmpfsInodes::try_from(100).unwrap())
+            .mode(TmpfsMode::try_from(0o750).unwrap())
+            .no_exec()
+    };
+    client.mount(bind()).unwrap();
+    all.push(("a bind that was made", tail.one()));
+    client.mount(bind()).unwrap();
+    all.push(("the same again", tail.one()));
+    let made = client.mount(tmpfs()).unwrap();
+    all.push(("a tmpfs with limits", tail.one()));
+    client.mount(Tmpfs::new(&scratch).unwrap()).unwrap_err();
+    all.push(("a target that holds another mount", tail.one()));
+    client
+        .mount(Bind::new("/etc", &base).unwrap().recursive())
+        .unwrap_err();
+    all.push(("denied by the policy", tail.one()));
+    let missing = Tmpfs::new(sandbox.path("mnt/missing")).unwrap();
+    client.mount(missing).unwrap_err();
+    all.push((
+        "ended in the unprivileged half: the target is not there",
+        tail.one(),
+    ));
+    let newer = MountId::try_from(u64::from(made.mount.id) + 1).unwrap();
+    let other = Unmount::new(&scratch).unwrap().id(newer);
+    client.unmount(other).unwrap_err();
+    all.push(("an unmount of another mount than is there", tail.one()));
+    client
+        .unmount(Unmount::new(&scratch).unwrap().lazy())
+        .unwrap();
+    all.push(("a lazy unmount", tail.one()));
+    client.unmount(Unmount::new(&base).unwrap()).unwrap();
+    all.push(("an unmount", tail.one()));
+    refused(daemon, 3);
+    all.push(("the user has too many connections", tail.one()));
+
+    // The gate finds room; the mounter of the connection before has not ended.
+    let mounter = named(daemon.pid(), "mw-mounter")[0];
+    let session = named(daemon.pid(), "mw-session")[0];
+    kill(mounter, Signal::SIGSTOP).unwrap();
+    drop(client);
+    wait_for("the session ends", || (!is_alive(session)).then_some(()));
+    refused(daemon, 1);
+    all.push(("the same, found by the privileged half", tail.one()));
+    kill(mounter, Signal::SIGCONT).unwrap();
+    wait_for("the mounter ends", || (!is_alive(mounter)).then_some(()));
+
+    let mut noise = admitted(daemon, Wire::open);
+    noise.0.write_all(&0_u32.to_le_bytes()).unwrap();
+    all.push(("bytes that are no request", tail.one()));
+    let newer = Versions {
+        oldest: 7,
+        newest: 9,
+    };
+    let hello = Hello {
+        versions: newer,
+        ..Hello::default()
+    };
+    let mut newer = admitted(daemon, Wire::connect);
+    frame::write(&mut newer.0, &hello).unwrap();
+    all.push(("a client of another version", tail.one()));
+    all
+}
+
+/// Connects when no other connection is open any more.
+fn admitted(daemon: &Daemon, connect: fn(&std::path::Path) -> Wire) -> Wire {
+    wait_for("no connection is open", || {
+        (crate::kernel::descendants(daemon.pid()).len() == 2).then_some(())
+    });
+    connect(&daemon.socket)
+}
+
+/// Replaces what differs from run to run.
+struct Plain {
+    directory: String,
+    ids: Vec<u64>,
+}
+
+impl Plain {
+    fn line(&mut self, line: &str) -> String {
+        let value: Value = serde_json::from_str(line).expect(line);
+        let mut text = line
+            .replace(&format!("{}/mnt", self.directory), "/run/vms/1000")
+            .replace(&format!("{}/src", self.directory), "/srv/images");
+        for (field, number) in [
+            ("time_ms", 1_795_376_230_569_u64),
+            ("uid", 1000),
+            ("gid", 1000),
+            ("pid", 4711),
+            ("took_us", 177),
+        ] {
+            if let Some(found) = value[field].as_u64() {
+                text = text.replace(
+                    &format!("\"{field}\":{found}"),
+                    &format!("\"{field}\":{number}"),
+                );
+            }
+        }
+        for id in ["id", "only_id", "found_id"].map(|field| value[field].as_u64()) {
+            if let Some(id) = id.filter(|id| !self.ids.contains(id)) {
+                self.ids.push(id);
+            }
+        }
+        for (index, id) in (2_147_530_164_u64..).zip(&self.ids) {
+            text = text.replace(&id.to_string(), &index.to_string());
+        }
+        text
+    }
+}
+
+/// Every field that is written is documented with its type, every field that is
+/// documented is written, and the examples are what is written.
+pub(crate) fn examples_and_fields(sandbox: &Sandbox) -> Result<(), Skip> {
+    sandbox.policy(POLICY);
+    let daemon = Daemon::start(sandbox);
+    let directory = sandbox.path("").display().to_string();
+    let mut plain = Plain {
+        directory,
+        ids: Vec::new(),
+    };
+    let mut text = String::new();
+    let mut written = BTreeSet::new();
+    for (heading, line) in unchanged(|| decisions(sandbox, &daemon)) {
+        let value: Value = serde_json::from_str(&line).expect(&line);
+        lines::check(&value);
+        written.extend(value.as_object().unwrap().keys().cloned());
+        let first = heading[..1].to_uppercase();
+        let (rest, line) = (&heading[1..], plain.line(&line));
+        writeln!(text, "\n{first}{rest}:\n\n```json\n{line}\n```").unwrap();
+    }
+    text.push('\n');
+    let documented: Vec<_> = lines::fields().into_keys().collect();
+    assert_eq!(documented, written.iter().collect::<Vec<_>>());
+    lines::compare_examples(&text);
+    Ok(())
+}
+
+/// A user who is refused again and again leaves a line for each time that it
+/// was served in between, and takes nobody else's line away.
+pub(crate) fn a_flood_of_connections_is_one_line(sandbox: &Sandbox) -> Result<(), Skip> {
+    sandbox.policy(&POLICY.replace("@UID@", "@UID@, 4001"));
+    let daemon = Daemon::start(sandbox);
+    let refusals = || -> Vec<Value> {
+        let mut lines = daemon.audit();
+        lines.retain(|line| line["event"] == "connection");
+        lines
+    };
+    let client = daemon.client();
+    refused(&daemon, 20);
+    assert_eq!(refusals().len(), 1);
+    if sandbox.is_root {
+        let mut alice = roles::command(sandbox, "connect");
+        alice.arg(&daemon.socket).args(["4001", "4001"]);
+        let (status, said, errors) = outcome(&mut alice);
+        assert_eq!(status, 0, "{errors}");
+        assert!(said.contains("served as 4001"), "{said}");
+        refused(&daemon, 20);
+        assert_eq!(refusals().len(), 1, "another's admission ends no run");
+    }
+    drop(client);
+    wait_for("no connection is open", || {
+        (crate::kernel::descendants(daemon.pid()).len() == 2).then_some(())
+    });
+    let _client = daemon.client();
+    refused(&daemon, 20);
+    let lines = refusals();
+    assert_eq!(lines.len(), 2, "{lines:?}");
+    for line in lines {
+        assert_eq!(
+            (&line["by"], &line["result"], &line["code"]),
+            (&"gate".into(), &"error".into(), &"limit-reached".into())
+        );
+        assert_eq!(line["uid"], nix::unistd::geteuid().as_raw());
+    }
+    Ok(())
+}
+
+/// A client whom the helper's user namespace has no number for is refused, and
+/// the line names nobody.
+pub(crate) fn attack_25_a_user_without_a_number(sandbox: &Sandbox) -> Result<(), Skip> {
+    sandbox.needs_root()?;
+    sandbox.policy(&POLICY.replace("@UID@", "4001, 65534"));
+    sandbox.make_dir("run");
+    for name in ["", "run", "policy.toml"] {
+        std::os::unix::fs::chown(sandbox.path(name), Some(ALICE), Some(ALICE)).unwrap();
+    }
+    let mut helper = Command::new(sandbox.helper());
+    helper.args(["serve", "--userns", "--policy"]);
+    helper.arg(sandbox.path("policy.toml"));
+    helper.arg("--socket").arg(sandbox.path("run/sock"));
+    helper.uid(ALICE).gid(ALICE).stdin(Stdio::null());
+    let daemon = Daemon::start_with(sandbox, helper);
+    for _ in 0..3 {
+        let (status, _, error) = outcome(daemon.cli_as(BOB).arg("list"));
+        assert_eq!(status, 3, "{error}");
+        assert!(
+            error.contains("has no name in the helper's user namespace"),
+            "{error}"
+        );
+    }
+    let (status, _, error) = outcome(daemon.cli_as(ALICE).arg("list"));
+    assert_eq!(status, 0, "{error}");
+    let audit = daemon.audit();
+    assert_eq!(audit.len(), 1, "{audit:?}");
+    assert_eq!(
+        (&audit[0]["event"], &audit[0]["by"], &audit[0]["result"]),
+        (&"connection".into(), &"gate".into(), &"denied".into())
+    );
+    for absent in ["uid", "gid", "pid"] {
+        assert_eq!(audit[0].get(absent), None);
+    }
+    Ok(())
+}
