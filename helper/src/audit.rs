@@ -281,9 +281,14 @@ impl Line {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use mountwarden_protocol::{
+        AbsPath, DenyReason, ErrorCode, ErrorReply, Kind, Mount, MountId, MountOptions, Operation,
+    };
     use proptest::prelude::*;
 
-    use super::Line;
+    use super::{By, Line, Record, Subject};
 
     fn value(bytes: &[u8]) -> (String, serde_json::Value) {
         let mut line = Line::new();
@@ -315,6 +320,39 @@ mod tests {
             let (_, parsed) = value(text.as_bytes());
             prop_assert_eq!(&parsed["a"], &text);
         }
+    }
+
+    /// The longest line that there can be, but for who the peer is: three numbers
+    /// of ten digits and their names.
+    #[test]
+    fn attack_33_the_longest_line_fits_a_pipe() {
+        let path = |last: u8| {
+            let path = [b"/".to_vec(), vec![0xff; 254], vec![last]].concat();
+            AbsPath::from_bytes(&path.repeat(15)).expect("a path")
+        };
+        let mount = Mount {
+            kind: Kind::Bind {
+                source: path(1),
+                recursive: false,
+            },
+            target: path(2),
+            options: MountOptions::all(),
+        };
+        let id = MountId::try_from(u64::MAX).expect("an id");
+        let mut error = ErrorReply::new(ErrorCode::UnsupportedVersion, "\u{1f600}".repeat(600));
+        error.reason = Some(DenyReason::InodesAboveMaximum);
+        let error = error.errno(i32::MIN).mount(id);
+        let record = Record {
+            peer: None,
+            by: By::Mounter,
+            subject: Subject::Operation(&Operation::Mount(mount)),
+            grant: Some(&"\n".repeat(500)),
+            outcome: Err(&error),
+            took: Some(Duration::MAX),
+        };
+        let text = record.line();
+        assert!(text.len() <= 4096 - 60, "{}", text.len());
+        assert!(serde_json::from_str::<serde_json::Value>(&text).is_ok());
     }
 
     #[test]

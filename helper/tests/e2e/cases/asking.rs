@@ -1,7 +1,10 @@
 //! Questions that change nothing.
 
+use std::path::Path;
+
 use mountwarden_client::{
-    Bind, DenyReason, Explanation, MountAttributes, Role, Tmpfs, TmpfsSize, Unmount,
+    Bind, Client, DenyReason, ErrorCode, Explanation, MountAttributes, Role, Tmpfs, TmpfsSize,
+    Unmount,
 };
 
 use crate::Skip;
@@ -36,6 +39,32 @@ pub(crate) fn list_goes_over_pages(sandbox: &Sandbox) -> Result<(), Skip> {
     let listed = unchanged(|| daemon.client().list().unwrap());
     assert_eq!(listed.len(), count);
     assert!(listed.windows(2).all(|pair| pair[0].id < pair[1].id));
+    Ok(())
+}
+
+/// A mount whose path is longer than any request could name, which whoever makes
+/// or renames directories can bring about, spoils neither the list nor the count
+/// of mounts.
+pub(crate) fn a_path_too_long_to_name(sandbox: &Sandbox) -> Result<(), Skip> {
+    let limit = "[limits]\nmounts_per_user = 2\n[[grant]]";
+    sandbox.policy(&POLICY.replacen("[[grant]]", limit, 1));
+    std::env::set_current_dir(sandbox.make_dir("mnt/long")).unwrap();
+    let name = "d".repeat(250);
+    // Each is mounted where it is longer than a path, and than two.
+    for _ in 0..2 {
+        for _ in 0..17 {
+            std::fs::create_dir(&name).unwrap();
+            std::env::set_current_dir(&name).unwrap();
+        }
+        std::fs::create_dir("mount").unwrap();
+        mount_tmpfs(Path::new("mount"));
+    }
+    let daemon = Daemon::start(sandbox);
+    let mut client = daemon.client();
+    let made = client.mount(Tmpfs::new(sandbox.path("mnt/a")).unwrap());
+    let made = made.unwrap();
+    assert_eq!(client.list().unwrap(), std::slice::from_ref(&made.mount));
+    client.unmount(&made).unwrap();
     Ok(())
 }
 
@@ -95,6 +124,36 @@ pub(crate) fn explain_changes_nothing(sandbox: &Sandbox) -> Result<(), Skip> {
     assert!(matches!(unmount, Explanation::Allowed { .. }));
     let unmount = client.explain(Unmount::new("/srv").unwrap()).unwrap();
     assert!(matches!(unmount, Explanation::Denied(_)));
+    Ok(())
+}
+
+/// What is denied is denied without a look: the answer is the same whether the
+/// path exists or not.
+pub(crate) fn a_denial_tells_nothing_of_what_exists(sandbox: &Sandbox) -> Result<(), Skip> {
+    let daemon = Daemon::start(sandbox);
+    let mut client = daemon.client();
+    sandbox.make_dir("private/there");
+    mount_tmpfs(&sandbox.make_dir("private/mount"));
+    let answer = |client: &mut Client, name: &str| {
+        let path = sandbox.path("private").join(name);
+        let mut said = Vec::new();
+        let bind = || Bind::new(&path, sandbox.path("mnt/a")).unwrap();
+        said.push(client.mount(bind()).unwrap_err());
+        said.push(client.mount(Tmpfs::new(&path).unwrap()).unwrap_err());
+        said.push(client.unmount(Unmount::new(&path).unwrap()).unwrap_err());
+        said.iter()
+            .map(|error| {
+                let reply = error.reply().expect("the helper's word");
+                let message = reply.message.replace(path.to_str().unwrap(), "PATH");
+                (reply.code, reply.reason, reply.errno, reply.mount, message)
+            })
+            .collect::<Vec<_>>()
+    };
+    let missing = unchanged(|| answer(&mut client, "missing"));
+    assert!(missing.iter().all(|(code, ..)| *code == ErrorCode::Denied));
+    for name in ["there", "mount"] {
+        assert_eq!(unchanged(|| answer(&mut client, name)), missing, "{name}");
+    }
     Ok(())
 }
 

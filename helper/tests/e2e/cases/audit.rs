@@ -2,9 +2,9 @@
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
-use std::io::Write as _;
+use std::io::{BufRead, BufReader, Write as _};
 use std::os::unix::process::CommandExt;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 
 use mountwarden_client::protocol::{Hello, frame};
 use mountwarden_client::{
@@ -13,8 +13,8 @@ use mountwarden_client::{
 use nix::sys::signal::{Signal, kill};
 use serde_json::Value;
 
-use crate::daemon::{Daemon, outcome, wait_for};
-use crate::kernel::{is_alive, named, unchanged};
+use crate::daemon::{Daemon, START, outcome, wait_for, with_ambient};
+use crate::kernel::{self, descendants, is_alive, named, unchanged};
 use crate::sandbox::{ALICE, BOB, Sandbox};
 use crate::wire::Wire;
 use crate::{Skip, lines, roles};
@@ -149,7 +149,7 @@ fn decisions(sandbox: &Sandbox, daemon: &Daemon) -> Vec<(&'static str, String)> 
 /// Connects when no other connection is open any more.
 fn admitted(daemon: &Daemon, connect: fn(&std::path::Path) -> Wire) -> Wire {
     wait_for("no connection is open", || {
-        (crate::kernel::descendants(daemon.pid()).len() == 2).then_some(())
+        (descendants(daemon.pid()).len() == 2).then_some(())
     });
     connect(&daemon.socket)
 }
@@ -243,7 +243,7 @@ pub(crate) fn a_flood_of_connections_is_one_line(sandbox: &Sandbox) -> Result<()
     }
     drop(client);
     wait_for("no connection is open", || {
-        (crate::kernel::descendants(daemon.pid()).len() == 2).then_some(())
+        (descendants(daemon.pid()).len() == 2).then_some(())
     });
     let _client = daemon.client();
     refused(&daemon, 20);
@@ -293,5 +293,39 @@ pub(crate) fn attack_25_a_user_without_a_number(sandbox: &Sandbox) -> Result<(),
     for absent in ["uid", "gid", "pid"] {
         assert_eq!(audit[0].get(absent), None);
     }
+    Ok(())
+}
+
+/// A process that ends with the case.
+struct Ended(Child);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// What cannot be written down is not done for long: the mount whose line is
+/// lost is whole, and the helper ends.
+pub(crate) fn a_log_that_is_gone_ends_the_helper(sandbox: &Sandbox) -> Result<(), Skip> {
+    let mut command = crate::daemon::command(sandbox);
+    command.stderr(Stdio::piped());
+    let mut helper = with_ambient(sandbox, &START, || Ended(command.spawn().unwrap()));
+    let mut log = BufReader::new(helper.0.stderr.take().unwrap());
+    let mut line = String::new();
+    while !line.contains(" serves on ") {
+        line.clear();
+        assert_ne!(log.read_line(&mut line).unwrap(), 0, "the helper ended");
+    }
+    let mut client = Client::connect_to(sandbox.path("run/sock")).unwrap();
+    drop(log);
+    let target = sandbox.path("mnt/a");
+    client.mount(Tmpfs::new(&target).unwrap()).unwrap_err();
+    let status = wait_for("the helper ends", || helper.0.try_wait().unwrap());
+    assert_eq!(status.code(), Some(1));
+    let made = kernel::only(&target);
+    assert!(made.options.contains("nosuid,nodev"), "{made:?}");
+    assert!(!made.shared, "{made:?}");
     Ok(())
 }

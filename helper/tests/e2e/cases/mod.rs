@@ -1,5 +1,6 @@
 //! The cases. Those of the attack catalogue bear its number.
 
+mod absent;
 mod asking;
 mod audit;
 mod between;
@@ -57,11 +58,14 @@ cases! {
         by_id
         not_granted
         topmost_of_a_stack
+        attack_02_links_are_not_followed
     }
     asking {
         list_is_the_peers_own
         list_goes_over_pages
+        a_path_too_long_to_name
         explain_changes_nothing
+        a_denial_tells_nothing_of_what_exists
         status_says_what_confines
     }
     paths {
@@ -126,10 +130,17 @@ cases! {
         attack_27_not_to_be_traced_or_read
         attack_28_tables_are_printed
     }
+    absent {
+        attack_13_devices_are_no_sources
+        attack_14_no_file_system_can_be_named
+        attack_16_nothing_is_remounted
+        attack_35_no_reply_brings_a_descriptor
+    }
     audit {
         examples_and_fields
         a_flood_of_connections_is_one_line
         attack_25_a_user_without_a_number
+        a_log_that_is_gone_ends_the_helper
     }
     life {
         attack_30_a_killed_role_ends_its_connection

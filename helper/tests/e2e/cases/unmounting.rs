@@ -1,8 +1,9 @@
 //! Unmounting.
 
 use std::fs::File;
+use std::os::unix::fs::symlink;
 
-use mountwarden_client::{Bind, DenyReason, ErrorKind, MountId, Tmpfs, Unmount};
+use mountwarden_client::{Bind, DenyReason, ErrorCode, ErrorKind, MountId, Tmpfs, Unmount};
 
 use crate::Skip;
 use crate::daemon::Daemon;
@@ -104,5 +105,35 @@ pub(crate) fn topmost_of_a_stack(sandbox: &Sandbox) -> Result<(), Skip> {
     client.unmount(Unmount::new(&target).unwrap()).unwrap();
     client.unmount(&below).unwrap();
     assert!(kernel::at(&target).is_empty());
+    Ok(())
+}
+
+/// A link to a mount that is not granted, as the last part of a target or above
+/// it, leads no unmount there.
+pub(crate) fn attack_02_links_are_not_followed(sandbox: &Sandbox) -> Result<(), Skip> {
+    let daemon = Daemon::start(sandbox);
+    let mut client = daemon.client();
+    let foreign = sandbox.make_dir("elsewhere/place");
+    mount_tmpfs(&foreign);
+    let (link, above) = (sandbox.path("mnt/link"), sandbox.path("mnt/above"));
+    symlink(&foreign, &link).unwrap();
+    symlink(sandbox.path("elsewhere"), &above).unwrap();
+    for (target, code) in [
+        (link.clone(), ErrorCode::NotMounted),
+        (above.join("place"), ErrorCode::WrongType),
+    ] {
+        for lazy in [false, true] {
+            let unmount = Unmount::new(&target).unwrap();
+            let unmount = if lazy { unmount.lazy() } else { unmount };
+            let error = unchanged(|| client.unmount(unmount).unwrap_err());
+            assert_eq!(error.reply().map(|reply| reply.code), Some(code), "{error}");
+            assert_eq!(daemon.last_audit()["code"], code.name());
+        }
+    }
+    // A directory in the link's place.
+    std::fs::remove_file(&link).unwrap();
+    mount_tmpfs(&sandbox.make_dir("mnt/link"));
+    client.unmount(Unmount::new(&link).unwrap()).unwrap();
+    assert_eq!(kernel::at(&foreign).len(), 1);
     Ok(())
 }
