@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use mountwarden_protocol::Counters;
 use nix::errno::Errno;
 
+use crate::budget::Budget;
 use crate::sys::process;
 
 /// What is counted.
@@ -18,11 +19,12 @@ pub(crate) enum Count {
     Unmounted,
     Denied,
     Failed,
+    Delayed,
     Killed,
 }
 
 impl Count {
-    const NUMBER: usize = 8;
+    const NUMBER: usize = 9;
 
     fn index(self) -> usize {
         match self {
@@ -33,7 +35,8 @@ impl Count {
             Self::Unmounted => 4,
             Self::Denied => 5,
             Self::Failed => 6,
-            Self::Killed => 7,
+            Self::Delayed => 7,
+            Self::Killed => 8,
         }
     }
 }
@@ -42,15 +45,23 @@ impl Count {
 #[derive(Clone, Copy)]
 pub(crate) struct Board {
     counts: &'static [AtomicU64],
-    users: &'static [AtomicU64],
+    mounts: &'static [AtomicU64],
+    budgets: &'static [AtomicU64],
 }
 
 impl Board {
     /// A board with a place for each of `users` users.
     pub(crate) fn new(users: usize) -> Result<Self, Errno> {
-        let words = process::shared_words(Count::NUMBER.saturating_add(users))?;
-        let (counts, users) = words.split_at_checked(Count::NUMBER).ok_or(Errno::ENOMEM)?;
-        Ok(Self { counts, users })
+        let words = Count::NUMBER.saturating_add(users.saturating_mul(2));
+        let words = process::shared_words(words)?;
+        let split = |words: &'static [AtomicU64], at| words.split_at_checked(at);
+        let (counts, words) = split(words, Count::NUMBER).ok_or(Errno::ENOMEM)?;
+        let (mounts, budgets) = split(words, users).ok_or(Errno::ENOMEM)?;
+        Ok(Self {
+            counts,
+            mounts,
+            budgets,
+        })
     }
 
     pub(crate) fn add(self, count: Count) {
@@ -80,13 +91,19 @@ impl Board {
             unmounted: self.get(Count::Unmounted),
             denied: self.get(Count::Denied),
             failed: self.get(Count::Failed),
+            delayed: self.get(Count::Delayed),
             killed: self.get(Count::Killed),
         }
     }
 
-    /// The place of one user's mount count.
-    pub(crate) fn user(self, place: usize) -> Option<MountCount> {
-        self.users.get(place).map(MountCount)
+    /// One user's mount count.
+    pub(crate) fn mounts(self, place: usize) -> Option<MountCount> {
+        self.mounts.get(place).map(MountCount)
+    }
+
+    /// One user's budget, of `rate` requests a second.
+    pub(crate) fn budget(self, place: usize, rate: u32) -> Option<Budget> {
+        self.budgets.get(place).map(|word| Budget::new(word, rate))
     }
 }
 
@@ -121,21 +138,25 @@ impl MountCount {
         limit: u32,
         recount: impl Fn() -> Result<u64, Errno>,
     ) -> Result<Option<Reserved<'_>>, Errno> {
-        for _ in 0..2 {
-            let known = self.0.load(Ordering::SeqCst) != Self::UNKNOWN;
-            if known {
-                let before = self.0.fetch_add(1, Ordering::SeqCst).saturating_sub(1);
-                if before < u64::from(limit) {
-                    return Ok(Some(Reserved {
-                        count: self,
-                        kept: false,
-                    }));
-                }
-                self.0.fetch_sub(1, Ordering::SeqCst);
-            }
-            self.0.store(recount()?.saturating_add(1), Ordering::SeqCst);
+        if let Some(reserved) = self.take(limit) {
+            return Ok(Some(reserved));
         }
-        Ok(None)
+        self.0.store(recount()?.saturating_add(1), Ordering::SeqCst);
+        Ok(self.take(limit))
+    }
+
+    fn take(&self, limit: u32) -> Option<Reserved<'_>> {
+        let room = |stored: u64| {
+            let known = stored != Self::UNKNOWN && stored <= u64::from(limit);
+            known.then(|| stored.saturating_add(1))
+        };
+        let taken = self
+            .0
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, room);
+        taken.is_ok().then(|| Reserved {
+            count: self,
+            kept: false,
+        })
     }
 
     /// One mount fewer.
@@ -175,8 +196,8 @@ mod tests {
     #[test]
     fn a_count_is_kept_given_back_and_corrected() {
         let board = Board::new(2).expect("a board");
-        let count = board.user(0).expect("a place");
-        assert!(board.user(2).is_none());
+        let count = board.mounts(0).expect("a place");
+        assert!(board.mounts(2).is_none() && board.budget(2, 1).is_none());
         let reserve = |limit, table: u64| count.reserve(limit, || Ok(table)).expect("counted");
 
         // Unknown at first: the table has one, and two fit.

@@ -84,6 +84,13 @@ pub(crate) fn too_many_of_user(limit: u32) -> String {
     )
 }
 
+pub(crate) fn too_fast(limit: u32) -> String {
+    format!(
+        "more of your requests wait than the helper's `requests_per_second` ({limit}) lets through in \
+         time: make fewer at once"
+    )
+}
+
 pub(crate) fn too_many(limit: u32) -> String {
     format!("all {limit} connections that the helper's `connections` allows are in use: try later")
 }

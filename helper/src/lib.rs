@@ -16,6 +16,7 @@
 mod accounts;
 mod audit;
 mod board;
+mod budget;
 mod check;
 mod children;
 mod cli;

@@ -21,8 +21,12 @@ use crate::sys::socket;
 /// | order | descriptors | reply |
 /// |---|---|---|
 /// | `Perform` | the directory above the target; for a mount also the target, and the source where the kind has one; none when the session's own judgement is a denial | `Done` |
-/// | `Note` | none | none |
+/// | `Note` | none | `Taken` |
+/// | `Admit` | none | `Taken` |
 /// | `Status` | none | `Status` |
+///
+/// Each takes from the budget of the session's user, and waits for it. When that
+/// would take too long, the reply is `Done` with the error.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Order {
     /// Judge it and do it.
@@ -31,6 +35,12 @@ pub(crate) enum Order {
     Note {
         operation: Option<Operation>,
         error: ErrorReply,
+    },
+    /// The session has a reply of its own; it may send it when its user's turn
+    /// comes.
+    Admit {
+        /// How many requests it counts as.
+        weight: u32,
     },
     /// Say what only the privileged half knows.
     Status,
@@ -43,8 +53,10 @@ pub(crate) enum OrderReply {
     Ready,
     /// The warden gives this connection no mounter; the only message then.
     Refused(ErrorReply),
-    /// The end of a `Perform`.
+    /// The end of a `Perform`, or of any order that was not let through.
     Done(Reply),
+    /// The end of a `Note` or an `Admit`.
+    Taken,
     /// The privileged half's part of the status.
     Status {
         roles: Vec<RoleReport>,

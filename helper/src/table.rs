@@ -3,6 +3,7 @@
 
 use std::ops::ControlFlow;
 use std::os::fd::BorrowedFd;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use mountwarden_protocol::{AbsPath, MountAttributes, MountId, MountInfo};
 use nix::errno::Errno;
@@ -52,6 +53,15 @@ pub(crate) fn info(mount: &MountStatus) -> Option<MountInfo> {
     })
 }
 
+/// How many mounts this process has looked at, one after another.
+static WALKED: AtomicU64 = AtomicU64::new(0);
+
+/// How many requests the walks since the last call count as: a hundred mounts
+/// take the kernel about as long as a request.
+pub(crate) fn take_weight() -> u32 {
+    u32::try_from(WALKED.swap(0, Ordering::Relaxed) / 100).unwrap_or(u32::MAX)
+}
+
 /// Visits the mounts beneath the mount `parent` whose ids come after `after`,
 /// in their order, until `visit` breaks off.
 pub(crate) fn walk(
@@ -67,6 +77,7 @@ pub(crate) fn walk(
             return Ok(());
         };
         for &id in page {
+            WALKED.fetch_add(1, Ordering::Relaxed);
             match mount::status_of_mount(id) {
                 Ok(status) => {
                     if visit(&status).is_break() {

@@ -22,6 +22,7 @@ use thiserror::Error;
 
 use crate::audit::By;
 use crate::board::{Board, Count};
+use crate::budget::Budget;
 use crate::confine::{ConfineError, Confined, Domain, Filters, Holding, Identity, Plan, Warden};
 use crate::order::{OrderChannel, OrderReply};
 use crate::peer::{AttestedPeer, Attestor};
@@ -231,9 +232,14 @@ impl<'a> Keeper<'a> {
                 _ => full(children::too_many_of_user(limits.connections_per_user)),
             };
         }
-        // A free place, or that of a user who is not connected now.
+        // A free place, or that of a user who is not connected now: of these the one
+        // with the least debt, because the debt is forgotten.
         let free = |user: &Option<User>| user.as_ref().is_none_or(|user| user.connections == 0);
-        let Some(place) = self.users.iter().position(free) else {
+        let places = self.users.iter().enumerate();
+        let Some(place) = places
+            .filter_map(|(place, user)| free(user).then_some(place))
+            .min_by_key(|&place| self.budget(place).map(Budget::debt))
+        else {
             return full(children::too_many(limits.connections));
         };
         if let Some(slot) = self.users.get_mut(place) {
@@ -242,15 +248,24 @@ impl<'a> Keeper<'a> {
                 connections: 0,
             });
         }
-        if let Some(count) = self.context.board.user(place) {
+        if let (Some(count), Some(budget)) = (self.context.board.mounts(place), self.budget(place))
+        {
             count.forget();
+            budget.forget();
         }
         Ok(place)
     }
 
+    /// The budget of the user at a place.
+    fn budget(&self, place: usize) -> Option<Budget> {
+        let rate = self.context.policy.limits().requests_per_second;
+        self.context.board.budget(place, rate)
+    }
+
     /// Forks the mounter of a connection.
     fn start(&mut self, peer: &AttestedPeer, place: usize, order: OwnedFd) -> Result<(), Ended> {
-        let Some(mounts) = self.context.board.user(place) else {
+        let (Some(mounts), Some(budget)) = (self.context.board.mounts(place), self.budget(place))
+        else {
             return Err(Ended::Kernel(Errno::EOVERFLOW));
         };
         let parent = getpid();
@@ -271,6 +286,7 @@ impl<'a> Keeper<'a> {
                     board: self.context.board,
                     peer,
                     mounts,
+                    budget,
                     filter: &self.context.filters.mounter,
                     warden: self.confined.report(),
                     parent,

@@ -12,6 +12,8 @@ pub struct Limits {
     pub connections_per_user: u32,
     /// Mounts beneath the target roots of one user.
     pub mounts_per_user: u32,
+    /// Requests of one user in a second; more of them wait.
+    pub requests_per_second: u32,
     /// How long one request may take.
     pub request_timeout: Duration,
     /// How long a connection may be silent.
@@ -23,6 +25,8 @@ impl Limits {
     pub(crate) const CONNECTIONS: RangeInclusive<u32> = 1..=65_536;
     /// Ten times the kernel's default `fs.mount-max`.
     pub(crate) const MOUNTS: RangeInclusive<u32> = 1..=1_000_000;
+    /// A request takes more than a microsecond on any machine.
+    pub(crate) const REQUESTS: RangeInclusive<u32> = 1..=1_000_000;
     /// What both timeouts may be.
     pub(crate) const TIMEOUT: RangeInclusive<Duration> =
         Duration::from_millis(1)..=Duration::from_hours(24);
@@ -34,6 +38,7 @@ impl Default for Limits {
             connections: 1024,
             connections_per_user: 16,
             mounts_per_user: 1000,
+            requests_per_second: 1000,
             request_timeout: Duration::from_secs(30),
             idle_timeout: Duration::from_mins(10),
         }

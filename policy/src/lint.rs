@@ -7,27 +7,31 @@ use std::fmt;
 
 use mountwarden_protocol::MountAttributes;
 
+use crate::Limits;
 use crate::grant::Grant;
 use crate::protected::Protected;
 
 /// Something in a policy that is legal and unwise.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Warning {
-    /// The name of the grant.
-    pub grant: String,
+    /// The name of the grant; `None` for the limits.
+    pub grant: Option<String>,
     /// What is unwise, and why.
     pub message: String,
 }
 
 impl fmt::Display for Warning {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "grant '{}': {}", self.grant, self.message)
+        match &self.grant {
+            Some(grant) => write!(f, "grant '{grant}': {}", self.message),
+            None => write!(f, "[limits]: {}", self.message),
+        }
     }
 }
 
-/// Every warning, grant by grant in the order of the file.
-pub(crate) fn lint(grants: &[Grant], protected: &Protected) -> Vec<Warning> {
-    let mut warnings = Vec::new();
+/// Every warning: of the limits, then grant by grant in the order of the file.
+pub(crate) fn lint(limits: &Limits, grants: &[Grant], protected: &Protected) -> Vec<Warning> {
+    let mut warnings: Vec<Warning> = crowded_out(limits).into_iter().collect();
     for (index, grant) in grants.iter().enumerate() {
         let earlier = grants.get(..index).unwrap_or_default();
         let mut messages = Vec::new();
@@ -39,11 +43,23 @@ pub(crate) fn lint(grants: &[Grant], protected: &Protected) -> Vec<Warning> {
         messages.extend(roots::sources(&grant.terms, protected));
         messages.extend(roots::overlap(&grant.terms));
         warnings.extend(messages.into_iter().map(|message| Warning {
-            grant: grant.name.clone(),
+            grant: Some(grant.name.clone()),
             message,
         }));
     }
     warnings
+}
+
+/// Whoever may reach the socket may take connections, granted anything or not.
+fn crowded_out(limits: &Limits) -> Option<Warning> {
+    (limits.connections_per_user >= limits.connections).then(|| Warning {
+        grant: None,
+        message: format!(
+            "one user may have all {} connections and so keep every other out; put \
+             connections_per_user well below connections",
+            limits.connections
+        ),
+    })
 }
 
 fn shadowed(grant: &Grant, earlier: &[Grant]) -> Option<String> {

@@ -50,7 +50,7 @@ impl Policy {
     /// What is legal and unwise.
     #[must_use]
     pub fn lint(&self) -> Vec<Warning> {
-        lint::lint(&self.grants, &self.protected)
+        lint::lint(&self.limits, &self.grants, &self.protected)
     }
 
     /// The helper's limits.

@@ -90,6 +90,8 @@ pub struct Limits {
     pub connections_per_user: u32,
     /// Mounts beneath the target roots of one user.
     pub mounts_per_user: u32,
+    /// Requests of one user in a second; more of them wait.
+    pub requests_per_second: u32,
     /// Milliseconds that one request may take.
     pub request_timeout_ms: u64,
     /// Milliseconds that a connection may be silent.
@@ -113,6 +115,8 @@ pub struct Counters {
     pub denied: u64,
     /// Operations that failed otherwise.
     pub failed: u64,
+    /// Connections and requests that had to wait for `requests_per_second`.
+    pub delayed: u64,
     /// Mounter processes that ended by a signal, deadlines included.
     pub killed: u64,
 }

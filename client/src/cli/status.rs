@@ -97,6 +97,7 @@ fn write(text: &mut String, status: &Status) -> std::fmt::Result {
     row(text, "connections", limits.connections)?;
     row(text, "connections per user", limits.connections_per_user)?;
     row(text, "mounts per user", limits.mounts_per_user)?;
+    row(text, "requests per second", limits.requests_per_second)?;
     row(
         text,
         "request timeout",
@@ -123,6 +124,7 @@ fn write(text: &mut String, status: &Status) -> std::fmt::Result {
     row(text, "unmounted", counters.unmounted)?;
     row(text, "denied", counters.denied)?;
     row(text, "failed", counters.failed)?;
+    row(text, "delayed", counters.delayed)?;
     row(text, "killed", counters.killed)
 }
 

@@ -337,6 +337,7 @@ Limits
   connections           256
   connections per user  16
   mounts per user       1000
+  requests per second   500
   request timeout       30000 ms
   idle timeout          600000 ms
 
@@ -347,7 +348,8 @@ Since it started
   unmounted             5
   denied                6
   failed                7
-  killed                8
+  delayed               8
+  killed                9
 "
     );
     let landlock = |roots| {
@@ -372,11 +374,12 @@ Since it started
             ],
             "limits": {
                 "connections": 256, "connections_per_user": 16, "mounts_per_user": 1000,
+                "requests_per_second": 500,
                 "request_timeout_ms": 30000, "idle_timeout_ms": 600_000,
             },
             "counters": {
                 "connections_open": 1, "connections": 2, "mounted": 3, "already_mounted": 4,
-                "unmounted": 5, "denied": 6, "failed": 7, "killed": 8,
+                "unmounted": 5, "denied": 6, "failed": 7, "delayed": 8, "killed": 9,
             },
         })
     );

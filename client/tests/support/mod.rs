@@ -263,6 +263,7 @@ pub(crate) fn status() -> Status {
             connections: 256,
             connections_per_user: 16,
             mounts_per_user: 1000,
+            requests_per_second: 500,
             request_timeout_ms: 30_000,
             idle_timeout_ms: 600_000,
         },
@@ -274,7 +275,8 @@ pub(crate) fn status() -> Status {
             unmounted: 5,
             denied: 6,
             failed: 7,
-            killed: 8,
+            delayed: 8,
+            killed: 9,
         },
     }
 }

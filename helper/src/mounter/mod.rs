@@ -24,6 +24,7 @@ use mountwarden_protocol::{
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags};
 use nix::sys::signal::SigSet;
+use nix::sys::time::TimeSpec;
 use nix::unistd::{Pid, fchdir};
 use thiserror::Error;
 
@@ -32,6 +33,7 @@ use self::location::{Location, Purpose};
 use self::lock::TargetLock;
 use crate::audit::{By, Record, Subject};
 use crate::board::{Board, Count, MountCount};
+use crate::budget::Budget;
 use crate::confine::{ConfineError, Confined, Domain, Filter, Holding, Identity, Mounter, Plan};
 use crate::failure;
 use crate::order::{ChannelError, Order, OrderChannel, OrderReply};
@@ -39,15 +41,16 @@ use crate::peer::AttestedPeer;
 use crate::sys::mount::LSMT_ROOT;
 use crate::sys::pinned::Slot;
 use crate::sys::{self, process};
-use crate::table;
+use crate::{children, session, table};
 
 /// What a mounter gets from the warden.
 pub(crate) struct Context<'a> {
     pub(crate) policy: &'a Policy,
     pub(crate) board: Board,
     pub(crate) peer: &'a AttestedPeer,
-    /// The place of the peer's mount count.
+    /// What the peer's user has on the board.
     pub(crate) mounts: MountCount,
+    pub(crate) budget: Budget,
     pub(crate) filter: &'a Filter,
     pub(crate) warden: &'a RoleReport,
     /// The warden's process.
@@ -119,6 +122,10 @@ fn confine(context: &Context<'_>) -> Result<Confined<Mounter>, ConfineError> {
     })
 }
 
+/// How many requests a connection counts as: its two forks and confinements take
+/// about as long as so many.
+const CONNECTION_WEIGHT: u32 = 10;
+
 /// A confined mounter.
 struct Worker<'a> {
     context: &'a Context<'a>,
@@ -128,17 +135,33 @@ struct Worker<'a> {
 
 impl Worker<'_> {
     fn serve(&self) -> Result<(), Ended> {
+        if let Err(error) = self.admit(CONNECTION_WEIGHT, session::HANDSHAKE)? {
+            self.descriptors
+                .order
+                .send(&OrderReply::Refused(error), &[])?;
+            return Ok(());
+        }
         self.descriptors.order.send(&OrderReply::Ready, &[])?;
+        let request_timeout = self.context.policy.limits().request_timeout;
         loop {
             self.wait()?;
-            process::deadline(self.context.policy.limits().request_timeout)?;
+            process::deadline(request_timeout)?;
             let (order, files) = match self.descriptors.order.receive() {
                 Err(ChannelError::Closed) => return Ok(()),
                 other => other?,
             };
-            if let Some(reply) = self.obey(order, files)? {
-                self.descriptors.order.send(&reply, &[])?;
-            }
+            let weight = match order {
+                Order::Admit { weight } => weight,
+                _ => 1,
+            };
+            let reply = match self.admit(weight, request_timeout)? {
+                Ok(()) => self.obey(order, files)?,
+                Err(error) => OrderReply::Done(Reply::Error(error)),
+            };
+            self.descriptors.order.send(&reply, &[])?;
+            self.context
+                .budget
+                .charge(self.context.started.elapsed(), table::take_weight());
             process::deadline(Duration::ZERO)?;
         }
     }
@@ -157,22 +180,58 @@ impl Worker<'_> {
         }
     }
 
+    /// Waits for the user's turn, or says why there will be none. Half of `time`
+    /// stays for the work.
+    fn admit(&self, weight: u32, time: Duration) -> Result<Result<(), ErrorReply>, Ended> {
+        let now = self.context.started.elapsed();
+        let turn = self
+            .context
+            .budget
+            .take(now, weight, time.checked_div(2).unwrap_or_default());
+        if !turn.wait.is_zero() {
+            self.context.board.add(Count::Delayed);
+            self.rest(turn.wait)?;
+        }
+        Ok(if turn.comes {
+            Ok(())
+        } else {
+            let rate = self.context.policy.limits().requests_per_second;
+            Err(ErrorReply::new(
+                ErrorCode::LimitReached,
+                children::too_fast(rate),
+            ))
+        })
+    }
+
+    /// Rests while its session is there. Here too SIGTERM ends this process.
+    fn rest(&self, time: Duration) -> Result<(), Ended> {
+        let mut order = [PollFd::new(
+            self.descriptors.order.as_fd(),
+            PollFlags::empty(),
+        )];
+        let time = Some(TimeSpec::from_duration(time));
+        match nix::poll::ppoll(&mut order, time, Some(SigSet::empty())) {
+            Ok(0) => Ok(()),
+            Ok(_) => Err(Ended::Channel(ChannelError::Closed)),
+            Err(errno) => Err(errno.into()),
+        }
+    }
+
     /// The orders, each with the descriptors that it must bring.
-    fn obey(&self, order: Order, files: Vec<OwnedFd>) -> Result<Option<OrderReply>, Ended> {
+    fn obey(&self, order: Order, files: Vec<OwnedFd>) -> Result<OrderReply, Ended> {
         match order {
-            Order::Perform(operation) => self
-                .perform(&operation, files)
-                .map(|reply| Some(OrderReply::Done(reply))),
+            Order::Perform(operation) => self.perform(&operation, files).map(OrderReply::Done),
             Order::Note { operation, error } if files.is_empty() => {
                 self.note(operation.as_ref(), &error)?;
-                Ok(None)
+                Ok(OrderReply::Taken)
             }
-            Order::Status if files.is_empty() => Ok(Some(OrderReply::Status {
+            Order::Admit { .. } if files.is_empty() => Ok(OrderReply::Taken),
+            Order::Status if files.is_empty() => Ok(OrderReply::Status {
                 roles: vec![self.context.warden.clone(), self.confined.report().clone()],
                 counters: self.context.board.counters(),
                 uptime_seconds: self.context.started.elapsed().as_secs(),
-            })),
-            Order::Note { .. } | Order::Status => Err(Ended::Violation(
+            }),
+            Order::Note { .. } | Order::Admit { .. } | Order::Status => Err(Ended::Violation(
                 "descriptors came with an order that takes none",
             )),
         }

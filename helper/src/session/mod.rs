@@ -27,6 +27,7 @@ use crate::confine::{ConfineError, Confined, Domain, Filter, Holding, Identity, 
 use crate::order::{ChannelError, Order, OrderChannel, OrderReply};
 use crate::peer::AttestedPeer;
 use crate::sys::{self, process};
+use crate::table;
 
 /// What a session gets from the gate.
 pub(crate) struct Context<'a> {
@@ -50,7 +51,7 @@ pub(crate) enum Ended {
 }
 
 /// How long a client may take from connecting to the end of its [`Hello`].
-const HANDSHAKE: Duration = Duration::from_secs(5);
+pub(crate) const HANDSHAKE: Duration = Duration::from_secs(5);
 
 /// How often a request whose target changes under it is tried.
 const ATTEMPTS: u32 = 3;
@@ -122,7 +123,7 @@ impl Conversation<'_> {
             Ok(hello) => hello,
             Err(NoMessage::Gone) => return Ok(false),
             Err(NoMessage::Bad(error)) => {
-                self.note(None, &error)?;
+                let error = self.note(None, error)?;
                 self.refuse(Refusal::new(error));
                 return Ok(false);
             }
@@ -132,13 +133,13 @@ impl Conversation<'_> {
                 ErrorCode::MalformedFrame,
                 "this is not a mountwarden client",
             );
-            self.note(None, &error)?;
+            let error = self.note(None, error)?;
             self.refuse(Refusal::new(error));
             return Ok(false);
         }
         let Some(version) = Versions::SUPPORTED.newest_common(hello.versions) else {
-            let refusal = Refusal::unsupported_version(hello.versions);
-            self.note(None, &refusal.error)?;
+            let mut refusal = Refusal::unsupported_version(hello.versions);
+            refusal.error = self.note(None, refusal.error)?;
             self.refuse(refusal);
             return Ok(false);
         };
@@ -192,12 +193,11 @@ impl Conversation<'_> {
                 },
                 Err(NoMessage::Gone) => return Ok(()),
                 Err(NoMessage::Bad(error)) => {
-                    self.note(None, &error)?;
                     // A value that is never valid came in a frame that is whole, so
                     // the next frame can be found; after any other it cannot.
                     let whole = error.code == ErrorCode::InvalidRequest;
                     (
-                        Reply::Error(error),
+                        Reply::Error(self.note(None, error)?),
                         if whole { Then::Continue } else { Then::End },
                     )
                 }
@@ -213,9 +213,12 @@ impl Conversation<'_> {
     fn handle(&mut self, request: Request) -> Result<Reply, Ended> {
         match request {
             Request::Perform(operation) => self.perform(&operation),
-            Request::Explain(operation) => Ok(Reply::Explained(self.explain(&operation))),
+            Request::Explain(operation) => {
+                self.admitted(Reply::Explained(self.explain(&operation)))
+            }
             Request::List { after } => {
-                Ok(list::page(&self.places.targets, after).map_or_else(Reply::Error, Reply::List))
+                let page = list::page(&self.places.targets, after);
+                self.admitted(page.map_or_else(Reply::Error, Reply::List))
             }
             Request::Status => self.status(),
         }
@@ -245,8 +248,7 @@ impl Conversation<'_> {
             Verdict::Allowed(permit) => match locate::open(&permit, &self.roots) {
                 Ok(files) => files,
                 Err(error) => {
-                    self.note(Some(operation), &error)?;
-                    return Ok(Reply::Error(error));
+                    return Ok(Reply::Error(self.note(Some(operation), error)?));
                 }
             },
             // The mounter judges again, denies and writes it down; no path is touched.
@@ -285,13 +287,14 @@ impl Conversation<'_> {
 
     fn status(&mut self) -> Result<Reply, Ended> {
         self.order.send(&Order::Status, &[])?;
-        let OrderReply::Status {
-            roles: mut privileged,
-            counters,
-            uptime_seconds,
-        } = self.answer()?
-        else {
-            return Err(Ended::WrongAnswer);
+        let (mut privileged, counters, uptime_seconds) = match self.answer()? {
+            OrderReply::Status {
+                roles,
+                counters,
+                uptime_seconds,
+            } => (roles, counters, uptime_seconds),
+            OrderReply::Done(refused) => return Ok(refused),
+            _ => return Err(Ended::WrongAnswer),
         };
         let mut roles = vec![self.context.gate.clone(), self.confined.report().clone()];
         roles.append(&mut privileged);
@@ -306,12 +309,29 @@ impl Conversation<'_> {
         })))
     }
 
-    fn note(&self, operation: Option<&Operation>, error: &ErrorReply) -> Result<(), Ended> {
+    /// Has an error written down; gives what the client is told.
+    fn note(&self, operation: Option<&Operation>, error: ErrorReply) -> Result<ErrorReply, Ended> {
         let order = Order::Note {
             operation: operation.cloned(),
             error: error.clone(),
         };
-        Ok(self.order.send(&order, &[])?)
+        self.order.send(&order, &[])?;
+        match self.answer()? {
+            OrderReply::Taken => Ok(error),
+            OrderReply::Done(Reply::Error(refused)) => Ok(refused),
+            _ => Err(Ended::WrongAnswer),
+        }
+    }
+
+    /// Waits until a reply that was made here may be sent; gives what is sent.
+    fn admitted(&self, reply: Reply) -> Result<Reply, Ended> {
+        let weight = table::take_weight().saturating_add(1);
+        self.order.send(&Order::Admit { weight }, &[])?;
+        match self.answer()? {
+            OrderReply::Taken => Ok(reply),
+            OrderReply::Done(refused) => Ok(refused),
+            _ => Err(Ended::WrongAnswer),
+        }
     }
 
     fn answer(&self) -> Result<OrderReply, Ended> {
@@ -346,6 +366,7 @@ fn reported(limits: &mountwarden_policy::Limits) -> Limits {
         connections: limits.connections,
         connections_per_user: limits.connections_per_user,
         mounts_per_user: limits.mounts_per_user,
+        requests_per_second: limits.requests_per_second,
         request_timeout_ms: milliseconds(limits.request_timeout),
         idle_timeout_ms: milliseconds(limits.idle_timeout),
     }

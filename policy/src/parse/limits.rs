@@ -6,10 +6,11 @@ use super::toml_reader::{Table, Value};
 use crate::Limits;
 use crate::error::Fault;
 
-const KEYS: [&str; 5] = [
+const KEYS: [&str; 6] = [
     "connections",
     "connections_per_user",
     "mounts_per_user",
+    "requests_per_second",
     "request_timeout",
     "idle_timeout",
 ];
@@ -31,6 +32,10 @@ pub(super) fn limits(value: &Value<'_>) -> Result<Limits, Fault> {
         mounts_per_user: match table.get("mounts_per_user") {
             Some(value) => value.number_within(Limits::MOUNTS)?,
             None => default.mounts_per_user,
+        },
+        requests_per_second: match table.get("requests_per_second") {
+            Some(value) => value.number_within(Limits::REQUESTS)?,
+            None => default.requests_per_second,
         },
         request_timeout: timeout(&table, "request_timeout", default.request_timeout)?,
         idle_timeout: timeout(&table, "idle_timeout", default.idle_timeout)?,

@@ -16,6 +16,7 @@ fn without_the_tables_the_defaults_hold() {
                 connections: 1024,
                 connections_per_user: 16,
                 mounts_per_user: 1000,
+                requests_per_second: 1000,
                 request_timeout: Duration::from_secs(30),
                 idle_timeout: Duration::from_mins(10),
             }
@@ -28,7 +29,7 @@ fn without_the_tables_the_defaults_hold() {
 fn every_key_is_read() {
     let policy = policy(
         "version = 1\n[limits]\nconnections = 65536\nconnections_per_user = 65536\n\
-         mounts_per_user = 1\nrequest_timeout = \"1ms\"\nidle_timeout = \"24h\"\n\
+         mounts_per_user = 1\nrequests_per_second = 1000000\nrequest_timeout = \"1ms\"\nidle_timeout = \"24h\"\n\
          [confinement]\nrequire_landlock_abi = 7\n",
     );
     assert_eq!(
@@ -37,6 +38,7 @@ fn every_key_is_read() {
             connections: 65536,
             connections_per_user: 65536,
             mounts_per_user: 1,
+            requests_per_second: 1_000_000,
             request_timeout: Duration::from_millis(1),
             idle_timeout: Duration::from_hours(24),
         }

@@ -53,6 +53,24 @@ fn a_warning_names_its_grant() {
 }
 
 #[test]
+fn one_user_is_not_all_users() {
+    let of_limits = |lines: &str| policy(&format!("version = 1\n[limits]\n{lines}")).lint();
+    assert_eq!(of_limits("connections = 16\nconnections_per_user = 15"), []);
+    assert_eq!(of_limits("connections = 17"), []);
+    for lines in ["connections = 16", "connections_per_user = 1024"] {
+        let warnings = of_limits(lines);
+        let [warning] = &warnings[..] else {
+            panic!("{warnings:?}")
+        };
+        let text = warning.to_string();
+        assert!(
+            text.starts_with("[limits]: one user may have all "),
+            "{text}"
+        );
+    }
+}
+
+#[test]
 fn target_roots_in_the_system_are_unwise() {
     let trusted = "a mount there can replace files that the system trusts";
     for (root, warning) in [

@@ -98,7 +98,8 @@ fn every_table_knows_its_keys() {
             3,
             1,
             "unknown key \"connection\" in [limits]; the keys are connections, \
-             connections_per_user, mounts_per_user, request_timeout, idle_timeout",
+             connections_per_user, mounts_per_user, requests_per_second, request_timeout, \
+             idle_timeout",
         ),
         (
             "version = 1\n[confinement]\n\"a\\nb\" = 1\n",
@@ -182,6 +183,12 @@ fn limits_have_bounds() {
             3,
             19,
             "mounts_per_user must be a number from 1 to 1000000, not 99999999999999999999",
+        ),
+        (
+            "version = 1\n[limits]\nrequests_per_second = 0",
+            3,
+            23,
+            "requests_per_second must be a number from 1 to 1000000, not 0",
         ),
         (
             "version = 1\n[confinement]\nrequire_landlock_abi = 6.5",

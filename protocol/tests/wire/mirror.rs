@@ -182,6 +182,7 @@ mirror! {
         pub(crate) connections: u32,
         pub(crate) connections_per_user: u32,
         pub(crate) mounts_per_user: u32,
+        pub(crate) requests_per_second: u32,
         pub(crate) request_timeout_ms: u64,
         pub(crate) idle_timeout_ms: u64,
     }
@@ -194,6 +195,7 @@ mirror! {
         pub(crate) unmounted: u64,
         pub(crate) denied: u64,
         pub(crate) failed: u64,
+        pub(crate) delayed: u64,
         pub(crate) killed: u64,
     }
 }
@@ -415,6 +417,7 @@ impl From<&protocol::Status> for Status {
                 connections: from.limits.connections,
                 connections_per_user: from.limits.connections_per_user,
                 mounts_per_user: from.limits.mounts_per_user,
+                requests_per_second: from.limits.requests_per_second,
                 request_timeout_ms: from.limits.request_timeout_ms,
                 idle_timeout_ms: from.limits.idle_timeout_ms,
             },
@@ -426,6 +429,7 @@ impl From<&protocol::Status> for Status {
                 unmounted: from.counters.unmounted,
                 denied: from.counters.denied,
                 failed: from.counters.failed,
+                delayed: from.counters.delayed,
                 killed: from.counters.killed,
             },
         }

@@ -210,16 +210,26 @@ fn role_report() -> impl Strategy<Value = RoleReport> {
 }
 
 fn status() -> impl Strategy<Value = Status> {
-    let limits = any::<(u32, u32, u32, u64, u64)>().prop_map(
-        |(connections, connections_per_user, mounts_per_user, request, idle)| Limits {
+    let limits = any::<([u32; 4], u64, u64)>().prop_map(
+        |(
+            [
+                connections,
+                connections_per_user,
+                mounts_per_user,
+                requests_per_second,
+            ],
+            request,
+            idle,
+        )| Limits {
             connections,
             connections_per_user,
             mounts_per_user,
+            requests_per_second,
             request_timeout_ms: request,
             idle_timeout_ms: idle,
         },
     );
-    let counters = any::<[u64; 8]>().prop_map(|numbers| {
+    let counters = any::<[u64; 9]>().prop_map(|numbers| {
         let [
             connections_open,
             connections,
@@ -228,6 +238,7 @@ fn status() -> impl Strategy<Value = Status> {
             unmounted,
             denied,
             failed,
+            delayed,
             killed,
         ] = numbers;
         Counters {
@@ -238,6 +249,7 @@ fn status() -> impl Strategy<Value = Status> {
             unmounted,
             denied,
             failed,
+            delayed,
             killed,
         }
     });

@@ -322,6 +322,7 @@ fn status() -> Status {
             connections: 256,
             connections_per_user: 16,
             mounts_per_user: 1000,
+            requests_per_second: 500,
             request_timeout_ms: 30_000,
             idle_timeout_ms: 600_000,
         },
@@ -333,7 +334,8 @@ fn status() -> Status {
             unmounted: 5,
             denied: 6,
             failed: 7,
-            killed: 8,
+            delayed: 8,
+            killed: 9,
         },
     }
 }
