@@ -35,7 +35,11 @@ fn meaning(errno: Errno) -> (ErrorCode, &'static str) {
             "; the file system's server is gone: unmount it, lazily if need be",
         ),
         Errno::ETIMEDOUT | Errno::EHOSTUNREACH => (ErrorCode::Hung, ""),
-        Errno::EMFILE | Errno::ENFILE | Errno::ENOMEM | Errno::ENOSPC | Errno::EAGAIN => (
+        Errno::ENOSPC => (
+            ErrorCode::LimitReached,
+            "; the kernel lets a namespace hold no more mounts (`fs.mount-max`)",
+        ),
+        Errno::EMFILE | Errno::ENFILE | Errno::ENOMEM | Errno::EAGAIN => (
             ErrorCode::LimitReached,
             "; a limit of the kernel is reached",
         ),

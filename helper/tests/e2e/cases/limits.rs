@@ -9,7 +9,7 @@ use crate::daemon::{Daemon, outcome, wait_for};
 use crate::kernel::{self, unchanged};
 use crate::sandbox::{ALICE, BOB, POLICY, Sandbox, mount_tmpfs};
 
-fn limited(sandbox: &Sandbox, limit: &str) {
+pub(super) fn limited(sandbox: &Sandbox, limit: &str) {
     sandbox.policy(&POLICY.replacen("[[grant]]", &format!("[limits]\n{limit}\n[[grant]]"), 1));
 }
 

@@ -8,13 +8,16 @@ mod cli;
 mod confinement;
 mod contending;
 mod deaths;
+mod exhaustion;
 mod identity;
 mod life;
 mod limits;
 mod mounting;
+mod pace;
 mod paths;
 mod protocol;
 mod races;
+mod slow;
 mod start;
 mod tmpfs;
 mod unmounting;
@@ -156,6 +159,24 @@ cases! {
         connections_of_all
         mounts_per_user
         a_place_is_one_users
+    }
+    pace {
+        one_users_requests
+        one_budget_for_all_connections
+        who_would_wait_too_long
+        walks_of_the_table_count
+    }
+    slow {
+        attack_21_ten_thousand_silent_connections
+        attack_21_a_frame_that_stalls
+        attack_21_a_client_that_never_reads
+        attack_21_half_closed
+    }
+    exhaustion {
+        attack_34_the_gate_has_no_descriptor
+        attack_34_no_process_left
+        attack_34_no_memory_left
+        attack_34_no_mount_left
     }
     start {
         with_a_passed_socket
