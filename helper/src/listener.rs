@@ -67,6 +67,11 @@ impl Listener {
     }
 }
 
+/// How many connections may wait to be accepted. They are one queue, whoever they
+/// are from (`listen(2)`): in a flood everybody waits behind a full one, so that it
+/// may be no longer than what is refused in a moment. Who finds it full waits too.
+const BACKLOG: i32 = 128;
+
 #[expect(
     clippy::disallowed_methods,
     reason = "before confinement, in a directory that was found trusted"
@@ -100,8 +105,7 @@ fn bind(path: &Path, trust: &Trust) -> Result<OwnedFd, ListenError> {
         path: path.to_owned(),
         error,
     })?;
-    // The longest backlog that the system allows (`net.core.somaxconn`).
-    nix::sys::socket::listen(&listener, Backlog::MAXCONN)?;
+    nix::sys::socket::listen(&listener, Backlog::new(BACKLOG)?)?;
     Ok(listener.into())
 }
 

@@ -66,7 +66,7 @@ fn present() -> Outcome<usize> {
 }
 
 /// Bind mounts, on a tmpfs that can be moved with all of them.
-fn fill(place: &Place, crowd: usize) -> Outcome<()> {
+pub(crate) fn fill(place: &Place, crowd: usize) -> Outcome<()> {
     let outside = place.at("outside");
     mount(
         Some("tmpfs"),

@@ -13,6 +13,8 @@
 
 mod chain;
 mod crowd;
+mod fairness;
+mod flood;
 mod memory;
 mod namespace;
 mod pairs;
@@ -28,7 +30,7 @@ use mountwarden_client::Client;
 
 use crate::namespace::Namespace;
 use crate::report::Series;
-use crate::server::{Place, Server};
+use crate::server::{Limits, Place, Server};
 
 type Outcome<T> = Result<T, Box<dyn Error>>;
 
@@ -41,6 +43,7 @@ struct Rounds {
     crowd_pairs: usize,
     lists: usize,
     crowd: usize,
+    looks: usize,
 }
 
 impl Rounds {
@@ -51,6 +54,7 @@ impl Rounds {
         crowd_pairs: 3000,
         lists: 50,
         crowd: 20_000,
+        looks: 150,
     };
     /// Without `--bench`, cargo only wants to know whether it works.
     const SMOKE: Self = Self {
@@ -60,6 +64,7 @@ impl Rounds {
         crowd_pairs: 10,
         lists: 2,
         crowd: 200,
+        looks: 3,
     };
 }
 
@@ -67,11 +72,12 @@ impl Rounds {
 type Section = (&'static str, fn(&Place, &Server, Rounds) -> Outcome<()>);
 
 /// Memory comes first: nothing but the start has touched the helper then.
-const SECTIONS: [Section; 4] = [
+const SECTIONS: [Section; 5] = [
     ("memory", memory::run),
     ("pairs", pairs::run),
     ("connect", connect),
     ("crowd", crowd::run),
+    ("fairness", fairness::run),
 ];
 
 fn main() -> ExitCode {
@@ -81,6 +87,9 @@ fn main() -> ExitCode {
             Ok(()) => ExitCode::SUCCESS,
             Err(_) => ExitCode::FAILURE,
         };
+    }
+    if flood::is_flood(&arguments) {
+        return ExitCode::SUCCESS;
     }
     match run(&arguments) {
         Ok(()) => ExitCode::SUCCESS,
@@ -119,7 +128,7 @@ fn run(arguments: &[String]) -> Outcome<()> {
     let begun = Instant::now();
     report::head(namespace, full);
     let place = Place::make()?;
-    let server = Server::start(&place, namespace)?;
+    let server = Server::start(&place, namespace, Limits::None)?;
     let rounds = if full { Rounds::FULL } else { Rounds::SMOKE };
     for (_, section) in sections {
         section(&place, &server, rounds)?;

@@ -61,7 +61,7 @@ fn settle() {
 
 /// KiB by role.
 #[derive(Default)]
-struct Held {
+pub(crate) struct Held {
     gate: f64,
     warden: f64,
     sessions: f64,
@@ -70,17 +70,9 @@ struct Held {
 
 impl Held {
     /// What each role of the helper holds; `None` where that may not be read.
-    fn by(server: &Server) -> Outcome<Option<Self>> {
+    pub(crate) fn by(server: &Server) -> Outcome<Option<Self>> {
         let mut held = Self::default();
-        let mut family = vec![server.pid()];
-        let processes = processes()?;
-        // Twice: a session's parent may come after it.
-        for _ in 0..2 {
-            let children = processes.iter().filter(|it| family.contains(&it.parent));
-            let children: Vec<u32> = children.map(|it| it.pid).collect();
-            family.extend(children);
-        }
-        for process in processes.iter().filter(|it| family.contains(&it.pid)) {
+        for process in family(server)? {
             let path = format!("/proc/{}/smaps_rollup", process.pid);
             let rollup = match fs::read_to_string(path) {
                 Err(error) if error.kind() == ErrorKind::PermissionDenied => return Ok(None),
@@ -99,7 +91,7 @@ impl Held {
         Ok(Some(held))
     }
 
-    fn lasting(&self) -> f64 {
+    pub(crate) fn lasting(&self) -> f64 {
         self.gate + self.warden
     }
 
@@ -124,10 +116,31 @@ impl Held {
 }
 
 /// A process, as `/proc/PID/status` tells.
-struct Process {
-    pid: u32,
+pub(crate) struct Process {
+    pub(crate) pid: u32,
     parent: u32,
     name: String,
+}
+
+impl Process {
+    /// Whether it serves no one connection.
+    pub(crate) fn lasts(&self) -> bool {
+        ["mw-gate", "mw-warden"].contains(&self.name.as_str())
+    }
+}
+
+/// The processes of the helper.
+pub(crate) fn family(server: &Server) -> Outcome<Vec<Process>> {
+    let mut processes = processes()?;
+    let mut family = vec![server.pid()];
+    // Twice: a session's parent may come after it.
+    for _ in 0..2 {
+        let children = processes.iter().filter(|it| family.contains(&it.parent));
+        let children: Vec<u32> = children.map(|it| it.pid).collect();
+        family.extend(children);
+    }
+    processes.retain(|it| family.contains(&it.pid));
+    Ok(processes)
 }
 
 fn processes() -> Outcome<Vec<Process>> {

@@ -31,6 +31,12 @@ impl Series {
         self.samples.push(sample);
     }
 
+    pub(crate) fn figures(&mut self) -> Figures {
+        self.samples.sort_unstable();
+        let [p10, median, p99] = [10, 50, 99].map(|percent| self.percentile(percent));
+        Figures { p10, median, p99 }
+    }
+
     /// The sample that `percent` of all do not exceed, in microseconds.
     fn percentile(&self, percent: usize) -> f64 {
         let last = self.samples.len().saturating_sub(1);
@@ -76,12 +82,13 @@ pub(crate) struct Figures {
     /// What it takes while nobody else uses the machine.
     pub(crate) p10: f64,
     pub(crate) median: f64,
+    pub(crate) p99: f64,
 }
 
 /// Prints a line, compared with the medians of another.
 pub(crate) fn series(mut series: Series, base: Option<Figures>) -> Figures {
-    series.samples.sort_unstable();
-    let [p10, median, p99] = [10, 50, 99].map(|percent| series.percentile(percent));
+    let figures = series.figures();
+    let Figures { p10, median, p99 } = figures;
     let mark = if series.is_base { "*" } else { " " };
     let ratio = base.map_or_else(String::new, |base| format!("{:.2}", median / base.median));
     println!(
@@ -89,7 +96,7 @@ pub(crate) fn series(mut series: Series, base: Option<Figures>) -> Figures {
         series.name,
         series.samples.len()
     );
-    Figures { p10, median }
+    figures
 }
 
 /// Prints whether a target was met. It fails nothing: a machine that others use

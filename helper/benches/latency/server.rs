@@ -12,6 +12,7 @@ use nix::unistd::{Pid, geteuid};
 use tempfile::TempDir;
 
 use crate::Outcome;
+use crate::flood;
 use crate::namespace::Namespace;
 
 /// How long the helper may take to serve.
@@ -48,6 +49,8 @@ impl Place {
             "target/ours",
             "target/raw",
             "outside",
+            "noisy",
+            "noisy/hung",
         ] {
             fs::create_dir(place.at(name))?;
         }
@@ -58,26 +61,35 @@ impl Place {
         self.root.join(name)
     }
 
-    fn policy(&self) -> String {
-        let (target, source) = (self.at("target"), self.at("source"));
-        // No limit may be what is measured.
-        format!(
-            "version = 1\n\
-             [limits]\n\
-             connections_per_user = 1024\n\
-             mounts_per_user = 1000000\n\
-             [[grant]]\n\
-             name = \"bench\"\n\
-             users = [{}]\n\
-             target = [\"{}\"]\n\
-             [grant.bind]\n\
-             source = [\"{}\"]\n\
-             [grant.tmpfs]\n\
-             max_size = \"1MiB\"\n",
-            geteuid(),
-            target.display(),
-            source.display(),
-        )
+    fn policy(&self, limits: Limits) -> String {
+        let source = self.at("source");
+        let grant = |name: &str, uid: u32, target: &str| {
+            format!(
+                "[[grant]]\n\
+                 name = \"{name}\"\n\
+                 users = [{uid}]\n\
+                 target = [\"{}\"]\n\
+                 [grant.bind]\n\
+                 source = [\"{}\"]\n\
+                 [grant.tmpfs]\n\
+                 max_size = \"1MiB\"\n",
+                self.at(target).display(),
+                source.display(),
+            )
+        };
+        let limits = match limits {
+            // No limit may be what is measured.
+            Limits::None => {
+                "connections_per_user = 1024\n\
+                 mounts_per_user = 1000000\n\
+                 requests_per_second = 1000000\n"
+            }
+            // So that a flood of what hangs ends soon after its process.
+            Limits::Default => "request_timeout = \"10s\"\n",
+        };
+        let ours = grant("bench", geteuid().as_raw(), "target");
+        let noisy = grant("noisy", flood::UID, "noisy");
+        format!("version = 1\n[limits]\n{limits}{ours}{noisy}")
     }
 }
 
@@ -89,6 +101,13 @@ impl Drop for Place {
     }
 }
 
+/// The limits that a helper holds its users to.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Limits {
+    None,
+    Default,
+}
+
 /// A helper that runs.
 pub(crate) struct Server {
     pub(crate) socket: PathBuf,
@@ -96,11 +115,14 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    pub(crate) fn start(place: &Place, namespace: Namespace) -> Outcome<Self> {
+    pub(crate) fn start(place: &Place, namespace: Namespace, limits: Limits) -> Outcome<Self> {
         let (policy, log) = (place.at("policy.toml"), place.at("log"));
         // Not in the root: what lies above the socket's directory must not be /tmp.
-        let socket = place.at("run/socket");
-        fs::write(&policy, place.policy())?;
+        let socket = place.at(match limits {
+            Limits::None => "run/socket",
+            Limits::Default => "run/limited",
+        });
+        fs::write(&policy, place.policy(limits))?;
         let mut command = Command::new(env!("CARGO_BIN_EXE_mountwardend"));
         command.arg("serve");
         command.arg("--policy").arg(policy);
