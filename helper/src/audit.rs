@@ -59,11 +59,7 @@ impl Record<'_> {
     }
 
     fn line(&self) -> String {
-        let mut line = Line::new();
-        let now = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .unwrap_or_default();
-        line.number("time_ms", now.as_millis());
+        let mut line = Line::of_now();
         line.name("event", self.subject.event());
         line.name("by", self.by.name());
         if let Some(peer) = self.peer {
@@ -181,11 +177,12 @@ fn failure(line: &mut Line, error: &ErrorReply) {
     line.text("message", error.message.as_bytes());
 }
 
-/// Writes a line about the helper itself.
+/// Writes a line about the helper itself. `pid` is the process that writes it.
 pub(crate) fn log(role: &str, message: &str) -> Result<(), Errno> {
-    let mut line = Line::new();
+    let mut line = Line::of_now();
     line.name("event", "helper");
     line.name("role", role);
+    line.number("pid", std::process::id());
     line.text("message", message.as_bytes());
     write_line(&line.finish())
 }
@@ -209,6 +206,15 @@ struct Line(String);
 impl Line {
     fn new() -> Self {
         Self(String::from("{"))
+    }
+
+    fn of_now() -> Self {
+        let mut line = Self::new();
+        let now = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
+        line.number("time_ms", now.as_millis());
+        line
     }
 
     fn key(&mut self, key: &str) {

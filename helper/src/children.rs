@@ -50,11 +50,29 @@ pub(crate) fn next_ended() -> Result<Option<WaitStatus>, Errno> {
     }
 }
 
-/// How a child ended, in words.
+/// How a child ended, in words, and where more is to be learnt.
 pub(crate) fn describe(status: WaitStatus) -> String {
     match status {
-        WaitStatus::Exited(_, code) => format!("it left with status {code}"),
-        WaitStatus::Signaled(_, signal, _) => format!("it was killed by {signal}"),
+        WaitStatus::Exited(pid, 0) => format!("it left with status 0 (pid {pid})"),
+        WaitStatus::Exited(pid, code) => {
+            format!("it left with status {code}; its own line in the log says why (pid {pid})")
+        }
+        WaitStatus::Signaled(pid, signal, _) => {
+            let why = match signal {
+                Signal::SIGALRM => "; a request took longer than `request_timeout`",
+                Signal::SIGABRT => {
+                    "; it aborted after a panic, or for want of memory: its own line in the log \
+                     says which"
+                }
+                // `SECCOMP_RET_KILL_PROCESS` tells the number to nobody else (`seccomp(2)`).
+                Signal::SIGSYS => {
+                    "; it made a system call that its filter forbids: the kernel's log, audit type \
+                     1326, names the call"
+                }
+                _ => "",
+            };
+            format!("it was killed by {signal}{why} (pid {pid})")
+        }
         _ => "it changed its state".to_owned(),
     }
 }
@@ -71,10 +89,16 @@ pub(crate) fn finish<E: Display>(role: &str, result: Result<(), E>) -> ! {
     }
 }
 
-/// Names the process for `ps` (`PR_SET_NAME` in `prctl(2)`).
-pub(crate) fn name_process(name: &CStr) {
+/// Begins a role: names the process for `ps` (`PR_SET_NAME` in `prctl(2)`), and lets a
+/// panic end it with a line that names the role, and SIGABRT. The standard report would
+/// open files for a backtrace, which the filters do not allow.
+pub(crate) fn begin(role: &'static str, name: &CStr) {
     // A name that could not be set changes nothing that anyone relies on.
     let _ = nix::sys::prctl::set_name(name);
+    std::panic::set_hook(Box::new(move |panic| {
+        let _ = audit::log(role, &panic.to_string());
+        std::process::abort();
+    }));
 }
 
 pub(crate) fn too_many_of_user(limit: u32) -> String {

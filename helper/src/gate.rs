@@ -243,7 +243,7 @@ impl Acceptor<'_> {
                     filter: &self.context.filters.session,
                     gate: self.confined.report(),
                 };
-                children::name_process(c"mw-session");
+                children::begin("session", c"mw-session");
                 children::finish("session", session::run(&context, client, &ours))
             }
         }

@@ -142,7 +142,7 @@ fn part(
         sigprocmask(SigmaskHow::SIG_SETMASK, Some(&children::heard()), None),
     )?;
     step("set up the heap", sys::process::heap_without_mmap())?;
-    abort_on_panic();
+    children::begin("warden", c"mw-warden");
     let notifier = Notifier::connect().map_err(StartError::Notify)?;
     let filters = Filters::compile()?;
     let (ours, theirs) = step(
@@ -159,7 +159,7 @@ fn part(
     let gate = match step("fork the gate", sys::process::fork())? {
         Forked::Child => {
             drop(ours);
-            children::name_process(c"mw-gate");
+            children::begin("gate", c"mw-gate");
             let context = gate::Context {
                 policy,
                 attestor,
@@ -176,7 +176,6 @@ fn part(
     };
     // What confinement would close under its owner.
     drop((theirs, listener.socket));
-    children::name_process(c"mw-warden");
     // Mapped after the fork: the gate has no part in it.
     let users = usize::try_from(policy.limits().connections).unwrap_or(usize::MAX);
     let board = step("share counters", Board::new(users))?;
@@ -317,13 +316,4 @@ fn raise_descriptor_limit(policy: &Policy) -> Result<(), StartError> {
         "set the descriptor limit",
         setrlimit(Resource::RLIMIT_NOFILE, needed, hard),
     )
-}
-
-/// A panic ends the process with a line in the log and SIGABRT. The standard
-/// report would open files for a backtrace, which the filters do not allow.
-fn abort_on_panic() {
-    std::panic::set_hook(Box::new(|panic| {
-        let _ = audit::log("panic", &panic.to_string());
-        std::process::abort();
-    }));
 }

@@ -292,7 +292,7 @@ impl<'a> Keeper<'a> {
                     parent,
                     started: self.started,
                 };
-                children::name_process(c"mw-mounter");
+                children::begin("mounter", c"mw-mounter");
                 children::finish(
                     "mounter",
                     mounter::run(&context, order.as_fd(), self.context.lock.as_fd()),
@@ -317,29 +317,16 @@ impl<'a> Keeper<'a> {
             uid = Some(user.uid);
         }
         self.count_open();
-        let why = match status {
-            // Its session is gone, or the helper stops.
-            WaitStatus::Exited(_, 0) | WaitStatus::Signaled(_, Signal::SIGTERM, _) => return Ok(()),
-            WaitStatus::Signaled(_, Signal::SIGALRM, _) => {
-                "; a request took longer than `request_timeout`"
-            }
-            WaitStatus::Signaled(_, Signal::SIGSYS, _) => {
-                "; it made a system call that its filter forbids"
-            }
-            WaitStatus::Exited(..) | WaitStatus::Signaled(_, Signal::SIGABRT, _) => {
-                "; its own line in the log says why"
-            }
-            _ => "",
-        };
+        // Its session is gone, or the helper stops.
+        if let WaitStatus::Exited(_, 0) | WaitStatus::Signaled(_, Signal::SIGTERM, _) = status {
+            return Ok(());
+        }
         if let WaitStatus::Signaled(..) = status {
             self.context.board.add(Count::Killed);
         }
         let uid = uid.map_or_else(|| "unknown".to_owned(), |uid| uid.to_string());
         let how = children::describe(status);
-        audit::log(
-            "warden",
-            &format!("a mounter of uid {uid} ended: {how}{why}"),
-        )
+        audit::log("warden", &format!("a mounter of uid {uid} ended: {how}"))
     }
 
     fn count_open(&self) {
