@@ -79,6 +79,9 @@ const STOP: Duration = Duration::from_secs(10);
 /// How long the gate may take to confine itself.
 const GATE_START: Duration = Duration::from_secs(10);
 
+/// How long the gate may take to end after its channel is closed.
+const GATE_END: Duration = Duration::from_secs(1);
+
 /// Waits until the gate is confined and listens.
 pub(crate) fn wait_for_gate(gate: &OwnedFd) -> Result<(), Ended> {
     let mut polled = [PollFd::new(gate.as_fd(), PollFlags::POLLIN)];
@@ -168,7 +171,7 @@ impl<'a> Keeper<'a> {
             other => other?,
         };
         if message.length == 0 {
-            return Err(Ended::Gate("it closed its channel".to_owned()));
+            return Err(Ended::Gate(self.end_of_gate()?));
         }
         let mut descriptors = message.descriptors.into_iter();
         let (Some(client), Some(order)) = (descriptors.next(), descriptors.next()) else {
@@ -206,6 +209,30 @@ impl<'a> Keeper<'a> {
         // A session that is gone needs no answer.
         let _ = OrderChannel::new(order).send(&OrderReply::Refused(error), &[]);
         Ok(())
+    }
+
+    /// How the gate ended: its channel closes a moment before the kernel tells.
+    fn end_of_gate(&self) -> Result<String, Errno> {
+        let end = Instant::now().checked_add(GATE_END);
+        loop {
+            while let Some(status) = children::next_ended()? {
+                if status.pid() == self.gate {
+                    return Ok(children::describe(status));
+                }
+            }
+            let left = end.map_or(GATE_END, |end| {
+                end.saturating_duration_since(Instant::now())
+            });
+            if left.is_zero() {
+                return Ok("it closed its channel and goes on".to_owned());
+            }
+            let mut polled = [PollFd::new(self.context.signals.as_fd(), PollFlags::POLLIN)];
+            match ppoll(&mut polled, Some(TimeSpec::from_duration(left)), None) {
+                Err(Errno::EINTR) => {}
+                other => drop(other?),
+            }
+            children::drain(self.context.signals)?;
+        }
     }
 
     /// Finds the peer's place, or says which limit it has reached.
