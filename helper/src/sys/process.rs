@@ -86,7 +86,8 @@ pub(crate) fn deadline(time: Duration) -> Result<(), Errno> {
 
 /// Gives the signals that the helper relies on their default effect, whatever
 /// the program that started it had set: an ignored SIGALRM would let a request
-/// run for ever (`signal(7)`: an ignored signal stays ignored over `execve`).
+/// run for ever (`signal(7)`: an ignored signal stays ignored over `execve`). std's
+/// handler of faults makes calls that no filter allows, and would make SIGSYS of them.
 pub(crate) fn default_signals() -> Result<(), Errno> {
     use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
     let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
@@ -96,6 +97,8 @@ pub(crate) fn default_signals() -> Result<(), Errno> {
         Signal::SIGTERM,
         Signal::SIGINT,
         Signal::SIGHUP,
+        Signal::SIGSEGV,
+        Signal::SIGBUS,
     ] {
         // SAFETY: the default action runs no code of this process.
         unsafe { sigaction(signal, &default) }?;
