@@ -4,15 +4,16 @@
 use std::fmt::Write as _;
 
 use libc::{
-    AT_FDCWD, F_GETFD, F_GETFL, F_SETLKW, SYS_accept4, SYS_brk, SYS_capget, SYS_clock_gettime,
-    SYS_clone, SYS_close, SYS_close_range, SYS_dup3, SYS_exit_group, SYS_fchdir, SYS_fcntl,
-    SYS_fsconfig, SYS_fsmount, SYS_fsopen, SYS_fstat, SYS_fstatfs, SYS_geteuid, SYS_getpid,
-    SYS_getppid, SYS_getsockname, SYS_getsockopt, SYS_gettid, SYS_kill, SYS_landlock_add_rule,
-    SYS_landlock_create_ruleset, SYS_landlock_restrict_self, SYS_mount_setattr, SYS_move_mount,
-    SYS_newfstatat, SYS_open_tree, SYS_openat, SYS_openat2, SYS_ppoll, SYS_prctl, SYS_prlimit64,
-    SYS_read, SYS_readlinkat, SYS_recvmsg, SYS_rt_sigprocmask, SYS_seccomp, SYS_sendmsg,
-    SYS_set_robust_list, SYS_setitimer, SYS_setsockopt, SYS_socketpair, SYS_statx, SYS_tgkill,
-    SYS_umount2, SYS_wait4, SYS_write,
+    AF_UNIX, AT_FDCWD, F_DUPFD_CLOEXEC, F_GETFD, F_GETFL, F_SETLKW, SECCOMP_SET_MODE_FILTER,
+    SO_SNDTIMEO, SOCK_CLOEXEC, SOCK_SEQPACKET, SOL_SOCKET, SYS_accept4, SYS_brk, SYS_capget,
+    SYS_clock_gettime, SYS_clone, SYS_close, SYS_close_range, SYS_dup3, SYS_exit_group, SYS_fchdir,
+    SYS_fcntl, SYS_fsconfig, SYS_fsmount, SYS_fsopen, SYS_fstat, SYS_fstatfs, SYS_geteuid,
+    SYS_getpid, SYS_getppid, SYS_getsockname, SYS_getsockopt, SYS_gettid, SYS_kill,
+    SYS_landlock_add_rule, SYS_landlock_create_ruleset, SYS_landlock_restrict_self,
+    SYS_mount_setattr, SYS_move_mount, SYS_newfstatat, SYS_open_tree, SYS_openat, SYS_openat2,
+    SYS_ppoll, SYS_prctl, SYS_prlimit64, SYS_read, SYS_readlinkat, SYS_recvmsg, SYS_rt_sigprocmask,
+    SYS_seccomp, SYS_sendmsg, SYS_set_robust_list, SYS_setitimer, SYS_setsockopt, SYS_socketpair,
+    SYS_statx, SYS_tgkill, SYS_umount2, SYS_wait4, SYS_write,
 };
 use mountwarden_protocol::Role;
 
@@ -109,7 +110,7 @@ fn every_role() -> Vec<Entry> {
         call!(SYS_ppoll, "waiting"),
         call!(SYS_write, "the log", [Number(0, 2)]),
         call!(SYS_rt_sigprocmask, "libc: abort after a panic, fork"),
-        call!(SYS_getpid, "libc: abort"),
+        call!(SYS_getpid, "the log; libc: abort"),
         call!(SYS_gettid, "libc: abort"),
         call!(SYS_tgkill, "libc: abort", [Number(2, 6)]),
         call!(SYS_prctl, "the filter is read back", [Number(0, 21)]),
@@ -140,26 +141,39 @@ fn child_setup() -> Vec<Entry> {
         call!(SYS_capget, "capabilities are read back"),
         call!(SYS_close_range, "the parent's descriptors"),
         call!(SYS_dup3, "descriptors to their fixed places"),
-        call!(SYS_fcntl, "which descriptors are open"),
+        call!(
+            SYS_fcntl,
+            "descriptors out of the way of fixed places",
+            [Number(1, F_DUPFD_CLOEXEC.cast_unsigned())]
+        ),
         call!(SYS_geteuid, "the user is read back"),
         call!(SYS_getppid, "a parent that has gone"),
         call!(SYS_landlock_create_ruleset, "the child's domain"),
         call!(SYS_landlock_add_rule, "the child's domain"),
         call!(SYS_landlock_restrict_self, "the child's domain"),
-        call!(SYS_prlimit64, "limits are lowered and read back"),
+        // Another process's limits could end it, past what Landlock says of signals.
+        call!(
+            SYS_prlimit64,
+            "its own limits are lowered and read back",
+            [Number(0, 0)]
+        ),
         call!(
             SYS_prctl,
             "each setting of a child, and reading it back",
-            [Number(0, 1)],  // PR_SET_PDEATHSIG
-            [Number(0, 3)],  // PR_GET_DUMPABLE
-            [Number(0, 4)],  // PR_SET_DUMPABLE
-            [Number(0, 15)], // PR_SET_NAME
-            [Number(0, 23)], // PR_CAPBSET_READ
-            [Number(0, 38)], // PR_SET_NO_NEW_PRIVS
-            [Number(0, 39)], // PR_GET_NO_NEW_PRIVS
-            [Number(0, 47)]  // PR_CAP_AMBIENT
+            [Number(0, 1)],               // PR_SET_PDEATHSIG
+            [Number(0, 3)],               // PR_GET_DUMPABLE
+            [Number(0, 4), Number(1, 0)], // PR_SET_DUMPABLE
+            [Number(0, 15)],              // PR_SET_NAME
+            [Number(0, 23)],              // PR_CAPBSET_READ
+            [Number(0, 38)],              // PR_SET_NO_NEW_PRIVS
+            [Number(0, 39)],              // PR_GET_NO_NEW_PRIVS
+            [Number(0, 47)]               // PR_CAP_AMBIENT
         ),
-        call!(SYS_seccomp, "the child's filter"),
+        call!(
+            SYS_seccomp,
+            "the child's filter",
+            [Number(0, SECCOMP_SET_MODE_FILTER), Number(1, 0)]
+        ),
     ]
 }
 
@@ -168,8 +182,23 @@ fn gate() -> Vec<Entry> {
         call!(SYS_accept4, "connections"),
         call!(SYS_newfstatat, "the type of a granted root"),
         call!(SYS_fstat, "the type of a granted root"),
-        call!(SYS_setsockopt, "how long a write to a client may take"),
-        call!(SYS_socketpair, "an order channel for each connection"),
+        call!(
+            SYS_setsockopt,
+            "how long a write to a client may take",
+            [
+                Number(1, SOL_SOCKET.cast_unsigned()),
+                Number(2, SO_SNDTIMEO.cast_unsigned())
+            ]
+        ),
+        // A datagram socket could send to any address in the file tree.
+        call!(
+            SYS_socketpair,
+            "an order channel for each connection",
+            [
+                Number(0, AF_UNIX.cast_unsigned()),
+                Number(1, (SOCK_SEQPACKET | SOCK_CLOEXEC).cast_unsigned())
+            ]
+        ),
     ]
 }
 
