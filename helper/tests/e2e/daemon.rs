@@ -132,11 +132,20 @@ impl Daemon {
 
     /// The audit lines, parsed; every line of the log must be JSON.
     pub(crate) fn audit(&self) -> Vec<Value> {
+        self.lines(|event| event != "helper")
+    }
+
+    /// The lines about the helper itself.
+    pub(crate) fn about_itself(&self) -> Vec<Value> {
+        self.lines(|event| event == "helper")
+    }
+
+    fn lines(&self, wanted: fn(&Value) -> bool) -> Vec<Value> {
         self.log()
             .lines()
             .map(|line| serde_json::from_str::<Value>(line).expect(line))
             .inspect(lines::check)
-            .filter(|line| line["event"] != "helper")
+            .filter(|line| wanted(&line["event"]))
             .collect()
     }
 
@@ -183,6 +192,11 @@ impl Daemon {
         wait_for("every role ends with the warden", || {
             (!all.iter().any(|&pid| is_alive(pid))).then_some(())
         });
+    }
+
+    /// Waits for the helper's end.
+    pub(crate) fn end(&mut self) -> ExitStatus {
+        self.child.wait().unwrap()
     }
 
     /// Whether the helper still runs.

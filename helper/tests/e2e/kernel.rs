@@ -154,3 +154,12 @@ pub(crate) fn named(root: Pid, name: &str) -> Vec<Pid> {
         .filter(|&pid| status_field(pid, "Name").as_deref() == Some(name))
         .collect()
 }
+
+/// The children of a process.
+pub(crate) fn children(pid: Pid) -> Vec<Pid> {
+    fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"))
+        .unwrap()
+        .split_whitespace()
+        .map(|number| Pid::from_raw(number.parse().unwrap()))
+        .collect()
+}

@@ -22,9 +22,13 @@ mod daemon;
 mod fuse;
 mod kernel;
 mod lines;
+#[cfg(target_arch = "x86_64")]
+mod puppet;
 mod racing;
 mod roles;
 mod sandbox;
+#[cfg(target_arch = "x86_64")]
+mod symbols;
 mod wire;
 
 use std::fs::Permissions;

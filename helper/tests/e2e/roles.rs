@@ -43,6 +43,7 @@ pub(crate) fn play(role: &str) -> ExitCode {
         "as" => become_and_run(&arguments),
         "activate" => activate(&arguments),
         "block" => block(&arguments),
+        "rest" => rest(),
         "join" => join(&arguments),
         "load" => load(&arguments),
         other => panic!("no role {other}"),
@@ -149,6 +150,11 @@ fn activate(arguments: &[String]) {
 fn block(arguments: &[String]) {
     SigSet::all().thread_block().unwrap();
     exec(arguments);
+}
+
+/// Waits for the end of its input.
+fn rest() {
+    let _ = std::io::stdin().read(&mut [0]);
 }
 
 /// Joins the user and mount namespace of a process and runs a program there:

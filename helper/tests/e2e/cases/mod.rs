@@ -8,6 +8,8 @@ mod cli;
 mod confinement;
 mod contending;
 mod deaths;
+#[cfg(target_arch = "x86_64")]
+mod escape;
 mod exhaustion;
 mod identity;
 mod life;
@@ -26,11 +28,31 @@ use crate::Case;
 
 macro_rules! cases {
     ($($module:ident { $($name:ident)+ })+) => {
-        /// Every case by its name.
-        pub(crate) fn all() -> Vec<(&'static str, Case)> {
+        fn listed() -> Vec<(&'static str, Case)> {
             vec![$($((concat!(stringify!($module), "::", stringify!($name)), $module::$name as Case)),+),+]
         }
     };
+}
+
+/// Every case by its name.
+pub(crate) fn all() -> Vec<(&'static str, Case)> {
+    let mut all = listed();
+    all.extend(escape::all());
+    all
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+mod escape {
+    use crate::{Case, Skip};
+
+    pub(super) fn all() -> Vec<(&'static str, Case)> {
+        let skip: Case = |_| {
+            Err(Skip(
+                "the registers of a puppet are those of x86_64".to_owned(),
+            ))
+        };
+        vec![("escape::all", skip)]
+    }
 }
 
 cases! {

@@ -1,0 +1,273 @@
+//! Escapes from inside: each role in an attacker's hands, and what it then can do.
+//!
+//! The roles are puppets: processes of the unmodified helper, confined as they are.
+//! Gate and warden may fork, so a child with the same memory and confinement dies in their
+//! place; each session and mounter that dies is one of a new connection.
+
+mod attempts;
+mod deaths;
+mod forms;
+mod further;
+mod inward;
+mod numbers;
+mod outward;
+mod sideways;
+
+use std::cell::OnceCell;
+
+use mountwarden_client::Client;
+use nix::sys::signal::Signal;
+use nix::unistd::Pid;
+
+use self::attempts::Attempt;
+use super::confinement::only;
+use crate::daemon::{Daemon, wait_for};
+use crate::kernel::{children, unchanged};
+use crate::puppet::{Outcome, Puppet};
+use crate::sandbox::{POLICY, Sandbox};
+use crate::symbols::Symbols;
+use crate::wire::Wire;
+use crate::{Case, Skip};
+
+/// Who is owned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Role {
+    Gate,
+    Session,
+    Warden,
+    Mounter,
+    /// A process of the helper's user that nothing confines: what it can do shows that
+    /// it is the confinement that stops the others.
+    Bystander,
+}
+
+impl Role {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Gate => "gate",
+            Self::Session => "session",
+            Self::Warden => "warden",
+            Self::Mounter => "mounter",
+            Self::Bystander => "bystander",
+        }
+    }
+}
+
+type Theme = fn(&mut Puppet, &Scene<'_>, Role) -> Vec<Attempt>;
+
+/// What a process without confinement may try too: to signal the roles would end them.
+const THEMES: [Theme; 8] = [
+    sideways::touches_no_other_role,
+    outward::opens_no_path,
+    outward::makes_no_socket,
+    outward::starts_nothing,
+    outward::enters_no_namespace,
+    inward::meets_no_more_of_the_kernel,
+    inward::regains_no_right,
+    inward::maps_nothing,
+];
+
+fn as_case(case: Case) -> Case {
+    case
+}
+
+/// `role::name: what runs it` for each case; `*` for every role.
+macro_rules! list {
+    ($($role:ident::$name:ident: $case:expr,)+ $(*::$each:ident: $in_role:expr,)+) => {
+        vec![
+            $((concat!("escape::", stringify!($role), "::", stringify!($name)), as_case($case)),)+
+            $(
+                (concat!("escape::gate::", stringify!($each)), as_case(as_case(|s| $in_role(s, Role::Gate)))),
+                (concat!("escape::session::", stringify!($each)), as_case(as_case(|s| $in_role(s, Role::Session)))),
+                (concat!("escape::warden::", stringify!($each)), as_case(as_case(|s| $in_role(s, Role::Warden)))),
+                (concat!("escape::mounter::", stringify!($each)), as_case(as_case(|s| $in_role(s, Role::Mounter)))),
+            )+
+        ]
+    };
+}
+
+pub(super) fn all() -> Vec<(&'static str, Case)> {
+    list! {
+        bystander::attack_27_reaches_no_role: further::the_same_user_reaches_no_role,
+        bystander::is_stopped_by_nothing: further::nothing_stops_a_bystander,
+        puppet::goes_on_when_released: further::a_released_role_goes_on,
+        gate::attack_28_another_domain_only_narrows: further::another_domain_only_narrows,
+        gate::attack_28_an_unopened_path_leads_nowhere:
+            |s| further::an_unopened_path_leads_nowhere(s, Role::Gate),
+        session::attack_28_an_unopened_path_leads_nowhere:
+            |s| further::an_unopened_path_leads_nowhere(s, Role::Session),
+        session::attack_28_the_kernel_names_the_call: deaths::are_in_the_kernels_log,
+        mounter::could_still_use_the_name_buffer: further::could_still_use_the_name_buffer,
+        warden::attack_29_passes_no_other_pointer:
+            |s| every_attempt(s, Role::Warden, forms::passes_no_other_pointer),
+        mounter::attack_29_passes_no_other_pointer:
+            |s| every_attempt(s, Role::Mounter, forms::passes_no_other_pointer),
+        *::attack_27_touches_no_other_role:
+            |s, role| every_attempt(s, role, sideways::touches_no_other_role),
+        *::attack_27_signals_no_other_role:
+            |s, role| every_attempt(s, role, sideways::signals_no_other_role),
+        *::attack_28_opens_no_path: |s, role| every_attempt(s, role, outward::opens_no_path),
+        *::attack_28_makes_no_socket: |s, role| every_attempt(s, role, outward::makes_no_socket),
+        *::attack_28_starts_nothing: |s, role| every_attempt(s, role, outward::starts_nothing),
+        *::attack_28_enters_no_namespace:
+            |s, role| every_attempt(s, role, outward::enters_no_namespace),
+        *::attack_28_meets_no_more_of_the_kernel:
+            |s, role| every_attempt(s, role, inward::meets_no_more_of_the_kernel),
+        *::attack_28_regains_no_right:
+            |s, role| every_attempt(s, role, inward::regains_no_right),
+        *::attack_28_maps_nothing: |s, role| every_attempt(s, role, inward::maps_nothing),
+        *::attack_28_keeps_to_its_table: numbers::keeps_to_its_table,
+        *::attack_28_has_no_other_entry: further::no_other_entry,
+        *::attack_28_a_forbidden_call_is_reported: deaths::by_a_forbidden_call,
+        *::a_panic_is_reported: deaths::by_a_panic,
+    }
+}
+
+/// A helper with one connection that nobody attacks.
+struct Scene<'a> {
+    sandbox: &'a Sandbox,
+    daemon: Daemon,
+    kept: Client,
+    /// Gate, session, warden and mounter; the two of a connection are the kept one's.
+    processes: [Pid; 4],
+    symbols: OnceCell<Symbols>,
+}
+
+impl<'a> Scene<'a> {
+    fn start(sandbox: &'a Sandbox) -> Self {
+        // Each attempt may end a connection, whose end the helper hears a moment later.
+        let limits = "[limits]\nconnections_per_user = 256\n[[grant]]";
+        sandbox.policy(&POLICY.replacen("[[grant]]", limits, 1));
+        let daemon = Daemon::start(sandbox);
+        let kept = daemon.client();
+        let processes =
+            ["mw-gate", "mw-session", "mw-warden", "mw-mounter"].map(|name| only(&daemon, name));
+        Self {
+            sandbox,
+            daemon,
+            kept,
+            processes,
+            symbols: OnceCell::new(),
+        }
+    }
+
+    fn symbols(&self) -> &Symbols {
+        self.symbols
+            .get_or_init(|| Symbols::read(&self.sandbox.helper()))
+    }
+
+    /// A path in the sandbox.
+    fn text(&self, name: &str) -> String {
+        self.sandbox.path(name).to_str().unwrap().to_owned()
+    }
+
+    /// A new connection: what speaks over it, its session and its mounter.
+    fn connect(&self) -> (Wire, Pid, Pid) {
+        let [gate, _, warden, _] = self.processes;
+        let before = [children(gate), children(warden)].concat();
+        let wire = Wire::open(&self.daemon.socket);
+        let new = |parent| {
+            let mut new = children(parent);
+            new.retain(|pid| !before.contains(pid));
+            assert_eq!(new.len(), 1, "one new process");
+            new[0]
+        };
+        (wire, new(gate), new(warden))
+    }
+
+    /// The connection that nobody attacked is served, and so is a new one.
+    fn others_are_served(&mut self) {
+        assert_eq!(self.kept.list().unwrap(), []);
+        assert_eq!(self.daemon.client().list().unwrap(), []);
+        let [gate, _, warden, _] = self.processes;
+        wait_for("the other connections end", || {
+            (children(gate).len() == 1 && children(warden).len() == 2).then_some(())
+        });
+    }
+}
+
+/// Where victims come from.
+enum Victims {
+    Forks(Box<Puppet>),
+    Connections(Role),
+}
+
+impl Victims {
+    fn of(scene: &Scene<'_>, role: Role) -> Self {
+        match role {
+            Role::Gate => Self::Forks(Box::new(Puppet::seize(scene.processes[0]))),
+            Role::Warden => Self::Forks(Box::new(Puppet::seize(scene.processes[2]))),
+            Role::Session | Role::Mounter | Role::Bystander => Self::Connections(role),
+        }
+    }
+
+    fn next(&mut self, scene: &Scene<'_>) -> (Puppet, Option<Wire>) {
+        match self {
+            Self::Forks(parent) => (parent.fork(), None),
+            Self::Connections(role) => {
+                let (wire, session, mounter) = scene.connect();
+                let pid = if *role == Role::Session {
+                    session
+                } else {
+                    mounter
+                };
+                (Puppet::seize(pid), Some(wire))
+            }
+        }
+    }
+
+    /// Lets what is left go on as before.
+    fn release(self) {
+        if let Self::Forks(parent) = self {
+            parent.release();
+        }
+    }
+}
+
+/// Makes every attempt of a theme in a role, each of which must end as it says; the mount
+/// table stays as it is, and the others are served.
+fn every_attempt(sandbox: &Sandbox, role: Role, theme: Theme) -> Result<(), Skip> {
+    let mut scene = Scene::start(sandbox);
+    let killed = unchanged(|| {
+        let mut victims = Victims::of(&scene, role);
+        let killed = make_attempts(&mut victims, &scene, role, theme);
+        victims.release();
+        killed
+    });
+    scene.others_are_served();
+    // A child that gate or warden never knew of is nobody's to report.
+    for pid in killed
+        .into_iter()
+        .filter(|_| matches!(role, Role::Session | Role::Mounter))
+    {
+        deaths::reported(&scene, role, pid, Signal::SIGSYS);
+    }
+    Ok(())
+}
+
+/// Gives the processes that died.
+fn make_attempts(victims: &mut Victims, scene: &Scene<'_>, role: Role, theme: Theme) -> Vec<Pid> {
+    let mut dead = Vec::new();
+    let mut next = 0;
+    loop {
+        let (mut puppet, _wire) = victims.next(scene);
+        let attempts = theme(&mut puppet, scene, role);
+        loop {
+            let Some(attempt) = attempts.get(next) else {
+                return dead;
+            };
+            next += 1;
+            let outcome = puppet.syscall(attempt.number, &attempt.arguments);
+            assert!(
+                attempt.expected.is(outcome),
+                "{}: {outcome:?} where {:?} was expected",
+                attempt.what,
+                attempt.expected
+            );
+            if let Outcome::Killed(_) = outcome {
+                dead.push(puppet.pid());
+                break;
+            }
+        }
+    }
+}
