@@ -24,7 +24,7 @@ use super::confinement::only;
 use crate::daemon::{Daemon, wait_for};
 use crate::kernel::{children, unchanged};
 use crate::puppet::{Outcome, Puppet};
-use crate::sandbox::{POLICY, Sandbox};
+use crate::sandbox::Sandbox;
 use crate::symbols::Symbols;
 use crate::wire::Wire;
 use crate::{Case, Skip};
@@ -135,9 +135,6 @@ struct Scene<'a> {
 
 impl<'a> Scene<'a> {
     fn start(sandbox: &'a Sandbox) -> Self {
-        // Each attempt may end a connection, whose end the helper hears a moment later.
-        let limits = "[limits]\nconnections_per_user = 256\n[[grant]]";
-        sandbox.policy(&POLICY.replacen("[[grant]]", limits, 1));
         let daemon = Daemon::start(sandbox);
         let kept = daemon.client();
         let processes =
@@ -163,26 +160,35 @@ impl<'a> Scene<'a> {
 
     /// A new connection: what speaks over it, its session and its mounter.
     fn connect(&self) -> (Wire, Pid, Pid) {
-        let [gate, _, warden, _] = self.processes;
-        let before = [children(gate), children(warden)].concat();
+        self.wait_for_ends();
         let wire = Wire::open(&self.daemon.socket);
-        let new = |parent| {
+        let [gate, _, warden, _] = self.processes;
+        (wire, self.new_child(gate), self.new_child(warden))
+    }
+
+    /// The one child that the connection to attack gave a parent. A look at
+    /// a process's children may miss one while others end (`proc_pid_task(5)`).
+    fn new_child(&self, parent: Pid) -> Pid {
+        wait_for("one new process", || {
             let mut new = children(parent);
-            new.retain(|pid| !before.contains(pid));
-            assert_eq!(new.len(), 1, "one new process");
-            new[0]
-        };
-        (wire, new(gate), new(warden))
+            new.retain(|pid| !self.processes.contains(pid));
+            (new.len() == 1).then(|| new[0])
+        })
+    }
+
+    /// Waits until no connection but the kept one is left.
+    fn wait_for_ends(&self) {
+        let [gate, session, warden, mounter] = self.processes;
+        wait_for("the other connections end", || {
+            (children(gate) == [session] && children(warden) == [gate, mounter]).then_some(())
+        });
     }
 
     /// The connection that nobody attacked is served, and so is a new one.
     fn others_are_served(&mut self) {
         assert_eq!(self.kept.list().unwrap(), []);
         assert_eq!(self.daemon.client().list().unwrap(), []);
-        let [gate, _, warden, _] = self.processes;
-        wait_for("the other connections end", || {
-            (children(gate).len() == 1 && children(warden).len() == 2).then_some(())
-        });
+        self.wait_for_ends();
     }
 }
 
