@@ -4,6 +4,7 @@ use nix::errno::Errno;
 use nix::libc::{self, c_int};
 
 use super::attempts::{Attempt, Expected, fails, int, killed, works};
+use super::forms::Pinned;
 use super::{Role, Scene};
 use crate::puppet::Puppet;
 
@@ -181,8 +182,13 @@ fn gives_up_more(puppet: &mut Puppet, more: u64) -> Vec<Attempt> {
 }
 
 /// Memory: neither new text nor another page in the place of a pinned one.
-pub(super) fn maps_nothing(puppet: &mut Puppet, _: &Scene<'_>, _: Role) -> Vec<Attempt> {
-    let page = puppet.place(&[0; 64]) / 4096 * 4096;
+pub(super) fn maps_nothing(puppet: &mut Puppet, scene: &Scene<'_>, role: Role) -> Vec<Attempt> {
+    let page = match role {
+        // The page of a pinned string.
+        Role::Warden | Role::Mounter => Pinned::of(puppet, scene).empty,
+        _ => puppet.place(&[0; 64]),
+    };
+    let page = page / 4096 * 4096;
     let name = puppet.text("memory");
     let none = int(-1);
     let anonymous = int(libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
