@@ -97,13 +97,16 @@ pub(super) fn opens_no_path(puppet: &mut Puppet, scene: &Scene<'_>, role: Role) 
             for flags in [libc::O_RDWR, libc::O_WRONLY, libc::O_WRONLY | libc::O_TRUNC] {
                 openat2(&file, flags, denied);
             }
+            if scene.abi >= 3 {
+                openat2(&file, libc::O_RDONLY | libc::O_TRUNC, denied);
+            }
             openat2(&directory, libc::O_RDWR | libc::O_TMPFILE, denied);
             openat2(
                 &scene.text("src/new"),
                 libc::O_WRONLY | libc::O_CREAT,
                 denied,
             );
-            // Landlock does not look at `O_PATH`; see `what_an_unopened_path_is_good_for`.
+            // Landlock does not look at `O_PATH`; see `further::an_unopened_path_leads_nowhere`.
             openat2("/etc", libc::O_PATH, Expected::Works);
         }
         Role::Bystander => {
