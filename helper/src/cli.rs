@@ -17,18 +17,20 @@ mountwardend: mounts what a policy grants to unprivileged clients
 Usage:
   mountwardend serve [--policy PATH] [--socket PATH] [--user NAME] [--userns]
   mountwardend check [--policy PATH]
-  mountwardend confinement
+  mountwardend confinement [--json]
 
 Commands:
   serve        Serve until SIGTERM; mounts stay.
   check        Read the policy, report what is wrong or unwise, and exit.
-  confinement  Print what each role may do: its system calls, each with its reason.
+  confinement  Print what confines each role: capability, Landlock, limits, and its
+               system calls, each with its arguments and its reason.
 
 Options:
   --policy PATH  The policy                   [/etc/mountwarden/policy.toml]
   --socket PATH  The socket, unless one is passed by systemd
                                               [/run/mountwarden/mountwarden.sock]
   --user NAME    The user to become, when started as root      [mountwarden]
+  --json         Print it for a program
   --userns       Serve in a user and mount namespace of one's own, without root
   --help, --version
 ";
@@ -36,7 +38,7 @@ Options:
 enum Command {
     Serve(Serve),
     Check(PathBuf),
-    Confinement,
+    Confinement { json: bool },
     Help,
     Version,
 }
@@ -62,8 +64,12 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             println!("mountwardend {}", env!("CARGO_PKG_VERSION"));
             Ok(())
         }
-        Command::Confinement => {
-            print!("{}", confine::describe());
+        Command::Confinement { json: false } => {
+            print!("{}", confine::text());
+            Ok(())
+        }
+        Command::Confinement { json: true } => {
+            println!("{}", confine::json());
             Ok(())
         }
         Command::Check(path) => check::check(&path),
@@ -80,6 +86,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
 
 fn parse(mut parser: Parser) -> Result<Command, lexopt::Error> {
     let mut command = None;
+    let mut json = false;
     let mut options = Serve {
         policy: "/etc/mountwarden/policy.toml".into(),
         socket: "/run/mountwarden/mountwarden.sock".into(),
@@ -107,6 +114,7 @@ fn parse(mut parser: Parser) -> Result<Command, lexopt::Error> {
                     .into_string()
                     .map_err(lexopt::Error::NonUnicodeValue)?;
             }
+            Long("json") if command.as_ref().is_some_and(|c| c == "confinement") => json = true,
             Long("userns") if is_serve(command.as_ref()) => options.userns = true,
             other => return Err(other.unexpected()),
         }
@@ -114,7 +122,7 @@ fn parse(mut parser: Parser) -> Result<Command, lexopt::Error> {
     match command.as_ref().and_then(|name| name.to_str()) {
         Some("serve") => Ok(Command::Serve(options)),
         Some("check") => Ok(Command::Check(options.policy)),
-        Some("confinement") => Ok(Command::Confinement),
+        Some("confinement") => Ok(Command::Confinement { json }),
         Some(other) => Err(format!("there is no command {other:?}").into()),
         None => Err("a command is missing".into()),
     }

@@ -24,7 +24,7 @@ use serde::Serialize;
 
 use crate::audit::{self, By};
 use crate::children;
-use crate::confine::{ConfineError, Confined, Domain, Filters, Gate, Holding, Identity, Plan};
+use crate::confine::{ConfineError, Confined, Domain, Filters, Gate, Identity, Plan};
 use crate::peer::{AttestedPeer, Attestor};
 use crate::refusals::Refusals;
 use crate::session::{self, roots::Roots};
@@ -69,7 +69,6 @@ pub(crate) fn run(context: Context<'_>) -> Result<(), ConfineError> {
         descriptors: &descriptors,
         max_descriptors: max_descriptors(context.policy),
         identity: context.identity,
-        holding: Holding::Nothing,
         domain: Domain::Reads(roots),
         filter: &context.filters.gate,
         dies_with: Some(context.parent),

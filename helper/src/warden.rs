@@ -23,7 +23,7 @@ use thiserror::Error;
 use crate::audit::By;
 use crate::board::{Board, Count};
 use crate::budget::Budget;
-use crate::confine::{ConfineError, Confined, Domain, Filters, Holding, Identity, Plan, Warden};
+use crate::confine::{ConfineError, Confined, Domain, Filters, Identity, Plan, Warden};
 use crate::order::{OrderChannel, OrderReply};
 use crate::peer::{AttestedPeer, Attestor};
 use crate::refusals::Refusals;
@@ -107,7 +107,6 @@ impl<'a> Keeper<'a> {
             descriptors: &descriptors,
             max_descriptors: MAX_DESCRIPTORS,
             identity: context.identity,
-            holding: Holding::SysAdmin,
             domain: Domain::Mounts,
             filter: &context.filters.warden,
             dies_with: None,
@@ -396,4 +395,4 @@ impl<'a> Keeper<'a> {
 }
 
 /// The warden has one connection's descriptors at a time.
-const MAX_DESCRIPTORS: u64 = 64;
+pub(crate) const MAX_DESCRIPTORS: u64 = 64;

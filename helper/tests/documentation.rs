@@ -105,7 +105,10 @@ fn every_attack_lists_its_tests() {
             "section {attack} of docs/attacks.md is {section}"
         );
         let tests = tests_of(attack, &functions);
-        assert!(!tests.is_empty(), "attack {attack}: no test bears its number");
+        assert!(
+            !tests.is_empty(),
+            "attack {attack}: no test bears its number"
+        );
         let (said, _) = section.split_once("\nTests:\n").unwrap_or((section, ""));
         let said = said.trim_end();
         write!(after, "\n## {said}\n\nTests:\n\n{tests}").expect("text");

@@ -5,13 +5,14 @@
 #![forbid(unsafe_code)]
 
 use caps::{CapSet, Capability, CapsHashSet};
+use mountwarden_protocol::Role;
 
 use super::{ConfineError, in_force, step};
 use crate::sys::process;
 
 /// The capability that a role holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Holding {
+pub(super) enum Holding {
     /// None at all.
     Nothing,
     /// `CAP_SYS_ADMIN`, which mounting takes.
@@ -19,6 +20,14 @@ pub(crate) enum Holding {
 }
 
 impl Holding {
+    /// What a role holds.
+    pub(super) fn of(role: Role) -> Self {
+        match role {
+            Role::Gate | Role::Session => Self::Nothing,
+            Role::Warden | Role::Mounter => Self::SysAdmin,
+        }
+    }
+
     fn set(self) -> CapsHashSet {
         match self {
             Self::Nothing => CapsHashSet::new(),

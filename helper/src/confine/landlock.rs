@@ -5,6 +5,7 @@
 //! one that reads beneath granted roots and does nothing else.
 #![forbid(unsafe_code)]
 
+use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, TcpListener};
 use std::os::fd::OwnedFd;
 
@@ -12,7 +13,7 @@ use landlock::{
     ABI, Access, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible, PathBeneath,
     RestrictionStatus, Ruleset, RulesetAttr, RulesetCreatedAttr, RulesetStatus, Scope,
 };
-use mountwarden_protocol::LandlockReport;
+use mountwarden_protocol::{LandlockReport, Role};
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, OpenHow, openat2};
 use nix::sys::signal::kill;
@@ -57,6 +58,56 @@ fn number(abi: ABI) -> u32 {
         ABI::V10 => 10,
         _ => u32::MAX,
     }
+}
+
+/// What a role's domain allows, in words.
+pub(super) fn rule(role: Role) -> &'static str {
+    match role {
+        Role::Gate => "ReadFile and ReadDir beneath the constant beginnings of all granted roots",
+        Role::Session => "ReadFile and ReadDir beneath the granted roots of its own peer",
+        Role::Warden | Role::Mounter => {
+            "no file system right: with any, move_mount and umount2 would fail"
+        }
+    }
+}
+
+/// What a role's domain denies, as far as this kernel and this build know it: each
+/// ABI with the rights that it brought.
+pub(super) fn denied(role: Role) -> Vec<(u32, Vec<String>)> {
+    let known = i32::try_from(running_abi()).unwrap_or(i32::MAX);
+    (1..=known)
+        .map(|number| {
+            let brought = rights(role, ABI::from(number));
+            let before = rights(role, ABI::from(number.saturating_sub(1)));
+            (
+                number.unsigned_abs(),
+                brought.difference(&before).cloned().collect(),
+            )
+        })
+        .filter(|(_, brought): &(u32, Vec<String>)| !brought.is_empty())
+        .collect()
+}
+
+fn rights(role: Role, abi: ABI) -> BTreeSet<String> {
+    let mut rights = BTreeSet::new();
+    if let Role::Gate | Role::Session = role {
+        rights.extend(
+            AccessFs::from_all(abi)
+                .iter()
+                .map(|right| format!("{right:?}")),
+        );
+    }
+    rights.extend(
+        AccessNet::from_all(abi)
+            .iter()
+            .map(|right| format!("{right:?}")),
+    );
+    rights.extend(
+        Scope::from_all(abi)
+            .iter()
+            .map(|scope| format!("{scope:?}")),
+    );
+    rights
 }
 
 /// Puts this process into a domain, for good, and tries what the domain denies.

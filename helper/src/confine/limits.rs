@@ -10,8 +10,13 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use super::{ConfineError, in_force, step};
 use crate::sys::process;
 
-/// More heap than any role ever needs; a leak or a bomb ends that role alone.
-const MAX_DATA: u64 = 64 * 1024 * 1024;
+/// The limits that are the same in every role, and what they limit. There is more
+/// heap than any role ever needs; a leak or a bomb ends that role alone.
+pub(super) const FIXED: [(Resource, &str, u64); 3] = [
+    (Resource::RLIMIT_CORE, "core dump", 0),
+    (Resource::RLIMIT_MEMLOCK, "locked memory", 0),
+    (Resource::RLIMIT_DATA, "heap", 64 * 1024 * 1024),
+];
 
 /// Closes every descriptor above the standard ones that is not in `keep`.
 pub(super) fn close_all_but(keep: &[RawFd]) -> Result<(), ConfineError> {
@@ -42,12 +47,8 @@ pub(super) fn no_dumps() -> Result<(), ConfineError> {
 
 /// Lowers the limits, soft and hard, so that they cannot be raised again.
 pub(super) fn lower(max_descriptors: u64) -> Result<(), ConfineError> {
-    for (resource, limit) in [
-        (Resource::RLIMIT_CORE, 0),
-        (Resource::RLIMIT_MEMLOCK, 0),
-        (Resource::RLIMIT_DATA, MAX_DATA),
-        (Resource::RLIMIT_NOFILE, max_descriptors),
-    ] {
+    let descriptors = (Resource::RLIMIT_NOFILE, "descriptors", max_descriptors);
+    for (resource, _, limit) in FIXED.into_iter().chain([descriptors]) {
         step(
             "lower a resource limit",
             setrlimit(resource, limit, limit).map_err(too_low),

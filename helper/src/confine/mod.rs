@@ -5,6 +5,8 @@
 #![forbid(unsafe_code)]
 
 mod capabilities;
+mod describe;
+mod entry;
 mod identity;
 mod landlock;
 mod limits;
@@ -20,11 +22,12 @@ use nix::sys::signal::Signal;
 use nix::unistd::{Pid, getppid};
 use thiserror::Error;
 
-pub(crate) use self::capabilities::{Holding, require_droppable_bounding_set};
+use self::capabilities::Holding;
+pub(crate) use self::capabilities::require_droppable_bounding_set;
+pub(crate) use self::describe::{json, text};
 pub(crate) use self::identity::Identity;
 pub(crate) use self::landlock::{Domain, running_abi};
 pub(crate) use self::seccomp::{Filter, Filters};
-pub(crate) use self::tables::describe;
 use crate::sys::process;
 
 /// A role, as a type: what holds `Confined<Gate>` cannot serve as a mounter.
@@ -64,8 +67,6 @@ pub(crate) struct Plan<'a> {
     pub(crate) max_descriptors: u64,
     /// The user it becomes.
     pub(crate) identity: Identity,
-    /// The capability it keeps.
-    pub(crate) holding: Holding,
     /// Its Landlock domain.
     pub(crate) domain: Domain,
     /// Its system calls.
@@ -112,12 +113,13 @@ pub(crate) fn in_force(step: &'static str, holds: bool) -> Result<(), ConfineErr
 
 /// Confines this process, for good.
 pub(crate) fn enforce<R: RoleKind>(plan: &Plan<'_>) -> Result<Confined<R>, ConfineError> {
+    let holding = Holding::of(R::ROLE);
     limits::close_all_but(plan.descriptors)?;
     limits::no_dumps()?;
     limits::lower(plan.max_descriptors)?;
-    let bounding = capabilities::prepare(plan.holding)?;
+    let bounding = capabilities::prepare(holding)?;
     identity::assume(plan.identity)?;
-    capabilities::reduce(plan.holding)?;
+    capabilities::reduce(holding)?;
     // A change of user takes these two back (`prctl(2)`).
     limits::no_dumps()?;
     if let Some(parent) = plan.dies_with {
@@ -144,7 +146,7 @@ pub(crate) fn enforce<R: RoleKind>(plan: &Plan<'_>) -> Result<Confined<R>, Confi
         report: RoleReport {
             role: R::ROLE,
             uid,
-            capabilities: plan.holding.bits(),
+            capabilities: holding.bits(),
             bounding,
             landlock,
             system_calls: plan.filter.system_calls(),

@@ -14,7 +14,8 @@ use seccompiler::{
 };
 
 use super::ConfineError;
-use super::tables::{self, Check, Entry};
+use super::entry::{Check, Entry};
+use super::tables;
 
 /// A compiled filter.
 pub(crate) struct Filter {
@@ -72,19 +73,19 @@ impl Filter {
     }
 }
 
-/// Joins entries for the same call: any of their rules lets it through, and
-/// one entry without rules lets it through always.
+/// Joins entries for the same call: any of their forms lets it through, and
+/// one entry without forms lets it through always.
 fn merge(entries: &[Entry]) -> Result<BTreeMap<i64, Vec<SeccompRule>>, ConfineError> {
     let mut merged: BTreeMap<i64, Option<Vec<SeccompRule>>> = BTreeMap::new();
     for entry in entries {
         let rules = merged
             .entry(entry.number)
             .or_insert_with(|| Some(Vec::new()));
-        if entry.rules.is_empty() {
+        if entry.forms.is_empty() {
             *rules = None;
         } else if let Some(rules) = rules {
-            for rule in &entry.rules {
-                let conditions: Result<Vec<_>, _> = rule.iter().map(condition).collect();
+            for form in &entry.forms {
+                let conditions: Result<Vec<_>, _> = form.iter().map(condition).collect();
                 rules.push(
                     SeccompRule::new(conditions.map_err(ConfineError::from)?)
                         .map_err(ConfineError::from)?,
@@ -99,9 +100,11 @@ fn merge(entries: &[Entry]) -> Result<BTreeMap<i64, Vec<SeccompRule>>, ConfineEr
 }
 
 fn condition(check: &Check) -> Result<SeccompCondition, seccompiler::BackendError> {
-    let (index, width, value) = match *check {
-        Check::Number(index, value) => (index, SeccompCmpArgLen::Dword, u64::from(value)),
-        Check::Pointer(index, value) => (index, SeccompCmpArgLen::Qword, value),
+    let (value, whole) = check.value.compared();
+    let width = if whole {
+        SeccompCmpArgLen::Qword
+    } else {
+        SeccompCmpArgLen::Dword
     };
-    SeccompCondition::new(index, width, SeccompCmpOp::Eq, value)
+    SeccompCondition::new(check.index, width, SeccompCmpOp::Eq, value)
 }

@@ -34,7 +34,7 @@ use self::lock::TargetLock;
 use crate::audit::{By, Record, Subject};
 use crate::board::{Board, Count, MountCount};
 use crate::budget::Budget;
-use crate::confine::{ConfineError, Confined, Domain, Filter, Holding, Identity, Mounter, Plan};
+use crate::confine::{ConfineError, Confined, Domain, Filter, Identity, Mounter, Plan};
 use crate::failure;
 use crate::order::{ChannelError, Order, OrderChannel, OrderReply};
 use crate::peer::AttestedPeer;
@@ -115,7 +115,6 @@ fn confine(context: &Context<'_>) -> Result<Confined<Mounter>, ConfineError> {
         descriptors: &[layout::ORDER, layout::PROC, layout::LOCK],
         max_descriptors: layout::MAX_DESCRIPTORS,
         identity: Identity::Stay,
-        holding: Holding::SysAdmin,
         domain: Domain::MountsNested,
         filter: context.filter,
         dies_with: Some(context.parent),

@@ -11,11 +11,11 @@ use mountwarden_protocol::{AbsPath, DenyReason, ErrorCode, ErrorReply, MountId, 
 use nix::errno::Errno;
 
 use super::directory::Place;
-use super::location::Location;
+use super::location::{Location, in_slot};
 use crate::failure;
 use crate::sys::mount::{self, MountStatus};
 use crate::sys::pinned::Slot;
-use crate::sys::{pinned, process, socket};
+use crate::sys::{pinned, process};
 use crate::table;
 
 /// Mounts what `permit` says at `target`, which holds no mount.
@@ -92,9 +92,10 @@ fn build(
         ),
         (PermittedKind::Bind { .. }, None) => return Err(failed("no source for")(Errno::EINVAL)),
     };
+    let made = in_slot(made, Slot::Mount).map_err(failed("cannot keep the mount for"))?;
     mount::restrict(made.as_fd(), attributes, recursive)
         .map_err(failed("cannot restrict the mount for"))?;
-    socket::settle(made, Slot::Mount.number()).map_err(failed("cannot keep the mount for"))
+    Ok(made)
 }
 
 /// A detached tmpfs, every value set by a call of its own.

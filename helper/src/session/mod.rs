@@ -5,7 +5,7 @@
 //! hands them to its mounter, which believes none of it.
 #![forbid(unsafe_code)]
 
-mod layout;
+pub(crate) mod layout;
 mod list;
 mod locate;
 pub(crate) mod roots;
@@ -23,7 +23,7 @@ use thiserror::Error;
 
 use self::roots::Roots;
 use self::stream::{ClientStream, NoMessage};
-use crate::confine::{ConfineError, Confined, Domain, Filter, Holding, Identity, Plan, Session};
+use crate::confine::{ConfineError, Confined, Domain, Filter, Identity, Plan, Session};
 use crate::order::{ChannelError, Order, OrderChannel, OrderReply};
 use crate::peer::AttestedPeer;
 use crate::sys::{self, process};
@@ -86,7 +86,6 @@ fn confine(context: &Context<'_>, roots: Vec<OwnedFd>) -> Result<Confined<Sessio
         descriptors: &descriptors,
         max_descriptors: layout::MAX_DESCRIPTORS,
         identity: Identity::Stay,
-        holding: Holding::Nothing,
         domain: Domain::Reads(roots),
         filter: context.filter,
         dies_with: None,

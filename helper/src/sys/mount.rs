@@ -57,9 +57,8 @@ pub struct MountStatus {
 const STATX_MNT_ID_UNIQUE: u32 = 0x4000;
 /// `STATX_ATTR_MOUNT_ROOT`
 const STATX_ATTR_MOUNT_ROOT: u64 = 0x2000;
-pub(crate) const STATX_FD_FLAGS: i32 =
-    libc::AT_EMPTY_PATH | libc::AT_STATX_DONT_SYNC | libc::AT_NO_AUTOMOUNT;
-pub(crate) const STATX_NAME_FLAGS: i32 =
+const STATX_FD_FLAGS: i32 = libc::AT_EMPTY_PATH | libc::AT_STATX_DONT_SYNC | libc::AT_NO_AUTOMOUNT;
+const STATX_NAME_FLAGS: i32 =
     libc::AT_SYMLINK_NOFOLLOW | libc::AT_STATX_DONT_SYNC | libc::AT_NO_AUTOMOUNT;
 const STATX_MASK: u32 = libc::STATX_BASIC_STATS | STATX_MNT_ID_UNIQUE;
 
@@ -232,18 +231,18 @@ pub(crate) fn list(parent: u64, after: u64, ids: &mut [u64]) -> Result<usize, Er
     usize::try_from(result(returned)?).map_err(|_| Errno::EPROTO)
 }
 
-pub(crate) const OPEN_TREE: u32 = libc::OPEN_TREE_CLONE | libc::OPEN_TREE_CLOEXEC | EMPTY_PATH;
-pub(crate) const OPEN_TREE_RECURSIVE: u32 = OPEN_TREE | RECURSIVE;
-pub(crate) const EMPTY_PATH: u32 = libc::AT_EMPTY_PATH.unsigned_abs();
-pub(crate) const RECURSIVE: u32 = 0x8000;
-pub(crate) const MOVE_MOUNT: u32 = libc::MOVE_MOUNT_F_EMPTY_PATH | libc::MOVE_MOUNT_T_EMPTY_PATH;
+const OPEN_TREE: u32 = libc::OPEN_TREE_CLONE | libc::OPEN_TREE_CLOEXEC | EMPTY_PATH;
+const OPEN_TREE_RECURSIVE: u32 = OPEN_TREE | RECURSIVE;
+const EMPTY_PATH: u32 = libc::AT_EMPTY_PATH.unsigned_abs();
+const RECURSIVE: u32 = libc::AT_RECURSIVE.unsigned_abs();
+const MOVE_MOUNT: u32 = libc::MOVE_MOUNT_F_EMPTY_PATH | libc::MOVE_MOUNT_T_EMPTY_PATH;
 pub(crate) const FSOPEN_CLOEXEC: u32 = 1;
 pub(crate) const FSCONFIG_SET_STRING: u32 = 1;
 pub(crate) const FSCONFIG_CMD_CREATE: u32 = 6;
 pub(crate) const FSMOUNT_CLOEXEC: u32 = 1;
-pub(crate) const UMOUNT: i32 = libc::UMOUNT_NOFOLLOW;
-pub(crate) const UMOUNT_LAZY: i32 = libc::UMOUNT_NOFOLLOW | libc::MNT_DETACH;
-pub(crate) const UMOUNT_SLOT: i32 = libc::MNT_DETACH;
+const UMOUNT: i32 = libc::UMOUNT_NOFOLLOW;
+const UMOUNT_LAZY: i32 = libc::UMOUNT_NOFOLLOW | libc::MNT_DETACH;
+const UMOUNT_SLOT: i32 = libc::MNT_DETACH;
 
 /// Takes the descriptor that a system call has just returned.
 fn owned(returned: libc::c_long) -> Result<OwnedFd, Errno> {
@@ -353,7 +352,7 @@ struct MountAttr {
 }
 
 /// The size of `struct mount_attr`, which the filter fixes.
-pub(crate) const MOUNT_ATTR_SIZE: u64 = 32;
+const MOUNT_ATTR_SIZE: u64 = 32;
 const _: () = assert!(size_of::<MountAttr>() == 32);
 
 /// Adds attributes to a mount, with those beneath it where `recursive`, and
@@ -429,7 +428,7 @@ fn umount2(path: *const libc::c_char, flags: i32) -> Result<(), Errno> {
 }
 
 /// Flags of the one open that a mounter does.
-pub(crate) const OPEN_PROC: i32 = libc::O_PATH | libc::O_DIRECTORY | libc::O_CLOEXEC;
+const OPEN_PROC: i32 = libc::O_PATH | libc::O_DIRECTORY | libc::O_CLOEXEC;
 
 /// Opens this process's own `/proc/self/fd`.
 pub(crate) fn open_own_descriptors() -> Result<OwnedFd, Errno> {

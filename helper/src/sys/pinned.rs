@@ -20,6 +20,11 @@ impl Pinned {
         address_of(self.0.as_ptr())
     }
 
+    /// The string, for a person who reviews the filters.
+    pub(crate) fn text(self) -> &'static CStr {
+        self.0
+    }
+
     pub(super) fn as_ptr(self) -> *const libc::c_char {
         self.0.as_ptr()
     }
@@ -54,7 +59,7 @@ pub(crate) static TMPFS_KEYS: [Pinned; 6] = [
 ///
 /// They follow the numbers of its layout in the order in which an order brings
 /// them, and the kernel gives out the lowest number that is free: a descriptor
-/// nearly always arrives in its slot, and is never in the way of a later one.
+/// arrives in its slot. A tmpfs has no source, and its context gets that number.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Slot {
     Directory,

@@ -1,5 +1,6 @@
 //! What confines the helper's processes, asked of the kernel from outside.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::Read;
 use std::os::fd::AsFd;
@@ -9,6 +10,7 @@ use std::process::Command;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::{Pid, geteuid};
+use serde_json::Value;
 
 use crate::daemon::{Daemon, command, outcome, wait_for};
 use crate::kernel::{descendants, named, status_field};
@@ -140,47 +142,82 @@ fn as_service_user(arguments: &[&str]) -> (i32, String, String) {
     outcome(&mut command)
 }
 
+/// What `mountwardend confinement --json` prints.
+pub(crate) fn tables(sandbox: &Sandbox) -> Value {
+    let printed = outcome(Command::new(sandbox.helper()).args(["confinement", "--json"]));
+    assert_eq!((printed.0, &printed.2[..]), (0, ""));
+    serde_json::from_str(&printed.1).expect(&printed.1)
+}
+
+/// The items of a JSON array.
+pub(crate) fn items(value: &Value) -> &[Value] {
+    value.as_array().unwrap_or_else(|| panic!("{value}"))
+}
+
 pub(crate) fn attack_28_tables_are_printed(sandbox: &Sandbox) -> Result<(), Skip> {
-    let (status, text, _) = outcome(Command::new(sandbox.helper()).arg("confinement"));
-    assert_eq!(status, 0);
-    let section = |role: &str| {
-        let start = text
-            .find(&format!("{role}\n"))
-            .unwrap_or_else(|| panic!("{text}"));
-        let rest = &text[start + role.len() + 1..];
-        let calls = rest.lines().take_while(|line| line.starts_with(' '));
+    let tables = tables(sandbox);
+    let calls = |role: &str| -> BTreeSet<String> {
+        let mut roles = items(&tables["roles"]).iter();
+        let found = roles.find(|table| table["role"] == role).unwrap();
+        let calls = items(&found["calls"]).iter();
         calls
-            .map(|line| line.split_whitespace().next().unwrap().to_owned())
-            .collect::<Vec<_>>()
+            .map(|entry| entry["call"].as_str().unwrap().to_owned())
+            .collect()
     };
     for role in ["gate", "session"] {
-        for call in section(role) {
-            let mounts = [
-                "move_mount",
-                "umount2",
-                "open_tree",
-                "fsmount",
-                "mount_setattr",
-            ];
-            assert!(!mounts.contains(&call.as_str()), "{role} may {call}");
+        for call in [
+            "move_mount",
+            "umount2",
+            "open_tree",
+            "fsmount",
+            "mount_setattr",
+        ] {
+            assert!(!calls(role).contains(call), "{role} may {call}");
         }
     }
     for role in ["gate", "session", "warden", "mounter"] {
         for call in [
             "execve", "ptrace", "socket", "bpf", "mount", "open", "mmap", "mprotect",
         ] {
+            assert!(!calls(role).contains(call), "{role} may {call}");
+        }
+    }
+    let opens = calls("mounter")
+        .into_iter()
+        .filter(|call| call.starts_with("open"));
+    assert_eq!(opens.collect::<Vec<_>>(), ["open_tree"]);
+    assert!(calls("mounter").len() <= 30, "{:?}", calls("mounter"));
+
+    // A person reads the same, and the running helper reports as many.
+    let (status, text, _) = outcome(Command::new(sandbox.helper()).arg("confinement"));
+    assert_eq!(status, 0);
+    let daemon = Daemon::start(sandbox);
+    let reported = daemon.client().status().unwrap().roles;
+    for (table, report) in items(&tables["roles"]).iter().zip(reported) {
+        let role = table["role"].as_str().unwrap();
+        assert_eq!(role, report.role.to_string());
+        assert_eq!(table["system_calls"], report.system_calls, "{role}");
+        assert_eq!(
+            calls(role).len().to_string(),
+            table["system_calls"].to_string()
+        );
+        assert_eq!(tables["landlock_abi"], report.landlock.abi, "{role}");
+        let holds = u64::from(!items(&table["capabilities"]).is_empty()) << 21;
+        assert_eq!(holds, report.capabilities, "{role}");
+        assert!(text.contains(&format!("\n{role}: {}\n", table["is"].as_str().unwrap())));
+        for entry in items(&table["calls"]) {
+            let (call, why) = (
+                entry["call"].as_str().unwrap(),
+                entry["why"].as_str().unwrap(),
+            );
             assert!(
-                !section(role).iter().any(|allowed| allowed == call),
-                "{role} may {call}"
+                text.contains(&format!("\n    {call:<24} {why}\n")),
+                "{call}"
             );
         }
     }
-    assert!(
-        !section("mounter")
-            .iter()
-            .any(|call| call.starts_with("open") && call != "open_tree")
-    );
-    assert!(section("mounter").iter().any(|call| call == "move_mount"));
+    let pinned = "if fd = AT_FDCWD, path = pinned \"/proc/self/fd\", flags = O_PATH | O_DIRECTORY | O_CLOEXEC\n";
+    assert_eq!(text.matches(pinned).count(), 1, "{text}");
     Ok(())
 }
 

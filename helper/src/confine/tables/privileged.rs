@@ -1,0 +1,250 @@
+//! The calls of the half that holds `CAP_SYS_ADMIN`.
+#![forbid(unsafe_code)]
+
+use libc::{
+    AT_EMPTY_PATH, AT_FDCWD, AT_NO_AUTOMOUNT, AT_RECURSIVE, AT_STATX_DONT_SYNC,
+    AT_SYMLINK_NOFOLLOW, F_GETFL, F_SETLKW, ITIMER_REAL, MNT_DETACH, MOVE_MOUNT_F_EMPTY_PATH,
+    MOVE_MOUNT_T_EMPTY_PATH, MSG_CMSG_CLOEXEC, MSG_DONTWAIT, MSG_NOSIGNAL, O_CLOEXEC, O_DIRECTORY,
+    O_PATH, OPEN_TREE_CLOEXEC, OPEN_TREE_CLONE, PR_CAP_AMBIENT, PR_CAP_AMBIENT_IS_SET,
+    PR_SET_PDEATHSIG, SIGKILL, SIGTERM, SYS_fchdir, SYS_fcntl, SYS_fsconfig, SYS_fsmount,
+    SYS_fsopen, SYS_fstatfs, SYS_getppid, SYS_kill, SYS_mount_setattr, SYS_move_mount,
+    SYS_open_tree, SYS_openat, SYS_prctl, SYS_readlinkat, SYS_recvmsg, SYS_sendmsg, SYS_setitimer,
+    SYS_statx, SYS_umount2, UMOUNT_NOFOLLOW,
+};
+
+use crate::confine::entry::{
+    Check, Entry, Int, Value, call, fd, int, is, long, name_buffer, no_flags, null, pinned,
+};
+use crate::mounter::layout::{LOCK, ORDER, PROC};
+use crate::sys::mount::{
+    FSCONFIG_CMD_CREATE, FSCONFIG_SET_STRING, FSMOUNT_CLOEXEC, FSOPEN_CLOEXEC, SYS_LISTMOUNT,
+    SYS_STATMOUNT,
+};
+use crate::sys::pinned::{EMPTY, MOUNTWARDEN, PROC_SELF_FD, Slot, TMPFS, TMPFS_KEYS};
+
+pub(super) fn warden() -> Vec<Entry> {
+    vec![
+        call!(
+            SYS_kill,
+            "mounters are told to stop",
+            [is!(1, signal = SIGKILL)],
+            [is!(1, signal = SIGTERM)]
+        ),
+        call!(
+            SYS_recvmsg,
+            "connections, from the gate",
+            [is!(2, flags = MSG_DONTWAIT | MSG_CMSG_CLOEXEC)]
+        ),
+    ]
+}
+
+/// What only a mounter does before its own filter.
+pub(super) fn warden_child() -> Vec<Entry> {
+    vec![
+        call!(SYS_getppid, "a parent that has gone"),
+        call!(
+            SYS_kill,
+            "its domain is tried on its parent",
+            [int(1, "signal", 0, "0")]
+        ),
+        call!(
+            SYS_openat,
+            "its own /proc/self/fd",
+            [
+                is!(0, fd = AT_FDCWD),
+                pinned(1, "path", PROC_SELF_FD),
+                is!(2, flags = O_PATH | O_DIRECTORY | O_CLOEXEC)
+            ]
+        ),
+        call!(
+            SYS_prctl,
+            "its end with its parent, and reading a capability back",
+            [is!(0, option = PR_SET_PDEATHSIG), is!(1, signal = SIGKILL)],
+            [
+                is!(0, option = PR_CAP_AMBIENT),
+                is!(1, action = PR_CAP_AMBIENT_IS_SET)
+            ]
+        ),
+    ]
+}
+
+/// How a mounter hears and checks an order.
+pub(super) fn mounter_checks() -> Vec<Entry> {
+    let order = fd(0, ORDER, "the order channel");
+    let own = fd(0, PROC, "its own /proc/self/fd");
+    let link = |slot: Slot| pinned(1, "path", slot.link());
+    vec![
+        call!(
+            SYS_fcntl,
+            "how a location was opened; the lock of a target",
+            [is!(1, cmd = F_GETFL)],
+            [fd(0, LOCK, "the lock file"), is!(1, cmd = F_SETLKW)]
+        ),
+        call!(
+            SYS_fstatfs,
+            "the limits of the tmpfs that a target holds",
+            [slot(0, Slot::Target)]
+        ),
+        call!(
+            SYS_LISTMOUNT,
+            "what a recursive bind holds; how many mounts a user has",
+            [no_flags(3)]
+        ),
+        call!(
+            SYS_readlinkat,
+            "the path of a slot",
+            [own, link(Slot::Source)],
+            [own, link(Slot::Target)],
+            [own, link(Slot::Directory)]
+        ),
+        call!(
+            SYS_recvmsg,
+            "orders",
+            [order, is!(2, flags = MSG_CMSG_CLOEXEC)]
+        ),
+        call!(
+            SYS_sendmsg,
+            "replies",
+            [order, is!(2, flags = MSG_NOSIGNAL)]
+        ),
+        call!(
+            SYS_setitimer,
+            "the deadline of a request",
+            [is!(0, which = ITIMER_REAL), null(2, "old")]
+        ),
+        call!(
+            SYS_STATMOUNT,
+            "what a mount is, and whether it is in this namespace",
+            [no_flags(3)]
+        ),
+        call!(
+            SYS_statx,
+            "a descriptor, or the name of a target",
+            [
+                pinned(1, "path", EMPTY),
+                is!(
+                    2,
+                    flags = AT_EMPTY_PATH | AT_STATX_DONT_SYNC | AT_NO_AUTOMOUNT
+                )
+            ],
+            [
+                is!(0, fd = AT_FDCWD),
+                name_buffer(1),
+                is!(
+                    2,
+                    flags = AT_SYMLINK_NOFOLLOW | AT_STATX_DONT_SYNC | AT_NO_AUTOMOUNT
+                )
+            ]
+        ),
+    ]
+}
+
+/// What a mounter does to the mount table.
+pub(super) fn mounter_work() -> Vec<Entry> {
+    // A tmpfs has no source, so that its context gets that number.
+    let context = fd(0, Slot::Source.number(), "the free slot of a source");
+    let made = slot(0, Slot::Mount);
+    let empty = pinned(1, "path", EMPTY);
+    let size = long(4, "size", 32, "sizeof(struct mount_attr)");
+    let [source, others @ ..] = TMPFS_KEYS;
+    let set = is!(1, cmd = FSCONFIG_SET_STRING);
+    let mut fsconfig = call!(
+        SYS_fsconfig,
+        "the options of a tmpfs, by pinned keys",
+        [
+            context,
+            is!(1, cmd = FSCONFIG_CMD_CREATE),
+            null(2, "key"),
+            null(3, "value")
+        ],
+        [
+            context,
+            set,
+            pinned(2, "key", source),
+            pinned(3, "value", MOUNTWARDEN)
+        ]
+    );
+    let keys = others.map(|key| vec![context, set, pinned(2, "key", key)]);
+    fsconfig.forms.extend(keys);
+    vec![
+        call!(
+            SYS_fchdir,
+            "the directory above a target",
+            [slot(0, Slot::Directory)],
+            [fd(0, PROC, "its own /proc/self/fd")]
+        ),
+        fsconfig,
+        call!(
+            SYS_fsmount,
+            "a detached mount of a tmpfs",
+            [context, is!(1, flags = FSMOUNT_CLOEXEC)]
+        ),
+        call!(
+            SYS_fsopen,
+            "a tmpfs",
+            [pinned(0, "type", TMPFS), is!(1, flags = FSOPEN_CLOEXEC)]
+        ),
+        call!(
+            SYS_mount_setattr,
+            "attributes, which are only ever added",
+            [made, empty, is!(2, flags = AT_EMPTY_PATH), size],
+            [
+                made,
+                empty,
+                is!(2, flags = AT_EMPTY_PATH | AT_RECURSIVE),
+                size
+            ]
+        ),
+        call!(
+            SYS_move_mount,
+            "attach, descriptor to descriptor",
+            [
+                made,
+                empty,
+                slot(2, Slot::Target),
+                pinned(3, "target path", EMPTY),
+                is!(4, flags = MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH)
+            ]
+        ),
+        call!(
+            SYS_open_tree,
+            "a detached clone of the source",
+            [
+                slot(0, Slot::Source),
+                empty,
+                is!(
+                    2,
+                    flags = OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | AT_EMPTY_PATH
+                )
+            ],
+            [
+                slot(0, Slot::Source),
+                empty,
+                is!(
+                    2,
+                    flags = OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | AT_EMPTY_PATH | AT_RECURSIVE
+                )
+            ]
+        ),
+        call!(
+            SYS_umount2,
+            "end a mount by its name, or a failed one by its slot",
+            [name_buffer(0), is!(1, flags = UMOUNT_NOFOLLOW)],
+            [name_buffer(0), is!(1, flags = UMOUNT_NOFOLLOW | MNT_DETACH)],
+            [
+                pinned(0, "path", Slot::Mount.link()),
+                is!(1, flags = MNT_DETACH)
+            ]
+        ),
+    ]
+}
+
+fn slot(index: u8, slot: Slot) -> Check {
+    let means = match slot {
+        Slot::Directory => "the slot of the directory above the target",
+        Slot::Target => "the slot of the target",
+        Slot::Source => "the slot of the source",
+        Slot::Mount => "the slot of the new mount",
+    };
+    fd(index, slot.number(), means)
+}
