@@ -7,16 +7,15 @@ mod privileged;
 mod unprivileged;
 
 use libc::{
-    CLOCK_MONOTONIC, CLOCK_REALTIME, F_DUPFD_CLOEXEC, F_GETFD, MSG_NOSIGNAL, O_CLOEXEC,
-    PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, PR_CAPBSET_READ, PR_GET_DUMPABLE,
-    PR_GET_NO_NEW_PRIVS, PR_GET_SECCOMP, PR_SET_DUMPABLE, PR_SET_NAME, PR_SET_NO_NEW_PRIVS,
-    RLIMIT_CORE, RLIMIT_DATA, RLIMIT_MEMLOCK, RLIMIT_NOFILE, SECCOMP_SET_MODE_FILTER, SIGABRT,
-    SO_ACCEPTCONN, SO_PEERCRED, SO_PEERGROUPS, SO_TYPE, SOL_SOCKET, SYS_brk, SYS_capget,
-    SYS_clock_gettime, SYS_clone, SYS_close, SYS_close_range, SYS_dup3, SYS_exit_group, SYS_fcntl,
-    SYS_geteuid, SYS_getpid, SYS_getsockname, SYS_getsockopt, SYS_gettid,
-    SYS_landlock_create_ruleset, SYS_landlock_restrict_self, SYS_ppoll, SYS_prctl, SYS_prlimit64,
-    SYS_read, SYS_rt_sigprocmask, SYS_seccomp, SYS_sendmsg, SYS_set_robust_list, SYS_tgkill,
-    SYS_wait4, SYS_write, WNOHANG,
+    CLOCK_MONOTONIC, F_DUPFD_CLOEXEC, F_GETFD, MSG_NOSIGNAL, O_CLOEXEC, PR_CAP_AMBIENT,
+    PR_CAP_AMBIENT_CLEAR_ALL, PR_CAPBSET_READ, PR_GET_DUMPABLE, PR_GET_NO_NEW_PRIVS,
+    PR_GET_SECCOMP, PR_SET_DUMPABLE, PR_SET_NAME, PR_SET_NO_NEW_PRIVS, RLIMIT_CORE, RLIMIT_DATA,
+    RLIMIT_MEMLOCK, RLIMIT_NOFILE, SECCOMP_SET_MODE_FILTER, SIGABRT, SO_ACCEPTCONN, SO_PEERCRED,
+    SO_PEERGROUPS, SO_TYPE, SOL_SOCKET, SYS_brk, SYS_capget, SYS_clock_gettime, SYS_clone,
+    SYS_close, SYS_close_range, SYS_dup3, SYS_exit_group, SYS_fcntl, SYS_geteuid, SYS_getpid,
+    SYS_getsockname, SYS_getsockopt, SYS_gettid, SYS_landlock_create_ruleset,
+    SYS_landlock_restrict_self, SYS_ppoll, SYS_prctl, SYS_prlimit64, SYS_read, SYS_rt_sigprocmask,
+    SYS_seccomp, SYS_sendmsg, SYS_set_robust_list, SYS_tgkill, SYS_wait4, SYS_write, WNOHANG,
 };
 use mountwarden_protocol::Role;
 
@@ -58,7 +57,6 @@ fn every_role() -> Vec<Entry> {
         call!(
             SYS_clock_gettime,
             "time, where the vDSO cannot tell it",
-            [is!(0, clock = CLOCK_REALTIME)],
             [is!(0, clock = CLOCK_MONOTONIC)]
         ),
         call!(SYS_close, "descriptors that were received"),

@@ -29,6 +29,7 @@ mod roles;
 mod sandbox;
 #[cfg(target_arch = "x86_64")]
 mod symbols;
+mod tracer;
 mod wire;
 
 use std::fs::Permissions;

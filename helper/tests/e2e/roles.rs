@@ -18,6 +18,7 @@ use nix::sys::socket::{
 use nix::unistd::{Gid, Uid, execv, execve, geteuid, getpid, seteuid, setgid, setgroups, setuid};
 
 use crate::sandbox::Sandbox;
+use crate::tracer;
 use crate::wire::Wire;
 
 /// Names the role that a process plays; its arguments are the role's.
@@ -46,6 +47,8 @@ pub(crate) fn play(role: &str) -> ExitCode {
         "rest" => rest(),
         "join" => join(&arguments),
         "load" => load(&arguments),
+        "trace" => tracer::trace(&arguments),
+        "held" => tracer::held(),
         other => panic!("no role {other}"),
     }
     ExitCode::SUCCESS

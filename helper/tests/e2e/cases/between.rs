@@ -30,9 +30,10 @@ pub(super) fn request(mount: impl Into<mountwarden_client::protocol::Mount>) -> 
     Request::Perform(Operation::Mount(mount.into()))
 }
 
-/// Whether a process is in a state (`proc_pid_status(5)`).
+/// Whether a process is in a state (`proc_pid_status(5)`). A stopped one that is
+/// traced shows `t` for `T`.
 pub(super) fn is_in_state(pid: Pid, state: char) -> bool {
-    status_field(pid, "State").is_some_and(|text| text.starts_with(state))
+    status_field(pid, "State").is_some_and(|text| text.to_ascii_uppercase().starts_with(state))
 }
 
 pub(super) fn wait_for_state(pid: Pid, state: char) {

@@ -1,11 +1,16 @@
 //! Ends, restarts, and file systems that do not answer.
 
+use std::fs;
+use std::io::Write;
+use std::os::unix::fs::FileExt;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use mountwarden_client::protocol::{Operation, Reply, Request};
+use mountwarden_client::protocol::{Operation, Reply, Request, frame};
 use mountwarden_client::{Bind, Client, ErrorKind, Outcome, Tmpfs, Unmount};
+use nix::libc;
 use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 use super::confinement::only;
 use crate::daemon::{Daemon, outcome, wait_for};
@@ -70,6 +75,124 @@ pub(crate) fn attack_30_a_killed_warden_leaves_nothing_behind(
     // All four end with the warden: `kill` waits for them.
     unchanged(|| daemon.kill());
     assert_eq!(client.list().unwrap_err().kind(), ErrorKind::Unavailable);
+    Ok(())
+}
+
+/// A session that has no mounter any more when it wants to report a bad frame.
+pub(crate) fn attack_30_a_mounter_is_gone_inside_a_frame(sandbox: &Sandbox) -> Result<(), Skip> {
+    let daemon = Daemon::start(sandbox);
+    let mut wire = Wire::open(&daemon.socket);
+    let session = only(&daemon, "mw-session");
+    unchanged(|| {
+        wire.0.write_all(&[1]).unwrap();
+        // Between frames it waits for the mounter too; inside one for the client alone.
+        wait_for("it reads a frame", || {
+            let call = blocked(session)?;
+            (call[0] == libc::SYS_ppoll && call[2] == 1).then_some(())
+        });
+        kill(only(&daemon, "mw-mounter"), Signal::SIGKILL).unwrap();
+        wire.0.write_all(&[0, 0, 0, 99]).unwrap();
+        wait_for("both halves end", || {
+            (descendants(daemon.pid()).len() == 2).then_some(())
+        });
+    });
+    let said = r#""role":"session","message":"order channel: the other half closed the channel""#;
+    assert!(daemon.log().contains(said), "{}", daemon.log());
+    daemon.client().list().unwrap();
+    Ok(())
+}
+
+/// The call that a process is blocked in: its number, its arguments, the stack and
+/// where it will go on (`proc_pid_syscall(5)`).
+fn blocked(pid: Pid) -> Option<Vec<i64>> {
+    let text = fs::read_to_string(format!("/proc/{pid}/syscall")).ok()?;
+    let number = |word: &str| match word.strip_prefix("0x") {
+        Some(digits) => u64::from_str_radix(digits, 16).ok().map(u64::cast_signed),
+        None => word.parse().ok(),
+    };
+    let words: Option<Vec<i64>> = text.split_whitespace().map(number).collect();
+    words.filter(|words| words.len() == 9)
+}
+
+/// What libc calls when it gives up is in every filter: the role ends by SIGABRT, not
+/// by its filter. Such an end takes a fault, so the case makes one: the next thing
+/// that the process does is to call `abort(3)`.
+pub(crate) fn an_abort_is_no_seccomp_kill(sandbox: &Sandbox) -> Result<(), Skip> {
+    if !cfg!(target_arch = "x86_64") {
+        return Err(Skip("it writes machine code for x86_64".to_owned()));
+    }
+    let mut daemon = Daemon::start(sandbox);
+    for (role, says) in [
+        ("mw-session", "a session of uid"),
+        ("mw-mounter", "a mounter of uid"),
+    ] {
+        let mut wire = Wire::open(&daemon.socket);
+        let pid = only(&daemon, role);
+        unchanged(|| {
+            make_abort(pid);
+            frame::write(&mut wire.0, &Request::Status).unwrap();
+            wait_for("both halves end", || {
+                (descendants(daemon.pid()).len() == 2).then_some(())
+            });
+        });
+        let log = daemon.log();
+        let line = log.lines().find(|line| line.contains(says)).expect(&log);
+        assert!(line.contains("killed by SIGABRT"), "{line}");
+    }
+    assert!(daemon.runs());
+    daemon.client().list().unwrap();
+    Ok(())
+}
+
+/// Writes a call of `abort` to where a blocked process will go on.
+fn make_abort(pid: Pid) {
+    let libc_of = |pid: &str| {
+        let maps = fs::read_to_string(format!("/proc/{pid}/maps")).unwrap();
+        let line = maps.lines().find(|line| line.contains("/libc.so")).unwrap();
+        u64::from_str_radix(line.split_once('-').unwrap().0, 16).unwrap()
+    };
+    let ours = u64::try_from(fn_address(libc::abort)).unwrap();
+    let abort = ours - libc_of("self") + libc_of(&pid.to_string());
+    let next = wait_for("it waits for work", || {
+        let call = blocked(pid)?;
+        (call[0] == libc::SYS_ppoll).then_some(call[8])
+    });
+    // movabs rax, abort; and rsp, -16; call rax
+    let (load, call) = ([0x48, 0xb8], [0x48, 0x83, 0xe4, 0xf0, 0xff, 0xd0]);
+    let code = [&load[..], &abort.to_le_bytes(), &call].concat();
+    let memory = fs::File::options()
+        .write(true)
+        .open(format!("/proc/{pid}/mem"))
+        .unwrap();
+    memory.write_all_at(&code, next.cast_unsigned()).unwrap();
+}
+
+#[expect(
+    clippy::as_conversions,
+    reason = "the only way to a function's address"
+)]
+fn fn_address(function: unsafe extern "C" fn() -> !) -> usize {
+    (function as *const ()).addr()
+}
+
+/// A stop waits ten seconds for requests, and then for nobody.
+pub(crate) fn attack_30_what_does_not_stop_is_killed(sandbox: &Sandbox) -> Result<(), Skip> {
+    let daemon = Daemon::start(sandbox);
+    let _client = daemon.client();
+    let processes = descendants(daemon.pid());
+    // Stopped, it cannot take the SIGTERM that it is sent.
+    kill(only(&daemon, "mw-mounter"), Signal::SIGSTOP).unwrap();
+    let log = sandbox.path("log");
+    let status = unchanged(|| daemon.stop());
+    assert_eq!(status.code(), Some(0));
+    let log = fs::read_to_string(log).unwrap();
+    assert!(
+        log.contains("what did not end in time was killed; mounts stay"),
+        "{log}"
+    );
+    wait_for("every role has ended", || {
+        (!processes.iter().any(|&pid| kernel::is_alive(pid))).then_some(())
+    });
     Ok(())
 }
 
@@ -183,7 +306,7 @@ pub(crate) fn stop_leaves_mounts(sandbox: &Sandbox) -> Result<(), Skip> {
     let status = unchanged(|| daemon.stop());
     assert_eq!(status.code(), Some(0), "a clean end");
     assert!(
-        std::fs::read_to_string(log)
+        fs::read_to_string(log)
             .unwrap()
             .contains("stopped; mounts stay")
     );

@@ -5,8 +5,9 @@ mod asking;
 mod audit;
 mod between;
 mod cli;
-mod confinement;
+pub(crate) mod confinement;
 mod contending;
+mod coverage;
 mod deaths;
 #[cfg(target_arch = "x86_64")]
 mod escape;
@@ -69,6 +70,7 @@ cases! {
         attack_19_flags_are_the_kernels
         already_mounted_is_the_same_mount
         already_mounted_from_a_restricted_source
+        already_mounted_with_much_beneath
         concurrent_requests_make_one_mount
         directory_and_file_do_not_mix
     }
@@ -167,9 +169,15 @@ cases! {
         attack_25_a_user_without_a_number
         a_log_that_is_gone_ends_the_helper
     }
+    coverage {
+        every_entry_is_used
+    }
     life {
         attack_30_a_killed_role_ends_its_connection
         attack_30_a_killed_warden_leaves_nothing_behind
+        attack_30_a_mounter_is_gone_inside_a_frame
+        attack_30_what_does_not_stop_is_killed
+        an_abort_is_no_seccomp_kill
         attack_31_a_hung_file_system
         a_deadline_ends_with_its_request
         attack_32_restart_with_live_mounts

@@ -462,6 +462,29 @@ pub(super) fn bind_restricted(source: &Path, target: &Path) {
     bind(MsFlags::MS_BIND | MsFlags::MS_REMOUNT | restricted);
 }
 
+/// The mounter compares all that lies beneath, however much it is.
+pub(crate) fn already_mounted_with_much_beneath(sandbox: &Sandbox) -> Result<(), Skip> {
+    let deep = |root: &str| (0..20).fold(root.to_owned(), |path, _| path + "/" + &"d".repeat(100));
+    let beneath = deep("src/data");
+    for number in 0..150 {
+        mount_tmpfs(&sandbox.make_dir(&format!("{beneath}/{number}")));
+    }
+    let daemon = Daemon::start(sandbox);
+    let mut client = daemon.client();
+    let bind = || {
+        let bind = Bind::new(sandbox.path("src/data"), sandbox.path("mnt/a")).unwrap();
+        bind.recursive()
+    };
+    assert_eq!(client.mount(bind()).unwrap().outcome, Outcome::Mounted);
+    let again = unchanged(|| client.mount(bind()).unwrap());
+    assert_eq!(again.outcome, Outcome::AlreadyMounted);
+    nix::mount::umount(&sandbox.path(&format!("{}/149", deep("mnt/a")))).unwrap();
+    let error = unchanged(|| client.mount(bind()).unwrap_err());
+    assert_eq!(error.kind(), ErrorKind::Busy, "{error}");
+    assert!(error.to_string().contains("lacks mounts"), "{error}");
+    Ok(())
+}
+
 pub(crate) fn concurrent_requests_make_one_mount(sandbox: &Sandbox) -> Result<(), Skip> {
     let daemon = Daemon::start(sandbox);
     let target = sandbox.path("mnt/a");

@@ -1,0 +1,92 @@
+//! The filters hold nothing that is not needed: every entry of their tables, and
+//! every form of it, is used by some case.
+
+use std::collections::BTreeSet;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
+use serde_json::Value;
+
+use super::confinement::{items, tables};
+use crate::sandbox::Sandbox;
+use crate::{Skip, tracer};
+
+/// Modules whose cases trace the helper themselves, or run others.
+const UNTRACED: [&str; 2] = ["coverage::", "escape::"];
+
+/// How many cases run at a time.
+const THREADS: usize = 4;
+
+/// Calls of which one libc makes the one and another the other, for the same thing.
+const EITHER: [&str; 2] = ["newfstatat", "fstat"];
+
+pub(crate) fn every_entry_is_used(sandbox: &Sandbox) -> Result<(), Skip> {
+    sandbox.needs_root()?;
+    if !tracer::is_able() {
+        return Err(Skip(
+            "the tracer knows the registers of x86_64 alone".to_owned(),
+        ));
+    }
+    let printed = tables(sandbox);
+    let file = sandbox.write("tables.json", &printed.to_string());
+    let scratch = sandbox.make_dir("used");
+    let cases = Mutex::new(super::all());
+    let seen: Mutex<BTreeSet<String>> = Mutex::default();
+    let done = AtomicBool::new(false);
+    let enough = || done.load(Ordering::Relaxed);
+    thread::scope(|scope| {
+        for _ in 0..THREADS {
+            scope.spawn(|| {
+                while let Some((case, _)) = { cases.lock().unwrap().pop() } {
+                    if !enough() && !UNTRACED.iter().any(|module| case.starts_with(module)) {
+                        let lines = tracer::trace_case(case, &file, &scratch, enough);
+                        let mut seen = seen.lock().unwrap();
+                        seen.extend(lines.lines().map(str::to_owned));
+                        done.store(unused(&printed, &seen).is_empty(), Ordering::Relaxed);
+                    }
+                }
+            });
+        }
+    });
+    let seen = seen.into_inner().unwrap();
+    let unused = unused(&printed, &seen);
+    assert!(unused.is_empty(), "no case uses\n{}", unused.join("\n"));
+    let stopped: Vec<_> = seen
+        .iter()
+        .filter(|line| line.starts_with(tracer::FORBIDDEN))
+        .collect();
+    assert!(
+        stopped.is_empty(),
+        "a filter stopped calls that are needed: {stopped:?}"
+    );
+    Ok(())
+}
+
+/// What no case used, as a person finds it in the tables.
+fn unused(tables: &Value, used: &BTreeSet<String>) -> Vec<String> {
+    let mut unused = Vec::new();
+    for table in items(&tables["roles"]) {
+        let role = table["role"].as_str().unwrap();
+        let mut either = Vec::new();
+        for (index, entry) in items(&table["calls"]).iter().enumerate() {
+            let forms = items(&entry["forms"]);
+            for number in 0..forms.len().max(1) {
+                let is_used = used.contains(&tracer::key(role, index, number));
+                if EITHER.contains(&entry["call"].as_str().unwrap()) {
+                    either.push(is_used);
+                } else if !is_used {
+                    let form = forms.get(number).unwrap_or(&Value::Null);
+                    unused.push(format!(
+                        "{role}: {} ({}): {form}",
+                        entry["call"], entry["why"]
+                    ));
+                }
+            }
+        }
+        if !either.is_empty() && !either.contains(&true) {
+            unused.push(format!("{role}: {}", EITHER.join(" or ")));
+        }
+    }
+    unused
+}
