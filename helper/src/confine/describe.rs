@@ -47,7 +47,7 @@ fn facts(role: Role) -> Facts {
     };
     Facts {
         is,
-        user: "the service's: `--user`, or the unit's `User=`; never root",
+        user: "the service's, never root",
         descriptors,
         max_descriptors,
     }

@@ -63,10 +63,10 @@ fn number(abi: ABI) -> u32 {
 /// What a role's domain allows, in words.
 pub(super) fn rule(role: Role) -> &'static str {
     match role {
-        Role::Gate => "ReadFile and ReadDir beneath the constant beginnings of all granted roots",
-        Role::Session => "ReadFile and ReadDir beneath the granted roots of its own peer",
+        Role::Gate => "reads beneath the constant beginnings of all granted roots",
+        Role::Session => "reads beneath the granted roots of its own peer",
         Role::Warden | Role::Mounter => {
-            "no file system right: with any, move_mount and umount2 would fail"
+            "no file system rights, with which nothing could be mounted"
         }
     }
 }

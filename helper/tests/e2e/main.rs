@@ -27,6 +27,7 @@ mod puppet;
 mod racing;
 mod roles;
 mod sandbox;
+mod source_lines;
 #[cfg(target_arch = "x86_64")]
 mod symbols;
 mod tracer;

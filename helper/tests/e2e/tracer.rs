@@ -24,9 +24,13 @@ use serde_json::Value;
 use crate::cases::confinement::items;
 use crate::kernel::status_field;
 use crate::roles;
+use crate::source_lines::Lines;
 
 /// Begins the line of a call that a filter stops: a role, and the call's number.
 pub(crate) const FORBIDDEN: &str = "forbidden";
+
+/// Begins the line of a line of the program: a role, a file and a number.
+pub(crate) const LINE: &str = "line";
 
 /// What a case has not used by then it will not use: the rest are repetitions.
 const LIMIT: Duration = Duration::from_secs(30);
@@ -64,6 +68,8 @@ struct Tracer {
     /// Processes that a signal has stopped.
     stopped: BTreeSet<Pid>,
     used: BTreeSet<String>,
+    /// The program's lines, where they are asked for too.
+    lines: Option<Lines>,
 }
 
 /// The name of one form of an entry, as tracer and case exchange it.
@@ -71,8 +77,9 @@ pub(crate) fn key(role: &str, entry: usize, form: usize) -> String {
     format!("{role} {entry} {form}")
 }
 
-/// `TABLES OUTPUT`: runs the case that the environment names and writes a line for
-/// whatever is used for the first time.
+/// `TABLES OUTPUT [PROGRAM]`: runs the case that the environment names and writes a
+/// line for whatever is used for the first time; with the helper's program also for
+/// each of its lines that runs in a role, under the role's own filter.
 pub(crate) fn trace(arguments: &[String]) {
     let tables = fs::read_to_string(&arguments[0]).unwrap();
     let mut tracer = Tracer {
@@ -82,6 +89,7 @@ pub(crate) fn trace(arguments: &[String]) {
         early: BTreeSet::new(),
         stopped: BTreeSet::new(),
         used: BTreeSet::new(),
+        lines: arguments.get(2).map(|program| Lines::of(program.as_ref())),
     };
     let mut command = Command::new(std::env::current_exe().unwrap());
     let mut child = command
@@ -152,6 +160,7 @@ impl Tracer {
                 self.called(pid);
                 self.go_on(pid, None);
             }
+            WaitStatus::Stopped(pid, Signal::SIGTRAP) if self.hit(pid) => self.go_on(pid, None),
             WaitStatus::Stopped(pid, signal) => self.go_on(pid, Some(signal)),
             WaitStatus::Exited(pid, _) | WaitStatus::Signaled(pid, ..) => {
                 self.watched.remove(&pid);
@@ -205,36 +214,68 @@ impl Tracer {
     }
 
     fn called(&mut self, pid: Pid) {
-        let Ok(info) = ptrace::syscall_info(pid) else {
+        let (Ok(info), Some(call)) = (ptrace::syscall_info(pid), arch::call(pid)) else {
             return;
         };
-        let Some(Watch::Calls(filters)) = self.watched.get_mut(&pid) else {
-            return;
-        };
-        let (libc::PTRACE_SYSCALL_INFO_ENTRY, Some(call)) = (info.op, arch::call(pid)) else {
-            return;
-        };
-        for role in filters.iter() {
-            let forms = self.forms.get(&call.number).into_iter().flatten();
-            let mut lines: Vec<String> = forms
-                .filter(|form| form.role == *role)
-                .filter(|form| form.checks.iter().all(|check| holds(check, pid, &call)))
-                .map(|form| form.key.clone())
-                .collect();
-            if lines.is_empty() {
-                lines.push(format!("{FORBIDDEN} {role} {}", call.number));
+        let installs = call.number == u64::try_from(libc::SYS_seccomp).unwrap();
+        if info.op == libc::PTRACE_SYSCALL_INFO_ENTRY {
+            self.judge(pid, &call);
+            if let (true, Some(Watch::Calls(filters))) = (installs, self.watched.get_mut(&pid)) {
+                filters.push(role_of(pid));
             }
-            for line in lines {
-                if self.used.insert(line.clone()) {
-                    writeln!(self.output, "{line}").unwrap();
-                }
-            }
-        }
-        if call.number == u64::try_from(libc::SYS_seccomp).unwrap() {
-            let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
-            filters.push(name.trim_start_matches("mw-").trim_end().to_owned());
+        } else if let (true, Some(lines)) = (installs, &mut self.lines) {
+            lines.arm(pid);
         }
     }
+
+    /// Matches a call with the filters that it is under.
+    fn judge(&mut self, pid: Pid, call: &Call) {
+        let Some(Watch::Calls(filters)) = self.watched.get(&pid) else {
+            return;
+        };
+        for role in filters.clone() {
+            let forms = self.forms.get(&call.number).into_iter().flatten();
+            let mut seen: Vec<String> = forms
+                .filter(|form| form.role == role)
+                .filter(|form| form.checks.iter().all(|check| holds(check, pid, call)))
+                .map(|form| form.key.clone())
+                .collect();
+            if seen.is_empty() {
+                seen.push(format!("{FORBIDDEN} {role} {}", call.number));
+            }
+            for line in seen {
+                self.note(line);
+            }
+        }
+    }
+
+    /// Whether a process stopped at the beginning of a line. What a child does before
+    /// its own filter is nobody's.
+    fn hit(&mut self, pid: Pid) -> bool {
+        let Some(line) = self.lines.as_mut().and_then(|lines| lines.hit(pid)) else {
+            return false;
+        };
+        let line = line.to_owned();
+        if let Some(Watch::Calls(filters)) = self.watched.get(&pid)
+            && filters.last() == Some(&role_of(pid))
+        {
+            self.note(format!("{LINE} {} {line}", role_of(pid)));
+        }
+        true
+    }
+
+    fn note(&mut self, line: String) {
+        if !self.used.contains(&line) {
+            writeln!(self.output, "{line}").unwrap();
+            self.used.insert(line);
+        }
+    }
+}
+
+/// The role that a process is named after.
+fn role_of(pid: Pid) -> String {
+    let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+    name.trim_start_matches("mw-").trim_end().to_owned()
 }
 
 /// The forms of the tables that `mountwardend confinement --json` printed.
@@ -357,7 +398,7 @@ mod arch {
 /// the tracer wrote.
 pub(crate) fn trace_case(
     case: &str,
-    tables: &Path,
+    arguments: &[&Path],
     scratch: &Path,
     enough: impl Fn() -> bool,
 ) -> String {
@@ -367,7 +408,8 @@ pub(crate) fn trace_case(
         .unwrap();
     let output = scratch.join(case);
     let mut child = Command::new(std::env::current_exe().unwrap())
-        .args([tables, &output])
+        .args([arguments[0], &output])
+        .args(&arguments[1..])
         .env(roles::ROLE, "trace")
         .env(crate::CASE, case)
         .env(crate::PLACE, place.path())

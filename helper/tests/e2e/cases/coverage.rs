@@ -40,7 +40,7 @@ pub(crate) fn every_entry_is_used(sandbox: &Sandbox) -> Result<(), Skip> {
             scope.spawn(|| {
                 while let Some((case, _)) = { cases.lock().unwrap().pop() } {
                     if !enough() && !UNTRACED.iter().any(|module| case.starts_with(module)) {
-                        let lines = tracer::trace_case(case, &file, &scratch, enough);
+                        let lines = tracer::trace_case(case, &[&file], &scratch, enough);
                         let mut seen = seen.lock().unwrap();
                         seen.extend(lines.lines().map(str::to_owned));
                         done.store(unused(&printed, &seen).is_empty(), Ordering::Relaxed);

@@ -9,6 +9,7 @@ pub(crate) mod confinement;
 mod contending;
 mod coverage;
 mod deaths;
+mod document;
 #[cfg(target_arch = "x86_64")]
 mod escape;
 mod exhaustion;
@@ -171,6 +172,10 @@ cases! {
     }
     coverage {
         every_entry_is_used
+    }
+    document {
+        one_of_each
+        tables_are_true
     }
     life {
         attack_30_a_killed_role_ends_its_connection

@@ -1,0 +1,340 @@
+//! `docs/confinement.md` says what is true of this build. Its tables are written by
+//!
+//! ```sh
+//! MOUNTWARDEN_WRITE_CONFINEMENT=1 cargo test -p mountwarden-helper --test e2e -- document
+//! ```
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use mountwarden_client::{Bind, ErrorKind, MountId, Outcome, Tmpfs, Unmount};
+use serde_json::Value;
+
+use super::confinement::{items, tables};
+use crate::daemon::Daemon;
+use crate::kernel;
+use crate::sandbox::{POLICY, Sandbox};
+use crate::{Skip, source_lines, tracer};
+
+/// Writes the tables instead of comparing them.
+const WRITE: &str = "MOUNTWARDEN_WRITE_CONFINEMENT";
+const BEGIN: &str = "<!-- written by a test: begin -->\n";
+const END: &str = "<!-- written by a test: end -->\n";
+
+const ROLES: [&str; 4] = ["gate", "session", "warden", "mounter"];
+
+/// The cells of a row that follow from the code alone; the others are measured.
+const FROM_CODE: usize = 5;
+
+/// The most lines of our own that may run in a mounter, and system calls.
+const MOUNTER: (usize, u64) = (1500, 30);
+
+/// The lines that ran, by role and by whose they are.
+type Ran = BTreeMap<(String, String), BTreeSet<String>>;
+
+/// One request of each kind and outcome: what is measured.
+pub(crate) fn one_of_each(sandbox: &Sandbox) -> Result<(), Skip> {
+    sandbox.policy(&POLICY.replacen("[[grant]]", "[limits]\nmounts_per_user = 3\n[[grant]]", 1));
+    let daemon = Daemon::start(sandbox);
+    let mut client = daemon.client();
+    let place = |name: &str| sandbox.path(&format!("mnt/{name}"));
+    let bind = |source: &str, name: &str| Bind::new(sandbox.path(source), place(name)).unwrap();
+    let tmpfs = |name: &str| Tmpfs::new(place(name)).unwrap();
+    let by_path = |name: &str| Unmount::new(place(name)).unwrap();
+
+    let made = client.mount(bind("src/data", "a")).unwrap();
+    let again = client.mount(bind("src/data", "a")).unwrap();
+    assert_eq!(again.outcome, Outcome::AlreadyMounted);
+    client
+        .mount(bind("src/data", "b").recursive().read_only())
+        .unwrap();
+    client
+        .mount(bind("src/data", "b").recursive().read_only())
+        .unwrap();
+    client.mount(bind("src/data/file", "file")).unwrap();
+    sandbox.make_dir("mnt/c");
+    let full = client.mount(tmpfs("c")).unwrap_err();
+    assert_eq!(full.kind(), ErrorKind::LimitReached, "{full}");
+
+    for (error, kind) in [
+        (client.mount(tmpfs("a")).unwrap_err(), ErrorKind::Busy),
+        (
+            client.mount(bind("src/other", "a")).unwrap_err(),
+            ErrorKind::Busy,
+        ),
+        (
+            client.mount(tmpfs("missing")).unwrap_err(),
+            ErrorKind::NotFound,
+        ),
+        (
+            client
+                .mount(Bind::new("/etc", place("c")).unwrap())
+                .unwrap_err(),
+            ErrorKind::Denied,
+        ),
+    ] {
+        assert_eq!(error.kind(), kind, "{error}");
+    }
+    assert_eq!(client.list().unwrap().len(), 3);
+    client.status().unwrap();
+    client.explain(tmpfs("a")).unwrap();
+    client.explain(by_path("a")).unwrap();
+
+    let open = fs::File::open(place("b/file")).unwrap();
+    assert_eq!(
+        client.unmount(by_path("b")).unwrap_err().kind(),
+        ErrorKind::Busy
+    );
+    client.unmount(by_path("b").lazy()).unwrap();
+    drop(open);
+    let wrong = MountId::try_from(u64::from(made.mount.id) + 1).unwrap();
+    assert_eq!(
+        client.unmount(by_path("a").id(wrong)).unwrap_err().kind(),
+        ErrorKind::IdMismatch
+    );
+    client.unmount(&made).unwrap();
+    client.unmount(by_path("file")).unwrap();
+    assert_eq!(
+        client.unmount(by_path("file")).unwrap_err().kind(),
+        ErrorKind::NotMounted
+    );
+
+    client.mount(tmpfs("a")).unwrap();
+    client.mount(tmpfs("a")).unwrap();
+    client.unmount(by_path("a")).unwrap();
+    // What no directory and no file is reaches the mounter, which refuses it.
+    nix::unistd::mkfifo(
+        &place("pipe"),
+        nix::sys::stat::Mode::S_IRUSR | nix::sys::stat::Mode::S_IROTH,
+    )
+    .unwrap();
+    assert_eq!(
+        client.mount(tmpfs("pipe")).unwrap_err().kind(),
+        ErrorKind::WrongType
+    );
+    assert!(kernel::at(&place("a")).is_empty());
+    drop(client);
+    daemon.stop();
+    Ok(())
+}
+
+pub(crate) fn tables_are_true(sandbox: &Sandbox) -> Result<(), Skip> {
+    let printed = tables(sandbox);
+    let path = root().join("docs/confinement.md");
+    let document = fs::read_to_string(&path).unwrap();
+    let (before, rest) = document.split_once(BEGIN).expect("where the tables begin");
+    let (written, after) = rest.split_once(END).expect("where the tables end");
+    let unable = unable(sandbox);
+    let ran = match &unable {
+        None => measure(sandbox, &printed),
+        Some(_) => Ran::new(),
+    };
+    let now = format!("{}\n{}", roles_table(&printed, &ran), crates_table(&ran));
+    if std::env::var_os(WRITE).is_some() {
+        assert_eq!(unable, None);
+        fs::write(&path, format!("{before}{BEGIN}{now}{END}{after}")).unwrap();
+    } else {
+        compare(written, &now, unable.is_none());
+    }
+    if let Some(why) = unable {
+        return Err(Skip(format!("what follows from the code is true; {why}")));
+    }
+    let of = |whose: &str| count(&ran, "mounter", |group| group.starts_with(whose));
+    assert!(
+        of(OURS) <= MOUNTER.0,
+        "a mounter runs {} lines of ours",
+        of(OURS)
+    );
+    let calls = items(&printed["roles"])[3]["system_calls"].as_u64();
+    assert!(
+        calls <= Some(MOUNTER.1),
+        "a mounter has {calls:?} system calls"
+    );
+    Ok(())
+}
+
+/// Why nothing can be measured here.
+fn unable(sandbox: &Sandbox) -> Option<&'static str> {
+    if !sandbox.is_root {
+        Some("only root can trace the helper")
+    } else if !tracer::is_able() {
+        Some("the tracer knows the registers of x86_64 alone")
+    } else if !source_lines::are_known(&sandbox.helper()) {
+        Some("this build has no debug information")
+    } else {
+        None
+    }
+}
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("..")
+        .canonicalize()
+        .unwrap()
+}
+
+/// Runs the scenario with a breakpoint on each line of the helper.
+fn measure(sandbox: &Sandbox, printed: &Value) -> Ran {
+    let table = sandbox.write("tables.json", &printed.to_string());
+    let scratch = sandbox.make_dir("ran");
+    let program = sandbox.helper();
+    let text = tracer::trace_case(
+        "document::one_of_each",
+        &[&table, &program],
+        &scratch,
+        || false,
+    );
+    let mut ran = Ran::new();
+    for line in text
+        .lines()
+        .filter_map(|line| line.strip_prefix(tracer::LINE))
+    {
+        let (role, place) = line.trim_start().split_once(' ').unwrap();
+        let group = whose(place);
+        ran.entry((role.to_owned(), group))
+            .or_default()
+            .insert(place.to_owned());
+    }
+    assert!(!ran.is_empty(), "{text}");
+    ran
+}
+
+const OURS: &str = "ours: ";
+const STD: &str = "std, core, alloc";
+
+/// Whose a line is, by the path of its file.
+fn whose(place: &str) -> String {
+    let root = root();
+    if let Some(ours) = place
+        .strip_prefix(root.to_str().unwrap())
+        .filter(|path| !path.contains("/vendor/"))
+    {
+        let name = ours.trim_start_matches('/').split('/').next().unwrap();
+        return format!("{OURS}{name}");
+    }
+    if place.starts_with("/rustc/")
+        || place.starts_with("/rust/")
+        || place.contains("/rustlib/src/rust/")
+    {
+        return STD.to_owned();
+    }
+    // `NAME-VERSION/src/...`, of a registry or a vendored tree.
+    let directory = place
+        .split("/src/")
+        .filter_map(|part| part.rsplit('/').next())
+        .find_map(|name| {
+            let (name, version) = name.rsplit_once('-')?;
+            version
+                .starts_with(|c: char| c.is_ascii_digit())
+                .then_some(name)
+        });
+    directory.unwrap_or("others").to_owned()
+}
+
+fn count(ran: &Ran, role: &str, of: impl Fn(&str) -> bool) -> usize {
+    ran.iter()
+        .filter(|((r, group), _)| r == role && of(group))
+        .map(|(_, lines)| lines.len())
+        .sum()
+}
+
+/// The lines of code in those files of ours that have a line that ran: neither blank,
+/// nor comment, nor test.
+fn lines_of_files(ran: &Ran, role: &str) -> usize {
+    let files: BTreeSet<&str> = ran
+        .iter()
+        .filter(|((r, group), _)| r == role && group.starts_with(OURS))
+        .flat_map(|(_, lines)| lines)
+        .map(|line| line.rsplit_once(':').unwrap().0)
+        .collect();
+    let code = |file: &&str| {
+        let text = fs::read_to_string(file).unwrap();
+        let text = text.split("#[cfg(test)]").next().unwrap().to_owned();
+        let is_code = |line: &&str| !line.trim().is_empty() && !line.trim_start().starts_with("//");
+        text.lines().filter(is_code).count()
+    };
+    files.iter().map(code).sum()
+}
+
+fn roles_table(printed: &Value, ran: &Ran) -> String {
+    let mut table = "| role | user | capabilities | Landlock | system calls | our lines that run | lines of their files | dependencies' lines that run | std's lines that run |\n\
+                     |---|---|---|---|---|---|---|---|---|\n".to_owned();
+    for (role, table_of_role) in ROLES.iter().zip(items(&printed["roles"])) {
+        let text = |key: &str| table_of_role[key].as_str().unwrap().to_owned();
+        assert_eq!(text("role"), *role);
+        let capability = match items(&table_of_role["capabilities"]) {
+            [] => "none".to_owned(),
+            held => held
+                .iter()
+                .map(|name| format!("`{}`", name.as_str().unwrap()))
+                .collect(),
+        };
+        let is_ours = |group: &str| group.starts_with(OURS);
+        let cells = [
+            (*role).to_owned(),
+            text("user"),
+            capability,
+            table_of_role["landlock"]["rule"]
+                .as_str()
+                .unwrap()
+                .to_owned(),
+            table_of_role["system_calls"].to_string(),
+            count(ran, role, is_ours).to_string(),
+            lines_of_files(ran, role).to_string(),
+            count(ran, role, |group| !is_ours(group) && group != STD).to_string(),
+            count(ran, role, |group| group == STD).to_string(),
+        ];
+        table += &format!("| {} |\n", cells.join(" | "));
+    }
+    table
+}
+
+fn crates_table(ran: &Ran) -> String {
+    let mut table = format!(
+        "| lines that run, of | {} |\n|---|---|---|---|---|\n",
+        ROLES.join(" | ")
+    );
+    let groups: BTreeSet<&str> = ran.keys().map(|(_, group)| &group[..]).collect();
+    let (ours, others): (Vec<&str>, Vec<&str>) =
+        groups.iter().partition(|group| group.starts_with(OURS));
+    for group in ours.into_iter().chain(others) {
+        let cells = ROLES.map(|role| count(ran, role, |of| of == group).to_string());
+        table += &format!("| {group} | {} |\n", cells.join(" | "));
+    }
+    table
+}
+
+/// Compares row by row and cell by cell. What follows from the code must be equal,
+/// what is measured nearly so.
+fn compare(written: &str, now: &str, measures: bool) {
+    let advice = format!("if that is meant, run it with {WRITE}=1");
+    let rows = |text: &str| -> Vec<Vec<String>> {
+        let cells = |line: &str| {
+            let cells = line.split('|').map(|cell| cell.trim().to_owned());
+            cells.collect()
+        };
+        text.lines().map(cells).collect()
+    };
+    let (written, now) = (rows(written), rows(now));
+    // Two lines of the head, and a line for each role.
+    let roles = ROLES.len() + 2;
+    let compared = if measures { now.len() } else { roles };
+    assert!(written.len() >= compared, "rows are missing: {advice}");
+    for (row, (old, new)) in written.iter().zip(&now).take(compared).enumerate() {
+        // The first cell is what stands before the first bar: nothing.
+        let from_code = if row < roles { FROM_CODE + 1 } else { 2 };
+        for (column, (old, new)) in old.iter().zip(new).enumerate() {
+            if column >= from_code && !measures {
+                continue;
+            }
+            let numbers = (old.parse::<usize>(), new.parse::<usize>());
+            let near = match numbers {
+                (Ok(old), Ok(new)) => old.abs_diff(new) <= 10.max(new / 10),
+                _ => false,
+            };
+            let holds = old == new || (column >= from_code && near);
+            assert!(holds, "the document says {old}, and it is {new}: {advice}");
+        }
+    }
+}
