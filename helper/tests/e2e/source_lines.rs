@@ -13,14 +13,20 @@ use nix::sys::ptrace;
 use nix::unistd::Pid;
 use object::{Object, ObjectSection, SectionKind};
 
-/// A line, and where its code begins in the program's file.
+/// The lines of a program.
 pub(crate) struct Lines {
-    /// File and line, by address.
+    /// File and line, by the address where its code begins.
     rows: BTreeMap<u64, String>,
-    /// Each section of code: its address and its bytes.
-    code: Vec<(u64, Vec<u8>)>,
+    code: Vec<Section>,
     /// Where the processes that have breakpoints have the program.
     armed: HashMap<Pid, Armed>,
+}
+
+/// A section of code, as it is and with its breakpoints.
+struct Section {
+    address: u64,
+    bytes: Vec<u8>,
+    with_breakpoints: Vec<u8>,
 }
 
 struct Armed {
@@ -36,13 +42,24 @@ impl Lines {
     pub(crate) fn of(program: &Path) -> Self {
         let bytes = fs::read(program).unwrap();
         let object = object::File::parse(&*bytes).unwrap();
-        let code: Vec<(u64, Vec<u8>)> = object
+        let mut code: Vec<Section> = object
             .sections()
             .filter(|section| section.kind() == SectionKind::Text)
-            .map(|section| (section.address(), section.data().unwrap().to_vec()))
+            .map(|section| Section {
+                address: section.address(),
+                bytes: section.data().unwrap().to_vec(),
+                with_breakpoints: section.data().unwrap().to_vec(),
+            })
             .collect();
         let mut rows = rows(&object);
-        rows.retain(|&at, _| byte(&code, at).is_some());
+        // Code that the linker left out has lines too, at no address.
+        rows.retain(|&at, _| {
+            let place = code.iter_mut().find_map(|section| {
+                let offset = usize::try_from(at.checked_sub(section.address)?).ok()?;
+                section.with_breakpoints.get_mut(offset)
+            });
+            place.map(|byte| *byte = BREAKPOINT).is_some()
+        });
         Self {
             rows,
             code,
@@ -53,13 +70,11 @@ impl Lines {
     /// Sets every breakpoint in a stopped process.
     pub(crate) fn arm(&mut self, pid: Pid) {
         let (base, memory) = opened(pid);
-        for (address, bytes) in &self.code {
-            let end = address + u64::try_from(bytes.len()).unwrap();
-            let mut bytes = bytes.clone();
-            for (&at, _) in self.rows.range(address..&end) {
-                bytes[usize::try_from(at - address).unwrap()] = BREAKPOINT;
-            }
-            memory.write_all_at(&bytes, base + address).unwrap();
+        for section in &self.code {
+            let address = base + section.address;
+            memory
+                .write_all_at(&section.with_breakpoints, address)
+                .unwrap();
         }
         self.armed.insert(pid, Armed { base, memory });
     }
@@ -75,10 +90,13 @@ impl Lines {
         });
         let at = registers.rip.checked_sub(armed.base)?.checked_sub(1)?;
         let line = self.rows.get(&at)?;
-        let original = byte(&self.code, at)?;
+        let original = self.code.iter().find_map(|section| {
+            let offset = usize::try_from(at.checked_sub(section.address)?).ok()?;
+            section.bytes.get(offset)
+        })?;
         armed
             .memory
-            .write_all_at(&[original], armed.base + at)
+            .write_all_at(&[*original], armed.base + at)
             .unwrap();
         registers.rip -= 1;
         ptrace::setregs(pid, registers).unwrap();
@@ -108,13 +126,6 @@ fn opened(pid: Pid) -> (u64, File) {
     let base = u64::from_str_radix(first.split_once('-').unwrap().0, 16).unwrap();
     let path = format!("/proc/{pid}/mem");
     (base, File::options().write(true).open(path).unwrap())
-}
-
-fn byte(code: &[(u64, Vec<u8>)], at: u64) -> Option<u8> {
-    code.iter().find_map(|(address, bytes)| {
-        let offset = usize::try_from(at.checked_sub(*address)?).ok()?;
-        bytes.get(offset).copied()
-    })
 }
 
 /// The first address of each run of instructions of one line.

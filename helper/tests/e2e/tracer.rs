@@ -29,6 +29,9 @@ use crate::source_lines::Lines;
 /// Begins the line of a call that a filter stops: a role, and the call's number.
 pub(crate) const FORBIDDEN: &str = "forbidden";
 
+/// Begins the last line: the case's exit status.
+pub(crate) const ENDED: &str = "ended";
+
 /// Begins the line of a line of the program: a role, a file and a number.
 pub(crate) const LINE: &str = "line";
 
@@ -108,6 +111,8 @@ pub(crate) fn trace(arguments: &[String]) {
     tracer.watched.insert(case, Watch::Children);
     drop(child.stdin.take());
     tracer.run(case);
+    // It was waited for already; what else it started is killed with this process.
+    let _ = child.try_wait();
 }
 
 /// Waits until the tracer has it, then becomes the case.
@@ -119,7 +124,7 @@ pub(crate) fn held() {
 }
 
 impl Tracer {
-    /// Until the case has ended; what it leaves is killed with this process.
+    /// Until the case has ended.
     fn run(&mut self, case: Pid) {
         loop {
             self.wake_continued();
@@ -131,7 +136,10 @@ impl Tracer {
             };
             let status = waitpid(None, Some(WaitPidFlag::__WALL | polls)).unwrap();
             self.handle(status);
-            if !self.watched.contains_key(&case) {
+            if let WaitStatus::Exited(pid, code) = status
+                && pid == case
+            {
+                self.note(format!("{ENDED} {code}"));
                 return;
             }
         }
@@ -395,7 +403,7 @@ mod arch {
 }
 
 /// Runs a case under the tracer until it ends or `enough` says so, and gives what
-/// the tracer wrote.
+/// the tracer wrote. What the case says stands beside it.
 pub(crate) fn trace_case(
     case: &str,
     arguments: &[&Path],
@@ -415,7 +423,7 @@ pub(crate) fn trace_case(
         .env(crate::PLACE, place.path())
         .stdin(Stdio::null())
         .stdout(Stdio::null())
-        .stderr(Stdio::null())
+        .stderr(File::create(output.with_extension("said")).unwrap())
         .spawn()
         .unwrap();
     let end = Instant::now() + LIMIT;

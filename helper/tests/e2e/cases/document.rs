@@ -22,6 +22,9 @@ const WRITE: &str = "MOUNTWARDEN_WRITE_CONFINEMENT";
 const BEGIN: &str = "<!-- written by a test: begin -->\n";
 const END: &str = "<!-- written by a test: end -->\n";
 
+/// What is measured.
+const SCENARIO: &str = "document::one_of_each";
+
 const ROLES: [&str; 4] = ["gate", "session", "warden", "mounter"];
 
 /// The cells of a row that follow from the code alone; the others are measured.
@@ -179,12 +182,10 @@ fn measure(sandbox: &Sandbox, printed: &Value) -> Ran {
     let table = sandbox.write("tables.json", &printed.to_string());
     let scratch = sandbox.make_dir("ran");
     let program = sandbox.helper();
-    let text = tracer::trace_case(
-        "document::one_of_each",
-        &[&table, &program],
-        &scratch,
-        || false,
-    );
+    let text = tracer::trace_case(SCENARIO, &[&table, &program], &scratch, || false);
+    let said = fs::read_to_string(scratch.join(SCENARIO).with_extension("said"));
+    let passed = text.ends_with(&format!("{} 0\n", tracer::ENDED));
+    assert!(passed, "{}", said.unwrap_or_default());
     let mut ran = Ran::new();
     for line in text
         .lines()
@@ -196,7 +197,6 @@ fn measure(sandbox: &Sandbox, printed: &Value) -> Ran {
             .or_default()
             .insert(place.to_owned());
     }
-    assert!(!ran.is_empty(), "{text}");
     ran
 }
 
@@ -258,51 +258,58 @@ fn lines_of_files(ran: &Ran, role: &str) -> usize {
 }
 
 fn roles_table(printed: &Value, ran: &Ran) -> String {
-    let mut table = "| role | user | capabilities | Landlock | system calls | our lines that run | lines of their files | dependencies' lines that run | std's lines that run |\n\
-                     |---|---|---|---|---|---|---|---|---|\n".to_owned();
-    for (role, table_of_role) in ROLES.iter().zip(items(&printed["roles"])) {
-        let text = |key: &str| table_of_role[key].as_str().unwrap().to_owned();
-        assert_eq!(text("role"), *role);
-        let capability = match items(&table_of_role["capabilities"]) {
-            [] => "none".to_owned(),
-            held => held
-                .iter()
-                .map(|name| format!("`{}`", name.as_str().unwrap()))
-                .collect(),
-        };
+    let head = [
+        "role",
+        "user",
+        "capabilities",
+        "Landlock",
+        "system calls",
+        "our lines that run",
+        "lines of their files",
+        "dependencies' lines that run",
+        "std's lines that run",
+    ];
+    let rows = items(&printed["roles"]).iter().map(|table| {
+        let text = |value: &Value| value.as_str().unwrap().to_owned();
+        let role = text(&table["role"]);
+        let capabilities: Vec<String> = items(&table["capabilities"]).iter().map(text).collect();
         let is_ours = |group: &str| group.starts_with(OURS);
-        let cells = [
-            (*role).to_owned(),
-            text("user"),
-            capability,
-            table_of_role["landlock"]["rule"]
-                .as_str()
-                .unwrap()
-                .to_owned(),
-            table_of_role["system_calls"].to_string(),
-            count(ran, role, is_ours).to_string(),
-            lines_of_files(ran, role).to_string(),
-            count(ran, role, |group| !is_ours(group) && group != STD).to_string(),
-            count(ran, role, |group| group == STD).to_string(),
-        ];
-        table += &format!("| {} |\n", cells.join(" | "));
-    }
-    table
+        vec![
+            role.clone(),
+            text(&table["user"]),
+            if capabilities.is_empty() {
+                "none".to_owned()
+            } else {
+                capabilities.join(", ")
+            },
+            text(&table["landlock"]["rule"]),
+            table["system_calls"].to_string(),
+            count(ran, &role, is_ours).to_string(),
+            lines_of_files(ran, &role).to_string(),
+            count(ran, &role, |group| !is_ours(group) && group != STD).to_string(),
+            count(ran, &role, |group| group == STD).to_string(),
+        ]
+    });
+    table(&head, rows)
 }
 
 fn crates_table(ran: &Ran) -> String {
-    let mut table = format!(
-        "| lines that run, of | {} |\n|---|---|---|---|---|\n",
-        ROLES.join(" | ")
-    );
-    let groups: BTreeSet<&str> = ran.keys().map(|(_, group)| &group[..]).collect();
-    let (ours, others): (Vec<&str>, Vec<&str>) =
-        groups.iter().partition(|group| group.starts_with(OURS));
-    for group in ours.into_iter().chain(others) {
-        let cells = ROLES.map(|role| count(ran, role, |of| of == group).to_string());
-        table += &format!("| {group} | {} |\n", cells.join(" | "));
-    }
-    table
+    let mut groups: Vec<&str> = ran.keys().map(|(_, group)| &group[..]).collect();
+    groups.sort_unstable_by_key(|group| (!group.starts_with(OURS), *group));
+    groups.dedup();
+    let rows = groups.into_iter().map(|group| {
+        let counts = ROLES.map(|role| count(ran, role, |of| of == group).to_string());
+        [&[group.to_owned()], &counts[..]].concat()
+    });
+    table(&[&["lines that run, of"], &ROLES[..]].concat(), rows)
+}
+
+fn table(head: &[&str], rows: impl Iterator<Item = Vec<String>>) -> String {
+    let head = format!("| {} |\n|{}\n", head.join(" | "), "---|".repeat(head.len()));
+    let rows: Vec<String> = rows
+        .map(|row| format!("| {} |\n", row.join(" | ")))
+        .collect();
+    head + &rows.concat()
 }
 
 /// Compares row by row and cell by cell. What follows from the code must be equal,

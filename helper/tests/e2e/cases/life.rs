@@ -90,7 +90,9 @@ pub(crate) fn attack_30_a_mounter_is_gone_inside_a_frame(sandbox: &Sandbox) -> R
             let call = blocked(session)?;
             (call[0] == libc::SYS_ppoll && call[2] == 1).then_some(())
         });
-        kill(only(&daemon, "mw-mounter"), Signal::SIGKILL).unwrap();
+        let mounter = only(&daemon, "mw-mounter");
+        kill(mounter, Signal::SIGKILL).unwrap();
+        wait_for("it is gone", || (!kernel::is_alive(mounter)).then_some(()));
         wire.0.write_all(&[0, 0, 0, 99]).unwrap();
         wait_for("both halves end", || {
             (descendants(daemon.pid()).len() == 2).then_some(())
