@@ -49,7 +49,7 @@ const PLACE: &str = "MOUNTWARDEN_E2E_PLACE";
 /// The exit status of a case that this machine cannot run.
 const SKIPPED: u8 = 77;
 /// No case takes a tenth of this on an idle machine.
-const TIMEOUT: Duration = Duration::from_mins(3);
+const TIMEOUT: Duration = Duration::from_mins(10);
 
 /// Why a case cannot run here.
 pub(crate) struct Skip(pub(crate) String);
