@@ -12,6 +12,7 @@ use nix::libc;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use super::between::wait_for_state;
 use super::confinement::only;
 use crate::daemon::{Daemon, outcome, wait_for};
 use crate::kernel::{self, descendants, unchanged};
@@ -195,7 +196,9 @@ pub(crate) fn attack_30_what_does_not_stop_is_killed(sandbox: &Sandbox) -> Resul
     let _client = daemon.client();
     let processes = descendants(daemon.pid());
     // Stopped, it cannot take the SIGTERM that it is sent.
-    kill(only(&daemon, "mw-mounter"), Signal::SIGSTOP).unwrap();
+    let mounter = only(&daemon, "mw-mounter");
+    kill(mounter, Signal::SIGSTOP).unwrap();
+    wait_for_state(mounter, 'T');
     let log = sandbox.path("log");
     let status = unchanged(|| daemon.stop());
     assert_eq!(status.code(), Some(0));
