@@ -143,7 +143,7 @@ impl OrderChannel {
         };
         if message.truncated {
             return Err(ChannelError::Violation(
-                "it is longer than any order".to_owned(),
+                "bytes or descriptors of it did not fit".to_owned(),
             ));
         }
         let mut bytes = match buffer.get(..message.length) {

@@ -172,13 +172,12 @@ impl<'a> Keeper<'a> {
         if message.length == 0 {
             return Err(Ended::Gate(self.end_of_gate()?));
         }
-        let mut descriptors = message.descriptors.into_iter();
-        let (Some(client), Some(order)) = (descriptors.next(), descriptors.next()) else {
+        let Ok([client, order]) = <[OwnedFd; 2]>::try_from(message.descriptors) else {
             // The kernel drops what a system without free descriptors cannot take;
             // the session sees the end of its order channel.
             audit::log(
                 "warden",
-                "a connection came without its descriptors and was dropped",
+                "a connection came without its two descriptors and was dropped",
             )?;
             return Ok(());
         };

@@ -3,12 +3,9 @@
 use std::io::{IoSlice, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
-use nix::cmsg_space;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
-use nix::sys::socket::{
-    ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, accept4, recvmsg, sendmsg,
-};
+use nix::sys::socket::{ControlMessage, MsgFlags, SockFlag, accept4, recvmsg, sendmsg};
 
 use super::result;
 
@@ -26,38 +23,71 @@ pub(crate) struct Message {
 }
 
 /// Receives one message (`recvmsg(2)`). Descriptors are closed on exec.
+///
+/// nix's `recvmsg` gives no control messages when some did not fit, and the
+/// descriptors that did would stay open without an owner.
 pub(crate) fn receive(
     socket: BorrowedFd<'_>,
     buffer: &mut [u8],
     flags: MsgFlags,
 ) -> Result<Message, Errno> {
-    let mut control = cmsg_space!([RawFd; MAX_DESCRIPTORS]);
-    let mut vectors = [IoSliceMut::new(buffer)];
-    let message = recvmsg::<()>(
-        socket.as_raw_fd(),
-        &mut vectors,
-        Some(&mut control),
-        flags | MsgFlags::MSG_CMSG_CLOEXEC,
-    )?;
+    // Words, so that the headers in it are aligned.
+    let mut control = [0_u64; 4];
+    let mut vector = libc::iovec {
+        iov_base: buffer.as_mut_ptr().cast(),
+        iov_len: buffer.len(),
+    };
+    // SAFETY: a `msghdr` is numbers and pointers, for which zero is valid.
+    let mut header: libc::msghdr = unsafe { std::mem::zeroed() };
+    header.msg_iov = &raw mut vector;
+    header.msg_iovlen = 1;
+    header.msg_control = control.as_mut_ptr().cast();
+    header.msg_controllen = CONTROL;
+    let flags = flags | MsgFlags::MSG_CMSG_CLOEXEC;
+    // SAFETY: the header points to the buffer and to `control`, with their true
+    // sizes or less, and both live through the call.
+    let received = unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut header, flags.bits()) };
+    let length = usize::try_from(Errno::result(received)?).map_err(|_| Errno::EPROTO)?;
+    let dropped = MsgFlags::MSG_CTRUNC | MsgFlags::MSG_TRUNC;
+    Ok(Message {
+        length,
+        // SAFETY: `recvmsg` has just filled the header in.
+        descriptors: unsafe { attached(&header) },
+        truncated: header.msg_flags & dropped.bits() != 0,
+    })
+}
+
+/// Room for the descriptors of one message, and for not one more.
+const CONTROL: usize = size_of::<libc::cmsghdr>() + MAX_DESCRIPTORS * size_of::<RawFd>();
+const _: () = assert!(CONTROL <= size_of::<[u64; 4]>());
+
+/// Takes the descriptors that came with a message (`cmsg(3)`).
+///
+/// # Safety
+/// `recvmsg` has filled `header` in, and nobody took its descriptors before.
+unsafe fn attached(header: &libc::msghdr) -> Vec<OwnedFd> {
     let mut descriptors = Vec::new();
-    for control in message.cmsgs()? {
-        if let ControlMessageOwned::ScmRights(received) = control {
+    // SAFETY: the kernel wrote the control messages and their length.
+    let mut next = unsafe { libc::CMSG_FIRSTHDR(header) };
+    // SAFETY: null, or a header that lies whole within the control messages.
+    while let Some(control) = unsafe { next.as_ref() } {
+        if (control.cmsg_level, control.cmsg_type) == (libc::SOL_SOCKET, libc::SCM_RIGHTS) {
+            let length = control.cmsg_len.saturating_sub(size_of::<libc::cmsghdr>());
+            // SAFETY: the header says that so many bytes follow it.
+            let data = unsafe { std::slice::from_raw_parts(libc::CMSG_DATA(next), length) };
+            let (numbers, _) = data.as_chunks();
             // SAFETY: the kernel has just put these descriptors into this process
             // for this message; nothing else knows their numbers.
             descriptors.extend(
-                received
-                    .into_iter()
-                    .map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }),
+                numbers
+                    .iter()
+                    .map(|number| unsafe { OwnedFd::from_raw_fd(RawFd::from_ne_bytes(*number)) }),
             );
         }
+        // SAFETY: as for the first.
+        next = unsafe { libc::CMSG_NXTHDR(header, next) };
     }
-    Ok(Message {
-        length: message.bytes,
-        descriptors,
-        truncated: message
-            .flags
-            .intersects(MsgFlags::MSG_CTRUNC | MsgFlags::MSG_TRUNC),
-    })
+    descriptors
 }
 
 /// Bytes of a stream.
