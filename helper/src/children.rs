@@ -1,16 +1,21 @@
-//! What gate and warden share: how a child ends, and how that is heard.
+//! What gate and warden share: how a child ends, how that is heard, and what is
+//! said to who is refused.
 #![forbid(unsafe_code)]
 
 use std::ffi::CStr;
 use std::fmt::Display;
+use std::os::fd::{AsFd, OwnedFd};
 
+use mountwarden_protocol::frame;
 use nix::errno::Errno;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::socket::MsgFlags;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use serde::Serialize;
 
 use crate::audit;
-use crate::sys::process;
+use crate::sys::{process, socket};
 
 /// A child's exit status when it ended for a reason that it has logged.
 const FAILED: i32 = 1;
@@ -99,6 +104,14 @@ pub(crate) fn begin(role: &'static str, name: &CStr) {
         let _ = audit::log(role, &panic.to_string());
         std::process::abort();
     }));
+}
+
+/// Writes a last message and waits for nothing: one that does not listen must
+/// hold up neither gate nor warden.
+pub(crate) fn tell<T: Serialize>(to: &OwnedFd, message: &T) {
+    if let Ok(bytes) = frame::encode(message) {
+        let _ = socket::send(to.as_fd(), &bytes, &[], MsgFlags::MSG_DONTWAIT);
+    }
 }
 
 pub(crate) fn too_many_of_user(limit: u32) -> String {

@@ -9,7 +9,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::time::Duration;
 
 use mountwarden_policy::Policy;
-use mountwarden_protocol::{ErrorCode, ErrorReply, HelloReply, Refusal, Reply, frame};
+use mountwarden_protocol::{ErrorCode, ErrorReply, HelloReply, Refusal, Reply};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::signal::Signal;
@@ -20,7 +20,6 @@ use nix::sys::socket::{
 use nix::sys::time::{TimeSpec, TimeVal, TimeValLike};
 use nix::sys::wait::WaitStatus;
 use nix::unistd::Pid;
-use serde::Serialize;
 
 use crate::audit::{self, By};
 use crate::children;
@@ -220,7 +219,7 @@ impl Acceptor<'_> {
         error: ErrorReply,
     ) -> Result<(), Errno> {
         self.refusals.refused(By::Gate, peer, &error)?;
-        tell(client, &HelloReply::Refused(Refusal::new(error)));
+        children::tell(client, &HelloReply::Refused(Refusal::new(error)));
         Ok(())
     }
 
@@ -266,7 +265,7 @@ impl Acceptor<'_> {
             )?;
             // Only a request has a deadline, so a reply is what the client waits for.
             if let WaitStatus::Signaled(_, Signal::SIGALRM, _) = status {
-                tell(&session.client, &Reply::Error(timed_out()));
+                children::tell(&session.client, &Reply::Error(timed_out()));
             }
         }
         Ok(())
@@ -284,12 +283,4 @@ fn timed_out() -> ErrorReply {
 fn send(warden: &OwnedFd, what: &[u8], descriptors: &[&OwnedFd]) -> Result<(), Errno> {
     let descriptors: Vec<_> = descriptors.iter().map(AsFd::as_fd).collect();
     socket::send(warden.as_fd(), what, &descriptors, MsgFlags::empty()).map(drop)
-}
-
-/// Writes a last message and waits for nothing: a client that does not listen
-/// must not hold up the gate.
-fn tell<T: Serialize>(client: &OwnedFd, message: &T) {
-    if let Ok(bytes) = frame::encode(message) {
-        let _ = socket::send(client.as_fd(), &bytes, &[], MsgFlags::MSG_DONTWAIT);
-    }
 }

@@ -24,7 +24,7 @@ use crate::audit::By;
 use crate::board::{Board, Count};
 use crate::budget::Budget;
 use crate::confine::{ConfineError, Confined, Domain, Filters, Identity, Plan, Warden};
-use crate::order::{OrderChannel, OrderReply};
+use crate::order::OrderReply;
 use crate::peer::{AttestedPeer, Attestor};
 use crate::refusals::Refusals;
 use crate::sys::process::{self, Forked};
@@ -204,8 +204,7 @@ impl<'a> Keeper<'a> {
         error: ErrorReply,
     ) -> Result<(), Ended> {
         self.refusals.refused(By::Warden, peer, &error)?;
-        // A session that is gone needs no answer.
-        let _ = OrderChannel::new(order).send(&OrderReply::Refused(error), &[]);
+        children::tell(&order, &OrderReply::Refused(error));
         Ok(())
     }
 

@@ -7,15 +7,16 @@ mod privileged;
 mod unprivileged;
 
 use libc::{
-    CLOCK_MONOTONIC, F_DUPFD_CLOEXEC, F_GETFD, MSG_NOSIGNAL, O_CLOEXEC, PR_CAP_AMBIENT,
-    PR_CAP_AMBIENT_CLEAR_ALL, PR_CAPBSET_READ, PR_GET_DUMPABLE, PR_GET_NO_NEW_PRIVS,
-    PR_GET_SECCOMP, PR_SET_DUMPABLE, PR_SET_NAME, PR_SET_NO_NEW_PRIVS, RLIMIT_CORE, RLIMIT_DATA,
-    RLIMIT_MEMLOCK, RLIMIT_NOFILE, SECCOMP_SET_MODE_FILTER, SIGABRT, SO_ACCEPTCONN, SO_PEERCRED,
-    SO_PEERGROUPS, SO_TYPE, SOL_SOCKET, SYS_brk, SYS_capget, SYS_clock_gettime, SYS_clone,
-    SYS_close, SYS_close_range, SYS_dup3, SYS_exit_group, SYS_fcntl, SYS_geteuid, SYS_getpid,
-    SYS_getsockname, SYS_getsockopt, SYS_gettid, SYS_landlock_create_ruleset,
-    SYS_landlock_restrict_self, SYS_ppoll, SYS_prctl, SYS_prlimit64, SYS_read, SYS_rt_sigprocmask,
-    SYS_seccomp, SYS_sendmsg, SYS_set_robust_list, SYS_tgkill, SYS_wait4, SYS_write, WNOHANG,
+    CLOCK_MONOTONIC, F_DUPFD_CLOEXEC, F_GETFD, MSG_DONTWAIT, MSG_NOSIGNAL, O_CLOEXEC,
+    PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, PR_CAPBSET_READ, PR_GET_DUMPABLE,
+    PR_GET_NO_NEW_PRIVS, PR_GET_SECCOMP, PR_SET_DUMPABLE, PR_SET_NAME, PR_SET_NO_NEW_PRIVS,
+    RLIMIT_CORE, RLIMIT_DATA, RLIMIT_MEMLOCK, RLIMIT_NOFILE, SECCOMP_SET_MODE_FILTER, SIGABRT,
+    SO_ACCEPTCONN, SO_PEERCRED, SO_PEERGROUPS, SO_TYPE, SOL_SOCKET, SYS_brk, SYS_capget,
+    SYS_clock_gettime, SYS_clone, SYS_close, SYS_close_range, SYS_dup3, SYS_exit_group, SYS_fcntl,
+    SYS_geteuid, SYS_getpid, SYS_getsockname, SYS_getsockopt, SYS_gettid,
+    SYS_landlock_create_ruleset, SYS_landlock_restrict_self, SYS_ppoll, SYS_prctl, SYS_prlimit64,
+    SYS_read, SYS_rt_sigprocmask, SYS_seccomp, SYS_sendmsg, SYS_set_robust_list, SYS_tgkill,
+    SYS_wait4, SYS_write, WNOHANG,
 };
 use mountwarden_protocol::Role;
 
@@ -109,8 +110,9 @@ fn parent() -> Vec<Entry> {
         ),
         call!(
             SYS_sendmsg,
-            "the channel between the halves; a refusal",
-            [is!(2, flags = MSG_NOSIGNAL)]
+            "the channel between the halves; a last word to a client or a session",
+            [is!(2, flags = MSG_NOSIGNAL)],
+            [is!(2, flags = MSG_NOSIGNAL | MSG_DONTWAIT)]
         ),
         call!(SYS_set_robust_list, "libc: fork"),
         call!(

@@ -16,11 +16,6 @@ pub(super) fn gate() -> Vec<Entry> {
     vec![
         call!(SYS_accept4, "connections", [is!(3, flags = SOCK_CLOEXEC)]),
         call!(
-            SYS_sendmsg,
-            "a last word to a client",
-            [is!(2, flags = MSG_NOSIGNAL | MSG_DONTWAIT)]
-        ),
-        call!(
             SYS_setsockopt,
             "how long a write to a client may take",
             [is!(1, level = SOL_SOCKET), is!(2, option = SO_SNDTIMEO)]
