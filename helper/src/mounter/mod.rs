@@ -157,6 +157,9 @@ impl Worker<'_> {
                 Ok(()) => self.obey(order, files)?,
                 Err(error) => OrderReply::Done(Reply::Error(error)),
             };
+            // An attach has taken the deadline back, and a session that was taken over
+            // may not read.
+            process::deadline(request_timeout)?;
             self.descriptors.order.send(&reply, &[])?;
             self.context
                 .budget
