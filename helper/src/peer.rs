@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, AsRawFd};
 use mountwarden_policy::Peer;
 use nix::errno::Errno;
 use nix::sys::socket::sockopt::{AcceptConn, PeerCredentials, SockType};
-use nix::sys::socket::{self, UnixAddr, getsockname, getsockopt};
+use nix::sys::socket::{self, UnixAddr, getpeername, getsockname, getsockopt};
 use thiserror::Error;
 
 use crate::sys;
@@ -26,6 +26,8 @@ pub(crate) enum NotAPeer {
     Kernel(#[from] Errno),
     #[error("the socket is no connection to this helper's address")]
     WrongSocket,
+    #[error("the client's socket has an address of its own: connect with one that was never bound")]
+    Bound,
     #[error("the client's user has no name in the helper's user namespace")]
     Unmapped,
 }
@@ -57,12 +59,22 @@ impl Attestor {
     /// A socket from another process may be anything: a listening socket and a
     /// socketpair report the user who made them, so only a connection that was
     /// accepted at the helper's own address will do.
+    ///
+    /// The other end of a connection reports the user who listens, and in a mount
+    /// namespace of its own anybody can bind it to the helper's address. It is told
+    /// by its peer, which has the address that is listened at (`unix(7)`: only a
+    /// bound socket can listen); the peer of an accepted one has none, unless the
+    /// client bound its own.
     pub(crate) fn attest(&self, socket: &impl AsFd) -> Result<AttestedPeer, NotAPeer> {
         let stream = getsockopt(socket, SockType)? == socket::SockType::Stream;
         let listening = getsockopt(socket, AcceptConn)?;
         let address = getsockname::<UnixAddr>(socket.as_fd().as_raw_fd()).ok();
         if !stream || listening || address != Some(self.address) {
             return Err(NotAPeer::WrongSocket);
+        }
+        let peer = getpeername::<UnixAddr>(socket.as_fd().as_raw_fd())?;
+        if !peer.is_unnamed() {
+            return Err(NotAPeer::Bound);
         }
         let credentials = getsockopt(socket, PeerCredentials)?;
         let mut groups = sys::socket::peer_groups(socket)?;

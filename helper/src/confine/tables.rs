@@ -13,7 +13,7 @@ use libc::{
     RLIMIT_CORE, RLIMIT_DATA, RLIMIT_MEMLOCK, RLIMIT_NOFILE, SECCOMP_SET_MODE_FILTER, SIGABRT,
     SO_ACCEPTCONN, SO_PEERCRED, SO_PEERGROUPS, SO_TYPE, SOL_SOCKET, SYS_brk, SYS_capget,
     SYS_clock_gettime, SYS_clone, SYS_close, SYS_close_range, SYS_dup3, SYS_exit_group, SYS_fcntl,
-    SYS_geteuid, SYS_getpid, SYS_getsockname, SYS_getsockopt, SYS_gettid,
+    SYS_geteuid, SYS_getpeername, SYS_getpid, SYS_getsockname, SYS_getsockopt, SYS_gettid,
     SYS_landlock_create_ruleset, SYS_landlock_restrict_self, SYS_ppoll, SYS_prctl, SYS_prlimit64,
     SYS_read, SYS_rt_sigprocmask, SYS_seccomp, SYS_sendmsg, SYS_set_robust_list, SYS_tgkill,
     SYS_wait4, SYS_write, WNOHANG,
@@ -102,6 +102,7 @@ fn parent() -> Vec<Entry> {
             [is!(1, level = SOL_SOCKET), is!(2, option = SO_PEERCRED)],
             [is!(1, level = SOL_SOCKET), is!(2, option = SO_PEERGROUPS)]
         ),
+        call!(SYS_getpeername, "which end of a connection it is"),
         call!(SYS_getsockname, "which socket the peer connected to"),
         call!(
             SYS_read,
