@@ -66,6 +66,15 @@ impl Location {
                 "was renamed or replaced while the request ran",
             ));
         }
+        // The kernel writes the path of a removed file so (`proc_pid_exe(5)`), and one
+        // that has another name somewhere has links left.
+        if !status.is_directory() && actual.ends_with(b" (deleted)") {
+            return Err(refuse(
+                ErrorCode::Unsupported,
+                path,
+                "cannot be told from a file that was removed: give it a name that does not end so",
+            ));
+        }
         Ok(Self {
             file: slotted,
             path: path.clone(),
