@@ -166,3 +166,66 @@ impl AsFd for OrderChannel {
         self.0.as_fd()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use mountwarden_protocol::{AbsPath, ErrorCode, Unmount};
+    use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// What comes out of one message.
+    fn receive(bytes: &[u8]) -> Result<Order, ChannelError> {
+        let kind = SockType::SeqPacket;
+        let pair = socketpair(AddressFamily::Unix, kind, None, SockFlag::SOCK_CLOEXEC);
+        let (ours, theirs) = pair.expect("a channel");
+        socket::send(theirs.as_fd(), bytes, &[], MsgFlags::empty()).expect("sent");
+        OrderChannel::new(ours).receive().map(|(order, _)| order)
+    }
+
+    fn order(number: u8) -> Order {
+        let target = AbsPath::new("/mnt/a").expect("a path");
+        let error = ErrorReply::new(ErrorCode::NotFound, "not there").at(&target);
+        let operation = Operation::Unmount(Unmount {
+            target,
+            lazy: true,
+            id: None,
+        });
+        match number {
+            0 => Order::Status,
+            1 => Order::Perform(operation),
+            _ => Order::Note {
+                operation: Some(operation),
+                error,
+            },
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(4000))]
+
+        /// Attack 20: an order has one spelling, and nothing else is an order.
+        #[test]
+        fn attack_20_only_what_is_sent_is_received(
+            number in 0_u8..3,
+            noise in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..3),
+            cut in prop::option::of(any::<prop::sample::Index>()),
+            more in prop::collection::vec(any::<u8>(), 0..3),
+        ) {
+            let mut bytes = frame::encode(&order(number)).expect("encoded");
+            for (place, byte) in noise {
+                let place = place.index(bytes.len());
+                bytes[place] = byte;
+            }
+            bytes.truncate(cut.map_or(bytes.len(), |cut| cut.index(bytes.len())));
+            bytes.extend(more);
+            match receive(&bytes) {
+                Ok(order) => prop_assert_eq!(frame::encode(&order).expect("encoded"), bytes),
+                Err(ChannelError::Closed) => prop_assert!(bytes.is_empty()),
+                Err(ChannelError::Violation(_)) => {}
+                Err(ChannelError::Failed(errno)) => return Err(TestCaseError::fail(errno.desc())),
+            }
+        }
+    }
+}

@@ -20,8 +20,11 @@
 mod cases;
 mod daemon;
 mod fuse;
+mod honest;
+mod hostile;
 mod kernel;
 mod lines;
+mod oddities;
 #[cfg(target_arch = "x86_64")]
 mod puppet;
 mod racing;

@@ -17,6 +17,8 @@ use nix::sys::socket::{
 };
 use nix::unistd::{Gid, Uid, execv, execve, geteuid, getpid, seteuid, setgid, setgroups, setuid};
 
+use rustix::process::{Resource, Rlimit, prlimit};
+
 use crate::sandbox::Sandbox;
 use crate::tracer;
 use crate::wire::Wire;
@@ -49,6 +51,7 @@ pub(crate) fn play(role: &str) -> ExitCode {
         "load" => load(&arguments),
         "trace" => tracer::trace(&arguments),
         "held" => tracer::held(),
+        "limit" => limit(&arguments),
         other => panic!("no role {other}"),
     }
     ExitCode::SUCCESS
@@ -182,6 +185,17 @@ fn load(arguments: &[String]) {
             assert!(of_another.contains(&error.kind().name()), "{error}");
         }
     }
+}
+
+/// Sets how many descriptors a process of the same user may open: `PID SOFT HARD`
+fn limit(arguments: &[String]) {
+    let number = |index: usize| arguments[index].parse::<u64>().unwrap();
+    let pid = rustix::process::Pid::from_raw(arguments[0].parse().unwrap());
+    let limit = Rlimit {
+        current: Some(number(1)),
+        maximum: Some(number(2)),
+    };
+    prlimit(pid, Resource::Nofile, limit).unwrap();
 }
 
 fn exec(arguments: &[String]) {

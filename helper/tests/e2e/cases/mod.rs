@@ -13,6 +13,11 @@ mod document;
 #[cfg(target_arch = "x86_64")]
 mod escape;
 mod exhaustion;
+mod hostile_channel;
+mod hostile_flood;
+mod hostile_gate;
+mod hostile_grants;
+mod hostile_orders;
 mod identity;
 mod life;
 mod limits;
@@ -176,6 +181,41 @@ cases! {
     document {
         one_of_each
         tables_are_true
+    }
+    hostile_orders {
+        attack_05_every_descriptor_in_every_place
+        attack_05_right_descriptors_in_wrong_places
+        attack_05_removed_and_named_so
+        attack_05_unopened_roots_are_compared
+        attack_05_covered_since_it_was_opened
+        attack_22_counts_of_descriptors
+    }
+    hostile_grants {
+        attack_26_what_others_are_granted
+        attack_26_never_freer_than_the_grant
+    }
+    hostile_channel {
+        attack_18_values_that_are_never_valid
+        attack_20_bytes_that_are_no_order
+        attack_20_noise
+        attack_23_replays
+        attack_23_ends_in_the_middle
+        attack_33_notes
+    }
+    hostile_flood {
+        attack_26_a_flood_that_nobody_reads
+        attack_26_a_mount_that_nobody_hears_of
+    }
+    hostile_gate {
+        attack_22_connections_with_other_descriptors
+        attack_23_the_gate_says_nothing
+        attack_26_sockets_that_are_no_client
+        attack_26_sockets_with_the_helpers_name
+        attack_26_a_mounter_is_its_clients
+        attack_26_limits_without_the_gate
+        attack_26_order_channels_that_are_none
+        attack_26_the_warden_waits_for_nobody
+        attack_34_no_room_for_descriptors
     }
     life {
         attack_30_a_killed_role_ends_its_connection
