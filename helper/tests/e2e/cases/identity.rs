@@ -1,6 +1,7 @@
 //! Attacks by identity.
 
 use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use crate::daemon::{Daemon, outcome};
@@ -85,20 +86,17 @@ pub(crate) fn attack_25_groups_at_connect(sandbox: &Sandbox) -> Result<(), Skip>
     Ok(())
 }
 
-/// In the helper's user namespace, a group without a mapping has the number that
-/// stands for all of them (`user_namespaces(7)`), and is nobody's group.
-pub(crate) fn attack_25_unmapped_groups_are_nobodys(sandbox: &Sandbox) -> Result<(), Skip> {
-    sandbox.needs_root()?;
+/// A helper in a user namespace that has only Alice; its directory.
+fn in_alices_namespace(sandbox: &Sandbox, policy: &str) -> (Daemon, PathBuf) {
     let own = sandbox.make_dir("own");
     for name in ["own/user/x", "own/group/x", "own/run"] {
         sandbox.make_dir(name);
     }
-    let policy = TWO_USERS
-        .replace("4001, 4002", "4001")
-        .replace("5001", "65534")
-        .replace("@DIR@/mnt/{uid}", "@DIR@/own/user")
-        .replace("@DIR@/mnt/group", "@DIR@/own/group");
-    sandbox.policy(&policy);
+    sandbox.policy(
+        &policy
+            .replace("@DIR@/mnt/{uid}", "@DIR@/own/user")
+            .replace("@DIR@/mnt/group", "@DIR@/own/group"),
+    );
     for name in ["own", "own/run", "policy.toml"] {
         std::os::unix::fs::chown(sandbox.path(name), Some(ALICE), Some(ALICE)).unwrap();
     }
@@ -107,7 +105,38 @@ pub(crate) fn attack_25_unmapped_groups_are_nobodys(sandbox: &Sandbox) -> Result
     helper.arg(sandbox.path("policy.toml"));
     helper.arg("--socket").arg(own.join("run/sock"));
     helper.uid(ALICE).gid(ALICE).stdin(Stdio::null());
-    let _daemon = Daemon::start_with(sandbox, helper);
+    (Daemon::start_with(sandbox, helper), own)
+}
+
+/// In the helper's user namespace, a user without a mapping has the number that
+/// stands for all of them, and is refused whatever is granted to that number.
+pub(crate) fn attack_24_unmapped_users_are_nobody(sandbox: &Sandbox) -> Result<(), Skip> {
+    sandbox.needs_root()?;
+    let policy = TWO_USERS.replace("4001, 4002", "4001, 65534");
+    let (daemon, own) = in_alices_namespace(sandbox, &policy);
+    let explain = |uid: u32| {
+        let mut command = daemon.cli_as(uid);
+        command.arg("--socket").arg(own.join("run/sock"));
+        command.args(["explain", "mount", "tmpfs"]);
+        outcome(command.arg(own.join("user/x")))
+    };
+    let (status, said, error) = explain(ALICE);
+    assert_eq!(status, 0, "{said}{error}");
+    let (status, said, error) = explain(BOB);
+    assert_eq!(status, 3, "{said}{error}");
+    let why = "the client's user has no name in the helper's user namespace";
+    assert!(error.contains(why), "{said}{error}");
+    Ok(())
+}
+
+/// In the helper's user namespace, a group without a mapping has the number that
+/// stands for all of them (`user_namespaces(7)`), and is nobody's group.
+pub(crate) fn attack_25_unmapped_groups_are_nobodys(sandbox: &Sandbox) -> Result<(), Skip> {
+    sandbox.needs_root()?;
+    let policy = TWO_USERS
+        .replace("4001, 4002", "4001")
+        .replace("5001", "65534");
+    let (_daemon, own) = in_alices_namespace(sandbox, &policy);
     let explain = |target: &str| {
         let mut command = roles::command(sandbox, "as");
         command.args(["4001", "4001", "5001"]);

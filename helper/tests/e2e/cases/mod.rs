@@ -154,6 +154,7 @@ cases! {
     }
     identity {
         attack_24_identity_is_of_the_connection
+        attack_24_unmapped_users_are_nobody
         attack_25_groups_at_connect
         attack_25_unmapped_groups_are_nobodys
         attack_26_other_users_grants
