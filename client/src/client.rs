@@ -4,14 +4,14 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use mountwarden_protocol::{
-    ErrorCode, Explanation, Mount, MountInfo, Mounted, Operation, Reply, Request, Status,
+    ErrorCode, Explanation, Mount, MountInfo, Mounted, Operation, Refusal, Reply, Request, Status,
     Unmounted, Welcome,
 };
 
 use crate::connection::{Connection, Failure};
 use crate::deadline::Deadline;
 use crate::list::Pages;
-use crate::{Error, Unmount};
+use crate::{Error, ErrorKind, Unmount};
 
 /// Where the helper listens.
 pub const DEFAULT_SOCKET: &str = "/run/mountwarden/mountwarden.sock";
@@ -31,11 +31,15 @@ pub const DEFAULT_TIMEOUT: Duration = Duration::from_mins(1);
 /// the reply to another request.
 ///
 /// When the connection was lost, because the helper was restarted or closed it
-/// as idle, a call connects once more and repeats its request. [`unmount`] does
-/// so only if no byte of the request was sent: repeated, it could end a mount
-/// that was not there the first time. [`mount`] is safe to repeat; if the first
-/// attempt did mount, the outcome reads
-/// [`AlreadyMounted`](crate::Outcome::AlreadyMounted).
+/// as idle, a call connects again and repeats its request, once if it was sent.
+/// So a caller does not notice a restart, except by an [`unmount`] without an id:
+/// that is repeated only if it was certainly not done, because it could end a mount
+/// that was not there the first time. After a repeated [`mount`] the outcome may
+/// read [`AlreadyMounted`](crate::Outcome::AlreadyMounted), and a repeated unmount
+/// with an id succeeds when the mount is gone, whoever ended it.
+///
+/// A connection that the helper ends before it has welcomed the client is tried
+/// again a few times, for about a second: nothing was asked on it.
 ///
 /// [`mount`]: Client::mount
 /// [`unmount`]: Client::unmount
@@ -155,10 +159,20 @@ impl Client {
     /// away with the request, and whatever else [`ErrorKind`](crate::ErrorKind)
     /// lists.
     pub fn unmount(&mut self, unmount: impl Into<Unmount>) -> Result<Unmounted, Error> {
-        let unmount = unmount.into().into();
-        match self.call(&Request::Perform(Operation::Unmount(unmount)))? {
-            Reply::Unmounted(unmounted) => Ok(unmounted),
-            other => Err(self.misfit(&other, "an unmount")),
+        let unmount: mountwarden_protocol::Unmount = unmount.into().into();
+        let mut call = self.begin();
+        let request = Request::Perform(Operation::Unmount(unmount.clone()));
+        match (self.exchange(&request, &mut call), unmount.id) {
+            (Ok(Reply::Unmounted(unmounted)), _) => Ok(unmounted),
+            (Ok(other), _) => Err(self.misfit(&other, "an unmount")),
+            // The reply to the first attempt was lost, and ids are never used again.
+            (Err(error), Some(id)) if call.sent && error.kind() == ErrorKind::NotMounted => {
+                Ok(Unmounted {
+                    id,
+                    target: unmount.target,
+                })
+            }
+            (Err(error), _) => Err(error),
         }
     }
 
@@ -242,8 +256,8 @@ impl Client {
     fn begin(&self) -> Call {
         Call {
             deadline: Deadline::after(self.timeout),
-            may_retry: true,
             sent: false,
+            reopened: false,
         }
     }
 
@@ -258,11 +272,11 @@ impl Client {
             match self.attempt(request, call.deadline) {
                 Ok(Reply::Error(error)) => return Err(error.into()),
                 Ok(reply) => return Ok(reply),
-                Err(Failure::Lost { sent, .. })
-                    if call.may_retry && (!sent || repeatable(request)) =>
-                {
-                    call.may_retry = false;
-                    call.sent = sent;
+                Err(Failure::Lost { sent: true, .. }) if !call.sent && repeatable(request) => {
+                    call.sent = true;
+                }
+                Err(failure) if failure.is_of_going_helper() && !call.reopened => {
+                    call.reopened = true;
                 }
                 Err(failure) => {
                     let failure = if call.sent && changes(request) {
@@ -283,10 +297,18 @@ impl Client {
         };
         self.welcome = connection.welcome();
         let (connection, reply) = connection.exchange(request, deadline)?;
-        if !is_last(&reply) {
-            self.connection = Some(connection);
+        match reply {
+            // Nothing was done: as good as a refused connection.
+            Reply::Error(error) if error.code == ErrorCode::Unavailable => {
+                Err(Failure::Refused(Box::new(Refusal::new(error))))
+            }
+            reply => {
+                if !is_last(&reply) {
+                    self.connection = Some(connection);
+                }
+                Ok(reply)
+            }
         }
-        Ok(reply)
     }
 
     fn misfit(&mut self, reply: &Reply, wanted: &str) -> Error {
@@ -310,9 +332,10 @@ impl Client {
 /// What the exchanges of one call share.
 struct Call {
     deadline: Deadline,
-    may_retry: bool,
-    /// Whether the first attempt's request may have been carried out.
+    /// Whether the request was sent once and may have been carried out.
     sent: bool,
+    /// Whether a connection that ended before anything was done was replaced.
+    reopened: bool,
 }
 
 /// Whether a request changes the mount table.
@@ -323,7 +346,7 @@ fn changes(request: &Request) -> bool {
 /// Whether a request that may have been carried out can be sent again.
 fn repeatable(request: &Request) -> bool {
     match request {
-        Request::Perform(Operation::Unmount(_)) => false,
+        Request::Perform(Operation::Unmount(unmount)) => unmount.id.is_some(),
         Request::Perform(Operation::Mount(_))
         | Request::Explain(_)
         | Request::List { .. }
@@ -331,14 +354,13 @@ fn repeatable(request: &Request) -> bool {
     }
 }
 
-/// Whether the helper ends the connection after this reply, or one of the
-/// processes that serve it is gone.
+/// Whether the helper ends the connection after this reply.
 fn is_last(reply: &Reply) -> bool {
     matches!(
         reply,
         Reply::Error(error) if matches!(
             error.code,
-            ErrorCode::MalformedFrame | ErrorCode::TimedOut | ErrorCode::Unavailable
+            ErrorCode::MalformedFrame | ErrorCode::TimedOut
         )
     )
 }

@@ -4,9 +4,12 @@ use std::io::{self, BufReader};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::time::Duration;
 
 use mountwarden_protocol::frame::{self, ReadError};
-use mountwarden_protocol::{Hello, HelloReply, Refusal, Reply, Request, Versions, Welcome};
+use mountwarden_protocol::{
+    ErrorCode, Hello, HelloReply, Refusal, Reply, Request, Versions, Welcome,
+};
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use crate::deadline::{Deadline, Timed, out_of_time};
@@ -35,6 +38,17 @@ pub(crate) enum Failure {
     Protocol(Box<dyn std::error::Error + Send + Sync>),
 }
 
+/// How long to wait before a connection is tried again whose helper went away
+/// before it welcomed the client. A helper that is being ended may accept a few
+/// more for a moment.
+const PAUSES: [Duration; 5] = [
+    Duration::from_millis(1),
+    Duration::from_millis(5),
+    Duration::from_millis(25),
+    Duration::from_millis(125),
+    Duration::from_millis(625),
+];
+
 /// The bytes of all but the longest replies.
 const USUAL: usize = 1024;
 
@@ -46,8 +60,23 @@ pub(crate) struct Connection {
 }
 
 impl Connection {
-    /// Connects and shakes hands.
+    /// Connects and shakes hands, again where the helper went away meanwhile:
+    /// nothing was asked, and with a socket that the service manager keeps the
+    /// next helper answers.
     pub(crate) fn open(socket: &Path, deadline: Deadline) -> Result<Self, Failure> {
+        let mut pauses = PAUSES.into_iter();
+        loop {
+            let opened = Self::try_open(socket, deadline);
+            let (Err(failure), Some(pause)) = (&opened, pauses.next()) else {
+                return opened;
+            };
+            if !failure.is_of_going_helper() || !deadline.sleep(pause) {
+                return opened;
+            }
+        }
+    }
+
+    fn try_open(socket: &Path, deadline: Deadline) -> Result<Self, Failure> {
         let stream = connect(socket, deadline).map_err(|error| {
             if error.kind() == io::ErrorKind::TimedOut {
                 Failure::TimedOut { sent: false }
@@ -93,6 +122,15 @@ impl Failure {
             Self::TimedOut { sent }
         } else {
             Self::Lost { sent, cause: error }
+        }
+    }
+
+    /// Whether a helper went away, or said that it goes, before it did anything.
+    pub(crate) fn is_of_going_helper(&self) -> bool {
+        match self {
+            Self::Lost { sent, .. } => !sent,
+            Self::Refused(refusal) => refusal.error.code == ErrorCode::Unavailable,
+            Self::Unreachable(_) | Self::TimedOut { .. } | Self::Protocol(_) => false,
         }
     }
 
@@ -179,9 +217,7 @@ fn shake_hands(stream: &UnixStream, deadline: Deadline) -> Result<Welcome, Failu
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
-    use mountwarden_protocol::{ErrorCode, ErrorReply, Features, VERSION};
+    use mountwarden_protocol::{ErrorReply, Features, VERSION};
 
     use super::*;
 

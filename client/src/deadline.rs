@@ -36,6 +36,18 @@ impl Deadline {
         }
         Ok(Some(left.max(SHORTEST)))
     }
+
+    /// Sleeps; false, at once, when that would be beyond the deadline.
+    pub(crate) fn sleep(self, time: Duration) -> bool {
+        let wake = Instant::now().checked_add(time);
+        let in_time = self
+            .end
+            .is_none_or(|end| wake.is_some_and(|wake| wake < end));
+        if in_time {
+            std::thread::sleep(time);
+        }
+        in_time
+    }
 }
 
 /// A stream whose every read and write ends at the deadline, however many

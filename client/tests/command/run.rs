@@ -78,7 +78,8 @@ pub(crate) fn scripted(
     (ended, fake.finish())
 }
 
-/// Runs the command against one reply.
+/// Runs the command against one reply, which it also gets when it asks again.
 pub(crate) fn answered(reply: &Reply, words: &[impl AsRef<OsStr>]) -> Ended {
-    scripted(vec![answering(std::slice::from_ref(reply))], words).0
+    let script = || answering(std::slice::from_ref(reply));
+    scripted(vec![script(), script()], words).0
 }

@@ -29,6 +29,11 @@ fn a_refusal_at_a_limit_is_told_after_the_hello() {
     assert_eq!(error.kind(), ErrorKind::LimitReached);
     assert!(error.to_string().contains("16 connections"), "{error}");
     assert_eq!(error.reply().unwrap().code, ErrorCode::LimitReached);
+    assert_eq!(
+        fake.finish().len(),
+        1,
+        "a helper that stays is not asked again"
+    );
 }
 
 /// The gate reads nothing: it refuses and closes, perhaps before the hello.
@@ -110,12 +115,50 @@ fn a_request_reply_is_no_hello_reply() {
     assert_eq!(error.kind(), ErrorKind::Protocol);
 }
 
+fn stopping() -> HelloReply {
+    HelloReply::Refused(Refusal::new(ErrorReply::new(
+        ErrorCode::Unavailable,
+        "the helper stops",
+    )))
+}
+
 #[test]
-fn a_helper_that_closes_at_once_is_unavailable() {
+fn a_helper_that_always_closes_at_once_is_unavailable() {
     let fake = Fake::new(vec![vec![Step::Read]]);
     let error = Client::connect_to(fake.path()).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unavailable);
     assert!(error.to_string().contains("nothing was done"), "{error}");
+    assert_eq!(fake.finish().len(), 6, "it is not asked for ever");
+}
+
+#[test]
+fn a_connection_is_tried_again_when_the_helper_goes_before_its_welcome() {
+    let fake = Fake::new(vec![
+        vec![],
+        vec![Step::Read],
+        vec![Step::Read, send_hello(&stopping())],
+        welcomed([]),
+    ]);
+    let client = Client::connect_to(fake.path()).unwrap();
+    assert_eq!(client.uid(), UID);
+    assert_eq!(fake.finish().len(), 4);
+}
+
+#[test]
+fn a_helper_that_always_stops_says_so_in_the_end() {
+    let refusing = || vec![Step::Read, send_hello(&stopping())];
+    let fake = Fake::new(std::iter::repeat_with(refusing).take(6).collect());
+    let error = Client::connect_to(fake.path()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unavailable);
+    assert_eq!(error.to_string(), "the helper stops");
+}
+
+#[test]
+fn no_further_connection_is_tried_beyond_the_deadline() {
+    let fake = Fake::new(vec![vec![Step::Read]]);
+    let short = Client::builder().timeout(std::time::Duration::from_millis(20));
+    short.socket(fake.path()).connect().unwrap_err();
+    assert!(fake.finish().len() < 6);
 }
 
 #[test]

@@ -1,9 +1,13 @@
 //! A lost connection: what is asked once more, and what is not.
 
 use mountwarden_client::protocol::{Operation, Reply, Request};
-use mountwarden_client::{Client, ErrorKind, Explanation, Outcome, Tmpfs, Unmount};
+use mountwarden_client::{
+    Client, ErrorCode, ErrorKind, ErrorReply, Explanation, Outcome, Tmpfs, Unmount,
+};
 
-use crate::support::{Fake, Script, Step, answering, info, mounted, send, unmounted, welcomed};
+use crate::support::{
+    Fake, Script, Step, answering, id, info, mounted, path, send, unmounted, welcomed,
+};
 
 fn short_list() -> Reply {
     Reply::List(mountwarden_client::protocol::ListPage {
@@ -18,6 +22,10 @@ fn explained() -> Reply {
         attributes: mountwarden_client::MountAttributes::empty(),
         tmpfs: None,
     })
+}
+
+fn unavailable() -> Reply {
+    Reply::Error(ErrorReply::new(ErrorCode::Unavailable, "nothing was done"))
 }
 
 /// Takes the request and closes without an answer, or after half of one.
@@ -92,6 +100,64 @@ fn an_unmount_that_was_never_sent_is_sent_on_a_new_connection() {
     ));
 }
 
+/// The mounter was gone before it had the request, and the helper says so.
+#[test]
+fn an_unmount_that_was_certainly_not_done_is_sent_again() {
+    let fake = Fake::new(vec![answering(&[unavailable()]), answering(&[unmounted()])]);
+    let mut client = Client::connect_to(fake.path()).unwrap();
+    client.unmount(Unmount::new("/a").unwrap()).unwrap();
+    let log = fake.finish();
+    assert_eq!(log[0], log[1]);
+}
+
+/// An id names one mount for ever, so the repeated request can end no other.
+#[test]
+fn an_unmount_by_id_is_asked_once_more() {
+    let by_id = || Unmount::new("/a").unwrap().id(id(77));
+    let answers = |code| Reply::Error(ErrorReply::new(code, "what happened"));
+    asked_twice(&unmounted(), |client| {
+        client.unmount(by_id()).unwrap();
+    });
+    // The first attempt did it.
+    asked_twice(&answers(ErrorCode::NotMounted), |client| {
+        let unmounted = client.unmount(by_id()).unwrap();
+        assert_eq!((unmounted.id, unmounted.target), (id(77), path("/a")));
+    });
+    // Whether it did is not known: another mount is there.
+    asked_twice(&answers(ErrorCode::IdMismatch), |client| {
+        let error = client.unmount(by_id()).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::IdMismatch);
+    });
+    // Not repeated, so not a success.
+    let fake = Fake::new(vec![answering(&[answers(ErrorCode::NotMounted)])]);
+    let mut client = Client::connect_to(fake.path()).unwrap();
+    let error = client.unmount(by_id()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NotMounted);
+}
+
+#[test]
+fn an_idle_connection_that_ended_does_not_use_up_the_repetition() {
+    let fake = Fake::new(vec![
+        welcomed([]),
+        welcomed([Step::Read]),
+        answering(&[short_list()]),
+    ]);
+    let mut client = Client::connect_to(fake.path()).unwrap();
+    fake.wait_for_ended(1);
+    assert_eq!(client.list().unwrap(), [info(5)]);
+    assert_eq!(fake.finish().len(), 3);
+
+    // Nor does one that ends between the two attempts.
+    let fake = Fake::new(vec![
+        welcomed([Step::Read]),
+        answering(&[unavailable()]),
+        answering(&[short_list()]),
+    ]);
+    let mut client = Client::connect_to(fake.path()).unwrap();
+    assert_eq!(client.list().unwrap(), [info(5)]);
+    assert_eq!(fake.finish().len(), 3);
+}
+
 #[test]
 fn nothing_is_asked_a_third_time() {
     let fake = Fake::new(vec![
@@ -111,7 +177,7 @@ fn nothing_is_asked_a_third_time() {
 fn a_list_goes_on_where_it_was_lost() {
     let first = Reply::List(mountwarden_client::protocol::ListPage {
         mounts: vec![info(3)],
-        next: Some(crate::support::id(3)),
+        next: Some(id(3)),
     });
     let fake = Fake::new(vec![
         welcomed([Step::Read, send(&first), Step::Read]),
@@ -119,9 +185,7 @@ fn a_list_goes_on_where_it_was_lost() {
     ]);
     let mut client = Client::connect_to(fake.path()).unwrap();
     assert_eq!(client.list().unwrap(), [info(3), info(5)]);
-    let after = Request::List {
-        after: Some(crate::support::id(3)),
-    };
+    let after = Request::List { after: Some(id(3)) };
     let log = fake.finish();
     assert_eq!(log[0], [Request::List { after: None }, after.clone()]);
     assert_eq!(log[1], [after]);

@@ -152,7 +152,9 @@ fn every_code_has_its_kind_and_keeps_its_report() {
             .at(&path("/b"))
             .errno(16)
             .mount(id(4));
-        let fake = Fake::new(vec![answering(&[Reply::Error(reply.clone())])]);
+        // What is unavailable is asked for once more.
+        let script = || answering(&[Reply::Error(reply.clone())]);
+        let fake = Fake::new(vec![script(), script()]);
         let mut client = Client::connect_to(fake.path()).unwrap();
         let error = client.mount(Tmpfs::new("/b").unwrap()).unwrap_err();
         let expected = match code {

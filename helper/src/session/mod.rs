@@ -11,7 +11,7 @@ mod locate;
 pub(crate) mod roots;
 mod stream;
 
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use mountwarden_policy::{MountPermit, Permit, PermittedKind, Places, Policy, Verdict};
@@ -46,6 +46,8 @@ pub(crate) enum Ended {
     Kernel(#[from] nix::errno::Errno),
     #[error("order channel: {0}")]
     Channel(#[from] ChannelError),
+    #[error("the mounter was gone before it had the order")]
+    NoMounter,
     #[error("the mounter gave an answer to another question")]
     WrongAnswer,
 }
@@ -121,6 +123,10 @@ impl Conversation<'_> {
         {
             Ok(hello) => hello,
             Err(NoMessage::Gone) => return Ok(false),
+            Err(NoMessage::NoMounter) => {
+                self.refuse(Refusal::new(no_mounter()));
+                return Ok(false);
+            }
             Err(NoMessage::Bad(error)) => {
                 let error = self.note(None, error)?;
                 self.refuse(Refusal::new(error));
@@ -182,24 +188,29 @@ impl Conversation<'_> {
                 limits.request_timeout,
             );
             process::deadline(limits.request_timeout)?;
-            let (reply, then) = match request {
-                Ok(request) => match self.handle(request) {
-                    Ok(reply) => (reply, Then::Continue),
-                    Err(Ended::Channel(ChannelError::Closed)) => {
-                        (Reply::Error(mounter_gone()), Then::End)
-                    }
-                    Err(ended) => return Err(ended),
-                },
+            let outcome = match request {
+                Ok(request) => self.handle(request).map(|reply| (reply, Then::Continue)),
                 Err(NoMessage::Gone) => return Ok(()),
+                Err(NoMessage::NoMounter) => Err(Ended::NoMounter),
                 Err(NoMessage::Bad(error)) => {
                     // A value that is never valid came in a frame that is whole, so
                     // the next frame can be found; after any other it cannot.
-                    let whole = error.code == ErrorCode::InvalidRequest;
-                    (
-                        Reply::Error(self.note(None, error)?),
-                        if whole { Then::Continue } else { Then::End },
-                    )
+                    let then = if error.code == ErrorCode::InvalidRequest {
+                        Then::Continue
+                    } else {
+                        Then::End
+                    };
+                    self.note(None, error)
+                        .map(|error| (Reply::Error(error), then))
                 }
+            };
+            let (reply, then) = match outcome {
+                Ok(answered) => answered,
+                Err(Ended::NoMounter) => (Reply::Error(no_mounter()), Then::End),
+                // It ended with the order: a close without a reply says that
+                // nobody knows whether it was done.
+                Err(Ended::Channel(ChannelError::Closed)) => return Ok(()),
+                Err(ended) => return Err(ended),
             };
             let sent = self.client.send(&reply);
             process::deadline(Duration::ZERO)?;
@@ -254,8 +265,7 @@ impl Conversation<'_> {
             Verdict::Denied(_) => Vec::new(),
         };
         let borrowed: Vec<_> = files.iter().map(AsFd::as_fd).collect();
-        self.order
-            .send(&Order::Perform(operation.clone()), &borrowed)?;
+        self.give(&Order::Perform(operation.clone()), &borrowed)?;
         // Before the answer: a descriptor that is open here keeps a mount busy.
         drop(files);
         match self.answer()? {
@@ -285,7 +295,7 @@ impl Conversation<'_> {
     }
 
     fn status(&mut self) -> Result<Reply, Ended> {
-        self.order.send(&Order::Status, &[])?;
+        self.give(&Order::Status, &[])?;
         let (mut privileged, counters, uptime_seconds) = match self.answer()? {
             OrderReply::Status {
                 roles,
@@ -314,7 +324,7 @@ impl Conversation<'_> {
             operation: operation.cloned(),
             error: error.clone(),
         };
-        self.order.send(&order, &[])?;
+        self.give(&order, &[])?;
         match self.answer()? {
             OrderReply::Taken => Ok(error),
             OrderReply::Done(Reply::Error(refused)) => Ok(refused),
@@ -325,11 +335,18 @@ impl Conversation<'_> {
     /// Waits until a reply that was made here may be sent; gives what is sent.
     fn admitted(&self, reply: Reply) -> Result<Reply, Ended> {
         let weight = table::take_weight().saturating_add(1);
-        self.order.send(&Order::Admit { weight }, &[])?;
+        self.give(&Order::Admit { weight }, &[])?;
         match self.answer()? {
             OrderReply::Taken => Ok(reply),
             OrderReply::Done(refused) => Ok(refused),
             _ => Err(Ended::WrongAnswer),
+        }
+    }
+
+    fn give(&self, order: &Order, files: &[BorrowedFd<'_>]) -> Result<(), Ended> {
+        match self.order.send(order, files) {
+            Err(ChannelError::Closed) => Err(Ended::NoMounter),
+            other => Ok(other?),
         }
     }
 
@@ -338,11 +355,11 @@ impl Conversation<'_> {
     }
 }
 
-fn mounter_gone() -> ErrorReply {
+fn no_mounter() -> ErrorReply {
     ErrorReply::new(
         ErrorCode::Unavailable,
-        "this connection's mounter ended while it worked; the helper's log says why. The mount is \
-         whole or not there: connect again and ask",
+        "this connection's mounter ended before it had the request, and nothing was done: the \
+         helper stops, or its log says why. Connect again",
     )
 }
 

@@ -21,6 +21,8 @@ pub(super) enum NoMessage {
     Gone,
     /// The bytes are no message; this is the last reply.
     Bad(ErrorReply),
+    /// The client spoke, and this connection has no other half any more.
+    NoMounter,
 }
 
 /// The client's end of the connection.
@@ -48,9 +50,7 @@ impl ClientStream {
         idle: Duration,
         within: Duration,
     ) -> Result<T, NoMessage> {
-        if !self.wait_for_frame(order, idle) {
-            return Err(NoMessage::Gone);
-        }
+        self.wait_for_frame(order, idle)?;
         self.deadline = Instant::now().checked_add(within).unwrap_or(self.deadline);
         let body = match frame::read(self) {
             Ok(body) => body,
@@ -79,18 +79,19 @@ impl ClientStream {
         frame::write(self, message)
     }
 
-    /// Waits until the client says something; false when the wait is over.
-    fn wait_for_frame(&self, order: BorrowedFd<'_>, idle: Duration) -> bool {
+    /// Waits until the client says something.
+    fn wait_for_frame(&self, order: BorrowedFd<'_>, idle: Duration) -> Result<(), NoMessage> {
         let mut polled = [
             PollFd::new(self.socket.as_fd(), PollFlags::POLLIN),
             PollFd::new(order, PollFlags::empty()),
         ];
-        match poll(&mut polled, idle) {
-            Ok(0) | Err(_) => false,
-            // The mounter is gone: this connection has no other half.
-            Ok(_) => polled
-                .last()
-                .is_some_and(|order| order.revents() == Some(PollFlags::empty())),
+        if poll(&mut polled, idle).unwrap_or(0) == 0 {
+            return Err(NoMessage::Gone);
+        }
+        match polled.map(|fd| fd.any().unwrap_or(true)) {
+            [_, false] => Ok(()),
+            [true, true] => Err(NoMessage::NoMounter),
+            [false, true] => Err(NoMessage::Gone),
         }
     }
 
