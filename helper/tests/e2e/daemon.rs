@@ -184,9 +184,23 @@ impl Daemon {
 
     /// Ends the warden as no request could, and waits for the others, which must
     /// follow: a gate that is not gone yet still listens.
-    pub(crate) fn kill(mut self) {
+    pub(crate) fn kill(self) {
+        let followers = descendants(self.pid());
+        self.kill_and_wait(&followers, &[]);
+    }
+
+    /// Ends all its processes at once.
+    pub(crate) fn kill_all(self) {
         let all = descendants(self.pid());
+        self.kill_and_wait(&all, &all[1..]);
+    }
+
+    fn kill_and_wait(mut self, all: &[Pid], others: &[Pid]) {
         self.child.kill().unwrap();
+        for &pid in others {
+            // One may have ended with the warden.
+            let _ = kill(pid, Signal::SIGKILL);
+        }
         let signal = self.child.wait().unwrap().signal().map(Signal::try_from);
         assert_eq!(signal, Some(Ok(Signal::SIGKILL)));
         wait_for("every role ends with the warden", || {

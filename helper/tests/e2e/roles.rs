@@ -10,13 +10,13 @@ use std::process::{Command, ExitCode};
 
 use mountwarden_client::protocol::{Operation, Reply, Request};
 use mountwarden_client::{Client, Tmpfs};
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::signal::SigSet;
 use nix::sys::socket::{
     AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, listen, socket,
 };
 use nix::unistd::{Gid, Uid, execv, execve, geteuid, getpid, seteuid, setgid, setgroups, setuid};
-
 use rustix::process::{Resource, Rlimit, prlimit};
 
 use crate::sandbox::Sandbox;
@@ -120,19 +120,30 @@ fn become_and_run(arguments: &[String]) {
 }
 
 /// Passes a listening socket as systemd does, well or in some way that does not
-/// fit: `SOCKET HOW PROGRAM ARGUMENT...`
+/// fit: `SOCKET HOW PROGRAM ARGUMENT...`. One that is `kept` listens already, and
+/// is standard input.
 fn activate(arguments: &[String]) {
     let how = &arguments[1][..];
+    if how == "kept" {
+        let kept = std::io::stdin().as_fd().try_clone_to_owned().unwrap();
+        fcntl(&kept, FcntlArg::F_SETFD(FdFlag::empty())).unwrap();
+        pass(&kept, how, &arguments[2..]);
+    }
     let kind = match how {
         "seqpacket" => SockType::SeqPacket,
         _ => SockType::Stream,
     };
     let made = socket(AddressFamily::Unix, kind, SockFlag::empty(), None).unwrap();
-    assert_eq!(made.as_raw_fd(), 3, "the first free descriptor");
-    bind(3, &UnixAddr::new(&arguments[0][..]).unwrap()).unwrap();
+    bind(made.as_raw_fd(), &UnixAddr::new(&arguments[0][..]).unwrap()).unwrap();
     if how != "unlistened" {
         listen(&made, Backlog::MAXCONN).unwrap();
     }
+    pass(&made, how, &arguments[2..]);
+}
+
+/// Runs a program that finds the socket where systemd would have put it.
+fn pass(socket: &OwnedFd, how: &str, program: &[String]) -> ! {
+    assert_eq!(socket.as_raw_fd(), 3, "the first free descriptor");
     let count = if how == "two" { "2" } else { "1" };
     let pid = if how == "anothers" {
         "1".to_owned()
@@ -147,7 +158,7 @@ fn activate(arguments: &[String]) {
         .chain(environment)
         .map(|(key, value)| CString::new(format!("{key}={value}")).unwrap())
         .collect();
-    let program = strings(&arguments[2..]);
+    let program = strings(program);
     let Err(errno) = execve(&program[0], &program, &environment);
     panic!("{errno}");
 }

@@ -1,4 +1,4 @@
-//! Ends, restarts, and file systems that do not answer.
+//! Ends of single roles, and file systems that do not answer.
 
 use std::fs;
 use std::io::Write;
@@ -6,18 +6,18 @@ use std::os::unix::fs::FileExt;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use mountwarden_client::protocol::{Operation, Reply, Request, frame};
-use mountwarden_client::{Bind, Client, ErrorKind, Outcome, Tmpfs, Unmount};
+use mountwarden_client::protocol::{Hello, HelloReply, Operation, Reply, Request, frame};
+use mountwarden_client::{ErrorCode, ErrorKind, Outcome, Tmpfs, Unmount};
 use nix::libc;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use super::between::wait_for_state;
+use super::between::{is_in_state, sleeps, wait_for_state};
 use super::confinement::only;
-use crate::daemon::{Daemon, outcome, wait_for};
-use crate::kernel::{self, descendants, unchanged};
-use crate::sandbox::{ALICE, BOB, POLICY, Sandbox};
-use crate::wire::Wire;
+use crate::daemon::{Daemon, wait_for};
+use crate::kernel::{self, descendants, is_alive, named, unchanged};
+use crate::sandbox::{POLICY, Sandbox};
+use crate::wire::{Wire, body};
 use crate::{Skip, fuse};
 
 pub(crate) fn attack_30_a_killed_role_ends_its_connection(sandbox: &Sandbox) -> Result<(), Skip> {
@@ -26,9 +26,9 @@ pub(crate) fn attack_30_a_killed_role_ends_its_connection(sandbox: &Sandbox) -> 
     kept.mount(Tmpfs::new(sandbox.path("mnt/a")).unwrap())
         .unwrap();
     for name in ["mw-session", "mw-mounter"] {
-        let others: Vec<_> = kernel::named(daemon.pid(), name);
+        let others: Vec<_> = named(daemon.pid(), name);
         let mut client = daemon.client();
-        let victim = kernel::named(daemon.pid(), name)
+        let victim = named(daemon.pid(), name)
             .into_iter()
             .find(|pid| !others.contains(pid))
             .unwrap();
@@ -94,7 +94,7 @@ pub(crate) fn attack_30_a_mounter_is_gone_inside_a_frame(sandbox: &Sandbox) -> R
         });
         let mounter = only(&daemon, "mw-mounter");
         kill(mounter, Signal::SIGKILL).unwrap();
-        wait_for("it is gone", || (!kernel::is_alive(mounter)).then_some(()));
+        wait_for("it is gone", || (!is_alive(mounter)).then_some(()));
         wire.0.write_all(&[0, 0, 0, 99]).unwrap();
         wait_for("both halves end", || {
             (descendants(daemon.pid()).len() == 2).then_some(())
@@ -208,8 +208,77 @@ pub(crate) fn attack_30_what_does_not_stop_is_killed(sandbox: &Sandbox) -> Resul
         "{log}"
     );
     wait_for("every role has ended", || {
-        (!processes.iter().any(|&pid| kernel::is_alive(pid))).then_some(())
+        (!processes.iter().any(|&pid| is_alive(pid))).then_some(())
     });
+    Ok(())
+}
+
+/// Where the mounter ended before it had a request, the client is told that
+/// nothing was done; where it may have worked on it, the connection just ends.
+pub(crate) fn attack_30_what_a_lost_mounter_had(sandbox: &Sandbox) -> Result<(), Skip> {
+    let daemon = Daemon::start(sandbox);
+    let tmpfs = Tmpfs::new(sandbox.path("mnt/a")).unwrap();
+    let mount = Request::Perform(Operation::Mount(tmpfs.into()));
+    let stopped = |name: &str| {
+        let pid = only(&daemon, name);
+        kill(pid, Signal::SIGSTOP).unwrap();
+        wait_for_state(pid, 'T');
+        pid
+    };
+    let lose_mounter = |session| {
+        let mounter = only(&daemon, "mw-mounter");
+        kill(mounter, Signal::SIGKILL).unwrap();
+        wait_for("it is gone", || (!is_alive(mounter)).then_some(()));
+        kill(session, Signal::SIGCONT).unwrap();
+    };
+    let no_connection = || {
+        wait_for("the connection ends", || {
+            (descendants(daemon.pid()).len() == 2).then_some(())
+        });
+    };
+    unchanged(|| {
+        let mut wire = Wire::open(&daemon.socket);
+        let session = stopped("mw-session");
+        wire.send_body(&body(&mount));
+        lose_mounter(session);
+        let error = wire.error(ErrorCode::Unavailable);
+        assert!(error.message.contains("nothing was done"), "{error:?}");
+        assert!(wire.is_closed());
+        no_connection();
+
+        // The same before the handshake.
+        let mut wire = Wire::connect(&daemon.socket);
+        wait_for("both halves", || {
+            (named(daemon.pid(), "mw-session").len() == 1
+                && named(daemon.pid(), "mw-mounter").len() == 1)
+                .then_some(())
+        });
+        let session = stopped("mw-session");
+        frame::write(&mut wire.0, &Hello::default()).unwrap();
+        lose_mounter(session);
+        let reply = frame::read(&mut wire.0).unwrap();
+        match frame::decode(&reply).unwrap() {
+            HelloReply::Refused(refusal) => assert_eq!(refusal.error.code, ErrorCode::Unavailable),
+            HelloReply::Welcome(welcome) => panic!("{welcome:?}"),
+        }
+        no_connection();
+
+        // The order is on its way to a mounter that stands still.
+        let mut wire = Wire::open(&daemon.socket);
+        let mounter = stopped("mw-mounter");
+        let session = only(&daemon, "mw-session");
+        wait_for_state(session, 'S');
+        let before = sleeps(session);
+        wire.send_body(&body(&mount));
+        wait_for("the session sent its order", || {
+            (sleeps(session) > before && is_in_state(session, 'S')).then_some(())
+        });
+        kill(mounter, Signal::SIGKILL).unwrap();
+        assert!(wire.is_closed(), "nobody can say");
+        no_connection();
+    });
+    let mut wire = Wire::open(&daemon.socket);
+    assert!(matches!(wire.ask(&mount), Reply::Mounted(_)));
     Ok(())
 }
 
@@ -268,82 +337,5 @@ pub(crate) fn a_deadline_ends_with_its_request(sandbox: &Sandbox) -> Result<(), 
         thread::sleep(Duration::from_millis(1300));
     }
     assert!(matches!(wire.ask(&Request::Status), Reply::Status(_)));
-    Ok(())
-}
-
-pub(crate) fn attack_32_restart_with_live_mounts(sandbox: &Sandbox) -> Result<(), Skip> {
-    let target = sandbox.path("mnt/a");
-    let daemon = Daemon::start(sandbox);
-    let (made, by_alice) = if sandbox.is_root {
-        let policy = POLICY.replace("mnt\"", "mnt/{uid}\"");
-        daemon.stop();
-        sandbox.policy(&policy);
-        sandbox.make_dir("mnt/4001/x");
-        sandbox.make_dir("mnt/4002");
-        sandbox.make_dir("mnt/0/x");
-        let daemon = Daemon::start(sandbox);
-        let alice = sandbox.path("mnt/4001/x");
-        assert_eq!(
-            outcome(daemon.cli_as(ALICE).args(["mount", "tmpfs"]).arg(&alice)).0,
-            0
-        );
-        let made = daemon
-            .client()
-            .mount(Tmpfs::new(sandbox.path("mnt/0/x")).unwrap())
-            .unwrap();
-        unchanged(|| daemon.kill());
-        (made, Some(alice))
-    } else {
-        let made = daemon.client().mount(Tmpfs::new(&target).unwrap()).unwrap();
-        unchanged(|| daemon.kill());
-        (made, None)
-    };
-    let daemon = unchanged(|| Daemon::start(sandbox));
-    assert_eq!(
-        daemon.client().list().unwrap(),
-        std::slice::from_ref(&made.mount)
-    );
-    if let Some(alice) = by_alice {
-        let unmount = |uid| outcome(daemon.cli_as(uid).arg("unmount").arg(&alice)).0;
-        assert_eq!(unchanged(|| unmount(BOB)), 3, "nobody else's to end");
-        assert_eq!(unmount(ALICE), 0);
-    }
-    daemon.client().unmount(&made).unwrap();
-    Ok(())
-}
-
-pub(crate) fn stop_leaves_mounts(sandbox: &Sandbox) -> Result<(), Skip> {
-    let daemon = Daemon::start(sandbox);
-    let mut client = daemon.client();
-    client
-        .mount(Tmpfs::new(sandbox.path("mnt/a")).unwrap())
-        .unwrap();
-    let processes = descendants(daemon.pid());
-    let log = sandbox.path("log");
-    let status = unchanged(|| daemon.stop());
-    assert_eq!(status.code(), Some(0), "a clean end");
-    assert!(
-        fs::read_to_string(log)
-            .unwrap()
-            .contains("stopped; mounts stay")
-    );
-    wait_for("every role has ended", || {
-        (!processes.iter().any(|&pid| kernel::is_alive(pid))).then_some(())
-    });
-    Ok(())
-}
-
-pub(crate) fn client_reconnects(sandbox: &Sandbox) -> Result<(), Skip> {
-    let daemon = Daemon::start(sandbox);
-    let mut client: Client = daemon.client();
-    let bind = || Bind::new(sandbox.path("src/data"), sandbox.path("mnt/a")).unwrap();
-    client.mount(bind()).unwrap();
-    daemon.stop();
-    let daemon = Daemon::start(sandbox);
-    let again = client.mount(bind()).unwrap();
-    assert_eq!(again.outcome, Outcome::AlreadyMounted);
-    daemon.stop();
-    let error = client.list().unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Unavailable);
     Ok(())
 }

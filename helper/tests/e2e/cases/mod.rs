@@ -26,6 +26,7 @@ mod pace;
 mod paths;
 mod protocol;
 mod races;
+mod restart;
 mod slow;
 mod start;
 mod tmpfs;
@@ -224,11 +225,19 @@ cases! {
         attack_30_a_mounter_is_gone_inside_a_frame
         attack_30_what_does_not_stop_is_killed
         an_abort_is_no_seccomp_kill
+        attack_30_what_a_lost_mounter_had
         attack_31_a_hung_file_system
         a_deadline_ends_with_its_request
+    }
+    restart {
         attack_32_restart_with_live_mounts
         stop_leaves_mounts
         client_reconnects
+        no_connection_fails_with_a_kept_socket
+        a_caller_who_repeats_does_not_notice
+        attack_30_killed_with_requests_in_flight
+        a_new_policy_takes_effect
+        a_bad_policy_leaves_clients_waiting
     }
     limits {
         connections_per_user

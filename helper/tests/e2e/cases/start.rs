@@ -20,7 +20,7 @@ use crate::wire::{Wire, body};
 use crate::{Skip, fuse, roles};
 
 /// Starts the helper, which must not start; gives what it says.
-fn refused(sandbox: &Sandbox, held: &[Capability], mut command: Command) -> String {
+pub(super) fn refused(sandbox: &Sandbox, held: &[Capability], mut command: Command) -> String {
     let said = sandbox.path("refused");
     command.stderr(fs::File::create(&said).unwrap());
     let status = unchanged(|| {
