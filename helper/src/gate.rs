@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use mountwarden_policy::Policy;
 use mountwarden_protocol::{ErrorCode, ErrorReply, HelloReply, Refusal, Reply};
@@ -43,11 +43,14 @@ pub(crate) struct Context<'a> {
     pub(crate) identity: Identity,
     /// The warden.
     pub(crate) parent: Pid,
+    /// How often to give a sign of life.
+    pub(crate) watchdog: Option<Duration>,
 }
 
 /// What the gate says to the warden beside the descriptors.
 pub(crate) const READY: &[u8] = b"ready";
 pub(crate) const CONNECTION: &[u8] = b"connection";
+pub(crate) const ALIVE: &[u8] = b"alive";
 
 /// How long a write to a client may take.
 const SEND_TIMEOUT_SECONDS: i64 = 10;
@@ -114,7 +117,13 @@ impl Acceptor<'_> {
     fn serve(mut self) -> Result<(), Errno> {
         send(self.context.warden, READY, &[])?;
         let mut rest = false;
+        let mut sign = self.context.watchdog.map(|_| Instant::now());
         loop {
+            let until_sign = sign.map(|at| at.saturating_duration_since(Instant::now()));
+            if until_sign.is_some_and(|time| time.is_zero()) {
+                sign = self.give_sign()?;
+                continue;
+            }
             let mut polled = [
                 PollFd::new(self.context.signals.as_fd(), PollFlags::POLLIN),
                 PollFd::new(self.context.warden.as_fd(), PollFlags::empty()),
@@ -122,7 +131,9 @@ impl Acceptor<'_> {
             ];
             // Resting, it leaves new connections in the backlog.
             let watched = if rest { 2 } else { 3 };
-            let time = rest.then(|| TimeSpec::from_duration(BACK_OFF));
+            let times = [rest.then_some(BACK_OFF), until_sign];
+            let time = times.into_iter().flatten().min();
+            let time = time.map(TimeSpec::from_duration);
             match ppoll(polled.get_mut(..watched).unwrap_or_default(), time, None) {
                 Err(Errno::EINTR) => continue,
                 other => other?,
@@ -139,6 +150,17 @@ impl Acceptor<'_> {
                 rest = matches!(self.accept()?, Next::BackOff);
             }
         }
+    }
+
+    /// Gives a sign of life, and says when to give the next.
+    fn give_sign(&self) -> Result<Option<Instant>, Errno> {
+        match send(self.context.warden, ALIVE, &[]) {
+            // The warden's end of the channel, which is polled, tells more.
+            Ok(()) | Err(Errno::EPIPE) => {}
+            Err(errno) => return Err(errno),
+        }
+        let next = self.context.watchdog;
+        Ok(next.and_then(|time| Instant::now().checked_add(time)))
     }
 
     fn accept(&mut self) -> Result<Next, Errno> {

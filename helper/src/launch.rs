@@ -5,6 +5,7 @@
 use std::ffi::OsString;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use caps::{CapSet, Capability};
 use mountwarden_policy::Policy;
@@ -25,7 +26,7 @@ use crate::listener::{ListenError, Listener};
 use crate::peer::Attestor;
 use crate::policy_file::{self, LoadError};
 use crate::sys::{self, pinned, process::Forked};
-use crate::systemd::Notifier;
+use crate::systemd::{self, Notifier};
 use crate::userns::{self, UsernsError};
 use crate::warden::{self, Keeper};
 use crate::{audit, children, gate};
@@ -119,14 +120,16 @@ pub(crate) fn serve(options: &Serve, arguments: &[OsString]) -> Result<(), Start
     if let Some(path) = listener.path.clone() {
         policy.protect(path);
     }
+    let watchdog = step("read WATCHDOG_USEC", systemd::watchdog())?;
     let attestor = step(
         "read the socket's address",
         Attestor::new(&listener.socket, overflow),
     )?;
-    for warning in policy_file::warnings(&policy) {
+    let warnings = policy_file::warnings(&policy);
+    for warning in warnings.into_iter().chain(systemd::namespace_warning()) {
         step("write the log", audit::log("warden", &warning))?;
     }
-    part(&policy, &attestor, listener, identity)
+    part(&policy, &attestor, listener, identity, watchdog)
 }
 
 /// Forks the gate and goes on as the warden.
@@ -135,6 +138,7 @@ fn part(
     attestor: &Attestor,
     listener: Listener,
     identity: Identity,
+    watchdog: Option<Duration>,
 ) -> Result<(), StartError> {
     step("set signals", sys::process::default_signals())?;
     step(
@@ -169,6 +173,7 @@ fn part(
                 signals: &signals,
                 identity,
                 parent,
+                watchdog,
             };
             children::finish("gate", gate::run(context));
         }
@@ -213,8 +218,8 @@ fn guard(
     let keeper = Keeper::confine(context, &extra)?;
     warden::wait_for_gate(&gate)?;
     announce(policy, socket, notifier)?;
-    let ended = keeper.serve(gate);
-    step("tell the service manager", notifier.send("STOPPING=1"))?;
+    let ended = keeper.serve(gate, notifier);
+    step("tell the service manager", notifier.offer("STOPPING=1"))?;
     Ok(ended?)
 }
 

@@ -29,6 +29,7 @@ use crate::peer::{AttestedPeer, Attestor};
 use crate::refusals::Refusals;
 use crate::sys::process::{self, Forked};
 use crate::sys::socket;
+use crate::systemd::Notifier;
 use crate::{audit, children, gate, mounter};
 
 /// What the warden gets at the start.
@@ -53,6 +54,8 @@ pub(crate) enum Ended {
     Kernel(#[from] Errno),
     #[error("the gate ended: {0}")]
     Gate(String),
+    #[error("cannot tell the service manager that it works: {0}")]
+    Manager(Errno),
 }
 
 /// A warden that is confined and may serve.
@@ -126,7 +129,7 @@ impl<'a> Keeper<'a> {
     }
 
     /// Serves until a signal ends it, or the gate does.
-    pub(crate) fn serve(mut self, gate: OwnedFd) -> Result<(), Ended> {
+    pub(crate) fn serve(mut self, gate: OwnedFd, manager: &Notifier) -> Result<(), Ended> {
         loop {
             let mut polled = [
                 PollFd::new(self.context.signals.as_fd(), PollFlags::POLLIN),
@@ -142,7 +145,7 @@ impl<'a> Keeper<'a> {
                 return self.stop();
             }
             if connection {
-                self.take(&gate)?;
+                self.take(&gate, manager)?;
             }
         }
     }
@@ -162,8 +165,8 @@ impl<'a> Keeper<'a> {
         Ok(stop)
     }
 
-    /// Takes one connection from the gate.
-    fn take(&mut self, gate: &OwnedFd) -> Result<(), Ended> {
+    /// Takes one connection, or sign of life, from the gate.
+    fn take(&mut self, gate: &OwnedFd, manager: &Notifier) -> Result<(), Ended> {
         let mut buffer = [0; 16];
         let message = match socket::receive(gate.as_fd(), &mut buffer, MsgFlags::MSG_DONTWAIT) {
             Err(Errno::EAGAIN | Errno::EINTR) => return Ok(()),
@@ -171,6 +174,10 @@ impl<'a> Keeper<'a> {
         };
         if message.length == 0 {
             return Err(Ended::Gate(self.end_of_gate()?));
+        }
+        if buffer.get(..message.length) == Some(gate::ALIVE) {
+            // It came from the gate's loop and through this one: both turn.
+            return manager.offer("WATCHDOG=1").map_err(Ended::Manager);
         }
         let Ok([client, order]) = <[OwnedFd; 2]>::try_from(message.descriptors) else {
             // The kernel drops what a system without free descriptors cannot take;

@@ -21,6 +21,7 @@ mod hostile_orders;
 mod identity;
 mod life;
 mod limits;
+mod manager;
 mod mounting;
 mod pace;
 mod paths;
@@ -238,6 +239,11 @@ cases! {
         attack_30_killed_with_requests_in_flight
         a_new_policy_takes_effect
         a_bad_policy_leaves_clients_waiting
+    }
+    manager {
+        the_watchdog_hears_of_gate_and_warden
+        another_mount_namespace_is_noticed
+        the_unit_keeps_to_the_machines_namespace
     }
     limits {
         connections_per_user
