@@ -376,7 +376,7 @@ impl<'a> Keeper<'a> {
         while self.gate.is_some() || !self.mounters.is_empty() {
             let left = end.map_or(STOP, |end| end.saturating_duration_since(Instant::now()));
             if left.is_zero() {
-                // The gate ends with its parent, this process.
+                // The gate is out of reach of this domain's signals; its channel is closed.
                 for pid in self.mounters.keys() {
                     kill(*pid, Signal::SIGKILL)?;
                 }
