@@ -20,10 +20,9 @@ use libc::{
 };
 use mountwarden_protocol::Role;
 
-use super::entry::{Check, Entry, Int, Value, call, fd, int, is, long, no_flags, null};
-
 use self::privileged::{mounter_checks, mounter_work, warden, warden_child};
 use self::unprivileged::{gate, gate_child, session};
+use super::entry::{Check, Entry, Int, Value, call, fd, int, is, long, no_flags, null};
 
 /// The table of a role.
 pub(super) fn of(role: Role) -> Vec<Entry> {
@@ -169,7 +168,10 @@ fn child_setup() -> Vec<Entry> {
             SYS_prctl,
             "each setting of a child, and reading it back",
             [is!(0, option = PR_GET_DUMPABLE)],
-            [is!(0, option = PR_SET_DUMPABLE), int(1, "dumpable", 0, "0")],
+            [
+                is!(0, option = PR_SET_DUMPABLE),
+                long(1, "dumpable", 0, "0")
+            ],
             [is!(0, option = PR_SET_NAME)],
             [is!(0, option = PR_CAPBSET_READ)],
             [is!(0, option = PR_SET_NO_NEW_PRIVS)],

@@ -151,3 +151,21 @@ impl FileStatus {
 fn refuse(code: ErrorCode, path: &AbsPath, why: &str) -> ErrorReply {
     ErrorReply::new(code, format!("{path} {why}")).at(path)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd;
+
+    use nix::errno::Errno;
+
+    use super::{Slot, in_slot};
+    use crate::sys::socket::place;
+
+    #[test]
+    fn what_is_not_in_its_slot_is_refused() {
+        for slot in Slot::ALL {
+            let [elsewhere] = place([std::io::stderr().as_fd()], [200]).expect("a descriptor");
+            assert_eq!(in_slot(elsewhere, slot).err(), Some(Errno::EBADF));
+        }
+    }
+}
