@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 
 use mountwarden_client::protocol::{Operation, Reply, Request};
-use mountwarden_client::{Client, Tmpfs};
+use mountwarden_client::{Client, ErrorKind, Tmpfs};
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::signal::SigSet;
@@ -186,7 +186,13 @@ fn join(arguments: &[String]) {
 
 /// Mounts and unmounts a tmpfs until it is killed: `SOCKET TARGET`
 fn load(arguments: &[String]) {
-    let mut client = Client::connect_to(&arguments[0]).unwrap();
+    let mut client = loop {
+        match Client::connect_to(&arguments[0]) {
+            Ok(client) => break client,
+            // Those who have left count until their processes have seen it.
+            Err(error) => assert_eq!(error.kind(), ErrorKind::LimitReached, "{error}"),
+        }
+    };
     loop {
         let mounted = client.mount(Tmpfs::new(&arguments[1]).unwrap());
         let ended = mounted.and_then(|made| client.unmount(&made));

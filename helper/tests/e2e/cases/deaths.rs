@@ -15,7 +15,7 @@ use nix::unistd::Pid;
 use crate::daemon::{Daemon, wait_for};
 use crate::kernel::{self, Line, is_alive, status_field};
 use crate::racing::{Pace, Random, check, check_status, quiet, status, word};
-use crate::sandbox::{POLICY, Sandbox};
+use crate::sandbox::Sandbox;
 use crate::wire::Wire;
 use crate::{Skip, roles};
 
@@ -318,9 +318,6 @@ fn leave(load: &Load, number: usize, random: &mut Random) {
 pub(crate) fn attack_30_clients_killed_under_load(sandbox: &Sandbox) -> Result<(), Skip> {
     let load = Load::new(sandbox);
     let pace = Pace::new(&["kill: client", "left"]);
-    // Processes that serve a client who has left take a moment to see that.
-    let limits = "[limits]\nconnections_per_user = 200\n[[grant]]";
-    sandbox.policy(&POLICY.replacen("[[grant]]", limits, 1));
     let mut daemon = Daemon::start(sandbox);
     let baseline = quiet(&daemon);
     std::thread::scope(|scope| {

@@ -179,10 +179,11 @@ impl<'a> Race<'a> {
         }
         if !left.is_empty() {
             self.pace.count("strays");
-        }
-        while !left.is_empty() && !self.pace.is_over() {
-            self.strays.lock().unwrap().clone_from(&left);
-            left = &left & &strays();
+            wait_for("what was attached while it was away is taken back", || {
+                self.strays.lock().unwrap().clone_from(&left);
+                left = &left & &strays();
+                (left.is_empty() || self.pace.is_over()).then_some(())
+            });
         }
         self.strays.lock().unwrap().clear();
         self.daemon.shorten_log(LOG);
