@@ -162,7 +162,8 @@ pub(crate) struct HostileSession {
     /// What else the session holds.
     pub(crate) descriptors: BTreeMap<RawFd, OwnedFd>,
     pub(crate) mounter: Pid,
-    session: Pid,
+    /// The stopped process, until it is ended.
+    session: Option<Pid>,
     /// Open, or the connection would end.
     _client: Wire,
     /// The log's length when it began.
@@ -187,7 +188,7 @@ impl HostileSession {
             channel: Channel(remove(&mut descriptors, is_order_channel)),
             descriptors,
             mounter,
-            session,
+            session: Some(session),
             _client: client,
             mark,
         })
@@ -264,17 +265,18 @@ impl HostileSession {
     /// Ends the session: nobody has its end of the channel any more.
     pub(crate) fn die(&mut self) {
         self.channel = Channel::pair().0;
-        kill(self.session, Signal::SIGKILL).unwrap();
-        wait_for("the session ends", || {
-            (!is_alive(self.session)).then_some(())
-        });
+        let session = self.session.take().unwrap();
+        kill(session, Signal::SIGKILL).unwrap();
+        wait_for("the session ends", || (!is_alive(session)).then_some(()));
     }
 }
 
 impl Drop for HostileSession {
     fn drop(&mut self) {
-        // It was stopped, so that the number is still its own.
-        let _ = kill(self.session, Signal::SIGKILL);
+        // Stopped, it cannot have ended: the number is still its own.
+        if let Some(session) = self.session {
+            let _ = kill(session, Signal::SIGKILL);
+        }
     }
 }
 
