@@ -76,6 +76,16 @@ struct User {
     connections: u32,
 }
 
+/// A free place, or that of a user who is not connected now: of these the one with
+/// the least debt, because that will be forgotten.
+fn free_place(users: &[Option<User>], debt: impl Fn(usize) -> u64) -> Option<usize> {
+    let free = |user: &Option<User>| user.as_ref().is_none_or(|user| user.connections == 0);
+    let places = users.iter().enumerate();
+    places
+        .filter_map(|(place, user)| free(user).then_some(place))
+        .min_by_key(|&place| debt(place))
+}
+
 /// How long mounters may take to end their requests when the helper stops.
 const STOP: Duration = Duration::from_secs(10);
 
@@ -263,14 +273,8 @@ impl<'a> Keeper<'a> {
                 _ => full(children::too_many_of_user(limits.connections_per_user)),
             };
         }
-        // A free place, or that of a user who is not connected now: of these the one
-        // with the least debt, because the debt is forgotten.
-        let free = |user: &Option<User>| user.as_ref().is_none_or(|user| user.connections == 0);
-        let places = self.users.iter().enumerate();
-        let Some(place) = places
-            .filter_map(|(place, user)| free(user).then_some(place))
-            .min_by_key(|&place| self.budget(place).map(Budget::debt))
-        else {
+        let debt = |place| self.budget(place).map_or(0, Budget::debt);
+        let Some(place) = free_place(&self.users, debt) else {
             return full(children::too_many(limits.connections));
         };
         if let Some(slot) = self.users.get_mut(place) {
@@ -401,3 +405,22 @@ impl<'a> Keeper<'a> {
 
 /// The warden has one connection's descriptors at a time.
 pub(crate) const MAX_DESCRIPTORS: u64 = 64;
+
+#[cfg(test)]
+mod tests {
+    use super::{User, free_place};
+
+    #[test]
+    fn a_debt_is_forgotten_last() {
+        let user = |connections| {
+            Some(User {
+                uid: 1,
+                connections,
+            })
+        };
+        let users = [user(1), user(0), None, user(0)];
+        assert_eq!(free_place(&users, |place| [0, 5, 0, 1][place]), Some(2));
+        assert_eq!(free_place(&users, |place| [0, 5, 9, 1][place]), Some(3));
+        assert_eq!(free_place(&users[..1], |_| 0), None);
+    }
+}
