@@ -76,6 +76,8 @@ impl Held {
             let path = format!("/proc/{}/smaps_rollup", process.pid);
             let rollup = match fs::read_to_string(path) {
                 Err(error) if error.kind() == ErrorKind::PermissionDenied => return Ok(None),
+                // It has ended since it was found.
+                Err(_) if !process.lasts() => continue,
                 other => other?,
             };
             let pss = field(&rollup, "Pss:").ok_or("smaps_rollup has no PSS")?;
