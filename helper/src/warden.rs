@@ -226,13 +226,14 @@ impl<'a> Keeper<'a> {
     }
 
     /// How the gate ended: its channel closes a moment before the kernel tells.
-    fn end_of_gate(&self) -> Result<String, Errno> {
+    fn end_of_gate(&mut self) -> Result<String, Errno> {
         let end = Instant::now().checked_add(GATE_END);
         loop {
             while let Some(status) = children::next_ended()? {
                 if status.pid() == self.gate {
                     return Ok(children::describe(status));
                 }
+                self.ended(status)?;
             }
             let left = end.map_or(GATE_END, |end| {
                 end.saturating_duration_since(Instant::now())
