@@ -203,12 +203,12 @@ impl<'a> Keeper<'a> {
         drop(client);
         match attested {
             Ok(peer) => match self.admit(&peer) {
-                Ok(place) => self.start(&peer, place, order),
-                Err(error) => self.refuse(order, Some(&peer), error),
+                Ok(place) => self.start(&peer, place, &order),
+                Err(error) => self.refuse(&order, Some(&peer), error),
             },
             Err(error) => {
                 let error = ErrorReply::new(ErrorCode::Denied, error.to_string());
-                self.refuse(order, None, error)
+                self.refuse(&order, None, error)
             }
         }
     }
@@ -216,12 +216,12 @@ impl<'a> Keeper<'a> {
     /// Tells a session, and the log, why it gets no mounter.
     fn refuse(
         &mut self,
-        order: OwnedFd,
+        order: &OwnedFd,
         peer: Option<&AttestedPeer>,
         error: ErrorReply,
     ) -> Result<(), Ended> {
         self.refusals.refused(By::Warden, peer, &error)?;
-        children::tell(&order, &OrderReply::Refused(error));
+        children::tell(order, &OrderReply::Refused(error));
         Ok(())
     }
 
@@ -299,7 +299,7 @@ impl<'a> Keeper<'a> {
     }
 
     /// Forks the mounter of a connection.
-    fn start(&mut self, peer: &AttestedPeer, place: usize, order: OwnedFd) -> Result<(), Ended> {
+    fn start(&mut self, peer: &AttestedPeer, place: usize, order: &OwnedFd) -> Result<(), Ended> {
         let (Some(mounts), Some(budget)) = (self.context.board.mounts(place), self.budget(place))
         else {
             return Err(Ended::Kernel(Errno::EOVERFLOW));
