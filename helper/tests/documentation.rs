@@ -47,7 +47,10 @@ fn functions() -> BTreeMap<String, Vec<String>> {
         .map(|(file, text)| {
             let names = text.lines().filter_map(|line| {
                 let code = line.trim_start();
-                let code = code.strip_prefix("pub(crate) ").unwrap_or(code);
+                let code = ["pub(crate) ", "pub(super) "]
+                    .iter()
+                    .find_map(|visible| code.strip_prefix(visible))
+                    .unwrap_or(code);
                 let (name, _) = code.strip_prefix("fn ")?.split_once(['(', '<'])?;
                 Some(name.to_owned())
             });

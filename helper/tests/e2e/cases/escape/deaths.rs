@@ -38,7 +38,10 @@ fn panic(mut puppet: Puppet, scene: &Scene<'_>) {
     puppet.jump(base + function, [8, 3, location]);
 }
 
-pub(super) fn by_a_forbidden_call(sandbox: &Sandbox, role: Role) -> Result<(), Skip> {
+pub(super) fn attack_28_a_forbidden_call_is_reported(
+    sandbox: &Sandbox,
+    role: Role,
+) -> Result<(), Skip> {
     die(sandbox, role, forbidden_call, Signal::SIGSYS);
     Ok(())
 }
@@ -127,7 +130,7 @@ pub(super) fn reported(scene: &Scene<'_>, role: Role, pid: Pid, signal: Signal) 
 
 /// The kernel's own record has the number that nobody else is told. The kernel drops
 /// records when many come at once, so a few processes may have to die.
-pub(super) fn are_in_the_kernels_log(sandbox: &Sandbox) -> Result<(), Skip> {
+pub(super) fn attack_28_the_kernel_names_the_call(sandbox: &Sandbox) -> Result<(), Skip> {
     let mut scene = Scene::start(sandbox);
     let mut log = KernelLog::open()?;
     for role in [Role::Session, Role::Mounter] {

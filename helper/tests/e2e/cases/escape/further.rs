@@ -81,7 +81,7 @@ pub(super) fn nothing_stops_a_bystander(sandbox: &Sandbox) -> Result<(), Skip> {
 }
 
 /// To have the same user is not enough to trace a role or to read its memory.
-pub(super) fn the_same_user_reaches_no_role(sandbox: &Sandbox) -> Result<(), Skip> {
+pub(super) fn attack_27_reaches_no_role(sandbox: &Sandbox) -> Result<(), Skip> {
     let mut scene = Scene::start(sandbox);
     let mut bystander = Bystander::start(sandbox);
     let other = Bystander::start(sandbox);
@@ -123,7 +123,7 @@ pub(super) fn the_same_user_reaches_no_role(sandbox: &Sandbox) -> Result<(), Ski
 
 /// The entry of 32-bit programs, which numbers its calls in another way, and text that
 /// the owner of the process wrote.
-pub(super) fn no_other_entry(sandbox: &Sandbox, role: Role) -> Result<(), Skip> {
+pub(super) fn attack_28_has_no_other_entry(sandbox: &Sandbox, role: Role) -> Result<(), Skip> {
     // `getpid`, there.
     const GETPID: u64 = 20;
     let mut scene = Scene::start(sandbox);
@@ -151,7 +151,10 @@ pub(super) fn no_other_entry(sandbox: &Sandbox, role: Role) -> Result<(), Skip> 
 }
 
 /// Landlock does not check `O_PATH`. What was opened so leads to nothing in the role.
-pub(super) fn an_unopened_path_leads_nowhere(sandbox: &Sandbox, role: Role) -> Result<(), Skip> {
+pub(super) fn attack_28_an_unopened_path_leads_nowhere(
+    sandbox: &Sandbox,
+    role: Role,
+) -> Result<(), Skip> {
     let mut scene = Scene::start(sandbox);
     unchanged(|| {
         let mut victims = Victims::of(&scene, role);
@@ -188,7 +191,7 @@ pub(super) fn an_unopened_path_leads_nowhere(sandbox: &Sandbox, role: Role) -> R
 }
 
 /// Domains stack: one that allows everything takes nothing back.
-pub(super) fn another_domain_only_narrows(sandbox: &Sandbox) -> Result<(), Skip> {
+pub(super) fn attack_28_another_domain_only_narrows(sandbox: &Sandbox) -> Result<(), Skip> {
     let mut scene = Scene::start(sandbox);
     let mut victims = Victims::of(&scene, Role::Gate);
     let (mut puppet, _) = victims.next(&scene);

@@ -9,7 +9,7 @@ use super::{Role, Scene};
 use crate::puppet::Puppet;
 
 /// The rest of what the kernel offers.
-pub(super) fn meets_no_more_of_the_kernel(
+pub(super) fn attack_28_meets_no_more_of_the_kernel(
     puppet: &mut Puppet,
     _: &Scene<'_>,
     _: Role,
@@ -65,7 +65,11 @@ pub(super) fn meets_no_more_of_the_kernel(
 }
 
 /// Capabilities, identities, limits and the confinement itself.
-pub(super) fn regains_no_right(puppet: &mut Puppet, _: &Scene<'_>, role: Role) -> Vec<Attempt> {
+pub(super) fn attack_28_regains_no_right(
+    puppet: &mut Puppet,
+    _: &Scene<'_>,
+    role: Role,
+) -> Vec<Attempt> {
     // `_LINUX_CAPABILITY_VERSION_3`, for this process; every capability.
     let header = puppet.words(&[0x2008_0522]);
     let every = puppet.words(&[u64::MAX; 3]);
@@ -91,7 +95,6 @@ pub(super) fn regains_no_right(puppet: &mut Puppet, _: &Scene<'_>, role: Role) -
     attempts.extend(match role {
         Role::Gate | Role::Warden => gives_up_more(puppet, more),
         Role::Session | Role::Mounter | Role::Bystander => vec![
-            prctl("PR_CAP_AMBIENT_RAISE", libc::PR_CAP_AMBIENT, 2, 21),
             prctl("PR_SET_NO_NEW_PRIVS", libc::PR_SET_NO_NEW_PRIVS, 1, 0),
             killed("prlimit64", libc::SYS_prlimit64, &[0, 7, 0, room]),
             killed("seccomp", libc::SYS_seccomp, &[2, 0, room]),
@@ -116,6 +119,7 @@ fn changes_no_setting() -> Vec<Attempt> {
         prctl("PR_SET_KEEPCAPS", libc::PR_SET_KEEPCAPS, 1, 0),
         prctl("PR_SET_SECUREBITS", libc::PR_SET_SECUREBITS, 0, 0),
         prctl("PR_CAPBSET_DROP", libc::PR_CAPBSET_DROP, 0, 0),
+        prctl("PR_CAP_AMBIENT_RAISE", libc::PR_CAP_AMBIENT, 2, 21),
         prctl("PR_SET_SECCOMP", libc::PR_SET_SECCOMP, 9, 0),
         prctl("PR_SET_MM", libc::PR_SET_MM, 6, 0),
         prctl("PR_SET_PTRACER", libc::PR_SET_PTRACER, u64::MAX, 0),
@@ -141,10 +145,6 @@ fn gives_up_more(puppet: &mut Puppet, more: u64) -> Vec<Attempt> {
     let ruleset = puppet.words(&[4]);
     let mut attempts = vec![
         Attempt {
-            expected: Expected::Fails(Errno::EPERM),
-            ..prctl("PR_CAP_AMBIENT_RAISE", libc::PR_CAP_AMBIENT, 2, 21)
-        },
-        Attempt {
             expected: Expected::Works,
             ..prctl("PR_CAP_AMBIENT_CLEAR_ALL", libc::PR_CAP_AMBIENT, 4, 0)
         },
@@ -157,6 +157,7 @@ fn gives_up_more(puppet: &mut Puppet, more: u64) -> Vec<Attempt> {
             ..prctl("no dumps", libc::PR_SET_DUMPABLE, 0, 0)
         },
         killed("strict seccomp", libc::SYS_seccomp, &[0]),
+        killed("more processes", libc::SYS_prlimit64, &[0, 6, more]),
         killed("a listener", libc::SYS_seccomp, &[1, 8, program]),
         works("a filter", libc::SYS_seccomp, &[1, 0, program]),
         works(
@@ -182,10 +183,14 @@ fn gives_up_more(puppet: &mut Puppet, more: u64) -> Vec<Attempt> {
 }
 
 /// Memory: neither new text nor another page in the place of a pinned one.
-pub(super) fn maps_nothing(puppet: &mut Puppet, scene: &Scene<'_>, role: Role) -> Vec<Attempt> {
+pub(super) fn attack_28_maps_nothing(
+    puppet: &mut Puppet,
+    scene: &Scene<'_>,
+    role: Role,
+) -> Vec<Attempt> {
     let page = match role {
         // The page of a pinned string.
-        Role::Warden | Role::Mounter => Pinned::of(puppet, scene).empty,
+        Role::Warden | Role::Mounter => Pinned::of(puppet, scene).address(""),
         _ => puppet.place(&[0; 64]),
     };
     let page = page / 4096 * 4096;

@@ -20,9 +20,10 @@ use std::os::unix::fs::PermissionsExt;
 use mountwarden_client::Client;
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
+use serde_json::Value;
 
 use self::attempts::Attempt;
-use super::confinement::only;
+use super::confinement::{items, only, tables};
 use crate::daemon::{Daemon, wait_for};
 use crate::kernel::{children, unchanged};
 use crate::puppet::{Outcome, Puppet};
@@ -59,14 +60,14 @@ type Theme = fn(&mut Puppet, &Scene<'_>, Role) -> Vec<Attempt>;
 
 /// What a process without confinement may try too: to signal the roles would end them.
 const THEMES: [Theme; 8] = [
-    sideways::touches_no_other_role,
-    outward::opens_no_path,
-    outward::makes_no_socket,
-    outward::starts_nothing,
-    outward::enters_no_namespace,
-    inward::meets_no_more_of_the_kernel,
-    inward::regains_no_right,
-    inward::maps_nothing,
+    sideways::attack_27_touches_no_other_role,
+    outward::attack_28_opens_no_path,
+    outward::attack_28_makes_no_socket,
+    outward::attack_28_starts_nothing,
+    outward::attack_28_enters_no_namespace,
+    inward::attack_28_meets_no_more_of_the_kernel,
+    inward::attack_28_regains_no_right,
+    inward::attack_28_maps_nothing,
 ];
 
 fn as_case(case: Case) -> Case {
@@ -90,36 +91,33 @@ macro_rules! list {
 
 pub(super) fn all() -> Vec<(&'static str, Case)> {
     list! {
-        bystander::attack_27_reaches_no_role: further::the_same_user_reaches_no_role,
+        bystander::attack_27_reaches_no_role: further::attack_27_reaches_no_role,
         bystander::is_stopped_by_nothing: further::nothing_stops_a_bystander,
         puppet::goes_on_when_released: further::a_released_role_goes_on,
-        gate::attack_28_another_domain_only_narrows: further::another_domain_only_narrows,
+        gate::attack_28_another_domain_only_narrows: further::attack_28_another_domain_only_narrows,
         gate::attack_28_an_unopened_path_leads_nowhere:
-            |s| further::an_unopened_path_leads_nowhere(s, Role::Gate),
+            |s| further::attack_28_an_unopened_path_leads_nowhere(s, Role::Gate),
         session::attack_28_an_unopened_path_leads_nowhere:
-            |s| further::an_unopened_path_leads_nowhere(s, Role::Session),
-        session::attack_28_the_kernel_names_the_call: deaths::are_in_the_kernels_log,
+            |s| further::attack_28_an_unopened_path_leads_nowhere(s, Role::Session),
+        session::attack_28_the_kernel_names_the_call: deaths::attack_28_the_kernel_names_the_call,
         mounter::could_still_use_the_name_buffer: further::could_still_use_the_name_buffer,
-        warden::attack_29_passes_no_other_pointer:
-            |s| every_attempt(s, Role::Warden, forms::passes_no_other_pointer),
-        mounter::attack_29_passes_no_other_pointer:
-            |s| every_attempt(s, Role::Mounter, forms::passes_no_other_pointer),
         *::attack_27_touches_no_other_role:
-            |s, role| every_attempt(s, role, sideways::touches_no_other_role),
+            |s, role| every_attempt(s, role, sideways::attack_27_touches_no_other_role),
         *::attack_27_signals_no_other_role: no_signal,
-        *::attack_28_opens_no_path: |s, role| every_attempt(s, role, outward::opens_no_path),
-        *::attack_28_makes_no_socket: |s, role| every_attempt(s, role, outward::makes_no_socket),
-        *::attack_28_starts_nothing: |s, role| every_attempt(s, role, outward::starts_nothing),
+        *::attack_28_opens_no_path: |s, role| every_attempt(s, role, outward::attack_28_opens_no_path),
+        *::attack_28_makes_no_socket: |s, role| every_attempt(s, role, outward::attack_28_makes_no_socket),
+        *::attack_28_starts_nothing: |s, role| every_attempt(s, role, outward::attack_28_starts_nothing),
         *::attack_28_enters_no_namespace:
-            |s, role| every_attempt(s, role, outward::enters_no_namespace),
+            |s, role| every_attempt(s, role, outward::attack_28_enters_no_namespace),
         *::attack_28_meets_no_more_of_the_kernel:
-            |s, role| every_attempt(s, role, inward::meets_no_more_of_the_kernel),
+            |s, role| every_attempt(s, role, inward::attack_28_meets_no_more_of_the_kernel),
         *::attack_28_regains_no_right:
-            |s, role| every_attempt(s, role, inward::regains_no_right),
-        *::attack_28_maps_nothing: |s, role| every_attempt(s, role, inward::maps_nothing),
-        *::attack_28_keeps_to_its_table: numbers::keeps_to_its_table,
-        *::attack_28_has_no_other_entry: further::no_other_entry,
-        *::attack_28_a_forbidden_call_is_reported: deaths::by_a_forbidden_call,
+            |s, role| every_attempt(s, role, inward::attack_28_regains_no_right),
+        *::attack_28_maps_nothing: |s, role| every_attempt(s, role, inward::attack_28_maps_nothing),
+        *::attack_28_keeps_to_its_table: numbers::attack_28_keeps_to_its_table,
+        *::attack_29_passes_no_other_form: forms::attack_29_passes_no_other_form,
+        *::attack_28_has_no_other_entry: further::attack_28_has_no_other_entry,
+        *::attack_28_a_forbidden_call_is_reported: deaths::attack_28_a_forbidden_call_is_reported,
         *::a_panic_is_reported: deaths::by_a_panic,
     }
 }
@@ -164,6 +162,14 @@ impl<'a> Scene<'a> {
     fn symbols(&self) -> &Symbols {
         self.symbols
             .get_or_init(|| Symbols::read(&self.sandbox.helper()))
+    }
+
+    /// What the program says of a role.
+    fn table(&self, role: Role) -> Value {
+        let tables = tables(self.sandbox);
+        let mut roles = items(&tables["roles"]).iter();
+        let found = roles.find(|table| table["role"] == role.name());
+        found.expect("its table").clone()
     }
 
     /// A path in the sandbox.
@@ -254,7 +260,7 @@ fn no_signal(sandbox: &Sandbox, role: Role) -> Result<(), Skip> {
         let why = "Landlock denies signals from ABI 6 (Linux 6.12) on";
         return Err(Skip(why.to_owned()));
     }
-    attack(scene, role, sideways::signals_no_other_role);
+    attack(scene, role, sideways::attack_27_signals_no_other_role);
     Ok(())
 }
 

@@ -3,7 +3,7 @@
 use nix::errno::Errno;
 use nix::libc::{self, c_int};
 
-use super::attempts::{Attempt, Expected, int, killed, works};
+use super::attempts::{Attempt, Expected, int, killed, passes, works};
 use super::{Role, Scene};
 use crate::puppet::{FORK, Puppet};
 
@@ -25,7 +25,11 @@ fn open(puppet: &mut Puppet, path: &str, flags: c_int) -> [u64; 4] {
 }
 
 /// Paths, other than through a descriptor that the role was given.
-pub(super) fn opens_no_path(puppet: &mut Puppet, scene: &Scene<'_>, role: Role) -> Vec<Attempt> {
+pub(super) fn attack_28_opens_no_path(
+    puppet: &mut Puppet,
+    scene: &Scene<'_>,
+    role: Role,
+) -> Vec<Attempt> {
     let secret = puppet.text("/etc/passwd");
     let new = puppet.text(scene.text("src/new"));
     let empty = puppet.text("");
@@ -106,7 +110,7 @@ pub(super) fn opens_no_path(puppet: &mut Puppet, scene: &Scene<'_>, role: Role) 
                 libc::O_WRONLY | libc::O_CREAT,
                 denied,
             );
-            // Landlock does not look at `O_PATH`; see `further::an_unopened_path_leads_nowhere`.
+            // Landlock does not look at `O_PATH`; see `further::attack_28_an_unopened_path_leads_nowhere`.
             openat2("/etc", libc::O_PATH, Expected::Works);
         }
         Role::Bystander => {
@@ -118,7 +122,11 @@ pub(super) fn opens_no_path(puppet: &mut Puppet, scene: &Scene<'_>, role: Role) 
 }
 
 /// Sockets of every family.
-pub(super) fn makes_no_socket(puppet: &mut Puppet, scene: &Scene<'_>, role: Role) -> Vec<Attempt> {
+pub(super) fn attack_28_makes_no_socket(
+    puppet: &mut Puppet,
+    scene: &Scene<'_>,
+    role: Role,
+) -> Vec<Attempt> {
     let room = puppet.place(&[0; 128]);
     let mut address = vec![1, 0];
     address.extend(scene.text("run/sock").bytes());
@@ -149,12 +157,17 @@ pub(super) fn makes_no_socket(puppet: &mut Puppet, scene: &Scene<'_>, role: Role
         killed("sendmmsg", libc::SYS_sendmmsg, &[3, room]),
         killed("recvmmsg", libc::SYS_recvmmsg, &[3, room, 0, 0x40]),
         killed("shutdown", libc::SYS_shutdown, &[3, 7]),
-        killed("getpeername", libc::SYS_getpeername, &[3, room, room]),
         killed("pipe2", libc::SYS_pipe2, &[room]),
         killed("eventfd2", libc::SYS_eventfd2, &[]),
         killed("epoll_create1", libc::SYS_epoll_create1, &[]),
         killed("ioctl", libc::SYS_ioctl, &[3, 0x541b, room]),
     ]);
+    let other_end = [3, room, room];
+    attempts.push(match role {
+        // It changes nothing, and tells a peer from a socket that was made up.
+        Role::Gate | Role::Warden => passes("getpeername", libc::SYS_getpeername, &other_end),
+        _ => killed("getpeername", libc::SYS_getpeername, &other_end),
+    });
     let pair = |kind: c_int| [unix, int(kind), 0, room];
     // The one pair that the gate makes cannot be sent to an address, as a datagram can.
     if role == Role::Gate {
@@ -193,7 +206,11 @@ pub(super) fn makes_no_socket(puppet: &mut Puppet, scene: &Scene<'_>, role: Role
 }
 
 /// Programs and processes.
-pub(super) fn starts_nothing(puppet: &mut Puppet, _: &Scene<'_>, role: Role) -> Vec<Attempt> {
+pub(super) fn attack_28_starts_nothing(
+    puppet: &mut Puppet,
+    _: &Scene<'_>,
+    role: Role,
+) -> Vec<Attempt> {
     let program = puppet.text("/bin/true");
     let empty = puppet.text("");
     let none = puppet.words(&[0]);
@@ -251,7 +268,7 @@ const NAMESPACES: [(&str, c_int); 7] = [
 ];
 
 /// Namespaces, and mount calls that no role needs.
-pub(super) fn enters_no_namespace(
+pub(super) fn attack_28_enters_no_namespace(
     puppet: &mut Puppet,
     scene: &Scene<'_>,
     role: Role,

@@ -13,7 +13,7 @@ fn pid(process: Pid) -> u64 {
 }
 
 /// Other roles' memory, descriptors and settings.
-pub(super) fn touches_no_other_role(
+pub(super) fn attack_27_touches_no_other_role(
     puppet: &mut Puppet,
     scene: &Scene<'_>,
     role: Role,
@@ -21,6 +21,7 @@ pub(super) fn touches_no_other_role(
     let room = puppet.place(&[0; 64]);
     let local = puppet.words(&[room, 8]);
     let remote = puppet.words(&[puppet.rest(), 8]);
+    let nofile = u64::from(libc::RLIMIT_NOFILE);
     let mut attempts = Vec::new();
     for process in scene.processes {
         let other = pid(process);
@@ -40,8 +41,7 @@ pub(super) fn touches_no_other_role(
                 &[other, local, 1, remote, 1],
             ),
             killed("kcmp", libc::SYS_kcmp, &[other, other, 0, 3, 3]),
-            // RLIMIT_CPU: a limit of no time at all would end the other.
-            killed("prlimit64", libc::SYS_prlimit64, &[other, 0, 0, room]),
+            killed("prlimit64", libc::SYS_prlimit64, &[other, nofile, 0, room]),
             killed("setpriority", libc::SYS_setpriority, &[0, other, 0]),
             killed(
                 "sched_setaffinity",
@@ -83,14 +83,14 @@ pub(super) fn touches_no_other_role(
         attempts.push(works(
             "its own limit",
             libc::SYS_prlimit64,
-            &[0, 0, 0, room],
+            &[0, nofile, 0, room],
         ));
     }
     attempts
 }
 
 /// Signals to every other role. Landlock says who is reached from ABI 6 on.
-pub(super) fn signals_no_other_role(
+pub(super) fn attack_27_signals_no_other_role(
     puppet: &mut Puppet,
     scene: &Scene<'_>,
     role: Role,
