@@ -6,6 +6,7 @@ use nix::libc::{c_int, c_long};
 use crate::puppet::Outcome;
 
 /// One system call, and what must become of it.
+#[derive(Clone)]
 pub(super) struct Attempt {
     pub(super) what: String,
     pub(super) number: c_long,

@@ -11,6 +11,7 @@ mod further;
 mod inward;
 mod numbers;
 mod outward;
+mod pointers;
 mod sideways;
 
 use std::cell::OnceCell;
@@ -100,7 +101,12 @@ pub(super) fn all() -> Vec<(&'static str, Case)> {
         session::attack_28_an_unopened_path_leads_nowhere:
             |s| further::attack_28_an_unopened_path_leads_nowhere(s, Role::Session),
         session::attack_28_the_kernel_names_the_call: deaths::attack_28_the_kernel_names_the_call,
+        session::could_still_send_for_its_client: further::could_still_send_for_its_client,
         mounter::could_still_use_the_name_buffer: further::could_still_use_the_name_buffer,
+        warden::attack_29_passes_no_other_pointer:
+            |s| every_attempt(s, Role::Warden, pointers::attack_29_passes_no_other_pointer),
+        mounter::attack_29_passes_no_other_pointer:
+            |s| every_attempt(s, Role::Mounter, pointers::attack_29_passes_no_other_pointer),
         *::attack_27_touches_no_other_role:
             |s, role| every_attempt(s, role, sideways::attack_27_touches_no_other_role),
         *::attack_27_signals_no_other_role: no_signal,
