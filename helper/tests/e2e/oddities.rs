@@ -11,6 +11,7 @@ use std::process::{Child, Stdio};
 
 use mountwarden_client::ErrorCode;
 use mountwarden_helper::raw;
+use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc;
 use nix::sys::signal::SigSet;
 use nix::sys::signalfd::SignalFd;
@@ -39,6 +40,8 @@ const ELSEWHERE: Why = (
     ErrorCode::Changed,
     "lies on a mount that is not in the helper's mount namespace",
 );
+/// What has no file opened can only be the root of a mount, to compare.
+pub(crate) const NO_MOUNT: Why = (ErrorCode::Changed, "holds no mount any more");
 pub(crate) const OTHER_PATH: Why = (
     ErrorCode::Changed,
     "was renamed or replaced while the request ran",
@@ -56,11 +59,18 @@ pub(crate) struct Oddity {
 
 impl Oddity {
     fn new(what: &str, file: impl Into<OwnedFd>, why: Why) -> Self {
+        let file = file.into();
+        let flags = fcntl(&file, FcntlArg::F_GETFL).unwrap();
+        let as_target = if flags & libc::O_PATH == 0 {
+            why
+        } else {
+            NO_MOUNT
+        };
         Self {
             what: what.to_owned(),
-            file: file.into(),
+            file,
             why,
-            as_target: why,
+            as_target,
         }
     }
 
