@@ -125,6 +125,14 @@ fn confine(context: &Context<'_>) -> Result<Confined<Mounter>, ConfineError> {
 /// about as long as so many.
 const CONNECTION_WEIGHT: u32 = 10;
 
+/// What came of the wait for a turn.
+enum Admission {
+    Granted,
+    Refused(ErrorReply),
+    /// There is nobody to work for any more.
+    SessionGone,
+}
+
 /// A confined mounter.
 struct Worker<'a> {
     context: &'a Context<'a>,
@@ -134,13 +142,15 @@ struct Worker<'a> {
 
 impl Worker<'_> {
     fn serve(&self) -> Result<(), Ended> {
-        if let Err(error) = self.admit(CONNECTION_WEIGHT, session::HANDSHAKE)? {
-            self.descriptors
-                .order
-                .send(&OrderReply::Refused(error), &[])?;
+        let first = match self.admit(CONNECTION_WEIGHT, session::HANDSHAKE)? {
+            Admission::Granted => OrderReply::Ready,
+            Admission::Refused(error) => OrderReply::Refused(error),
+            Admission::SessionGone => return Ok(()),
+        };
+        self.descriptors.order.send(&first, &[])?;
+        if let OrderReply::Refused(_) = first {
             return Ok(());
         }
-        self.descriptors.order.send(&OrderReply::Ready, &[])?;
         let request_timeout = self.context.policy.limits().request_timeout;
         loop {
             self.wait()?;
@@ -154,8 +164,9 @@ impl Worker<'_> {
                 _ => 1,
             };
             let reply = match self.admit(weight, request_timeout)? {
-                Ok(()) => self.obey(order, files)?,
-                Err(error) => OrderReply::Done(Reply::Error(error)),
+                Admission::Granted => self.obey(order, files)?,
+                Admission::Refused(error) => OrderReply::Done(Reply::Error(error)),
+                Admission::SessionGone => return Ok(()),
             };
             // An attach has taken the deadline back, and a session that was taken over
             // may not read.
@@ -184,7 +195,7 @@ impl Worker<'_> {
 
     /// Waits for the user's turn, or says why there will be none. Half of `time`
     /// stays for the work.
-    fn admit(&self, weight: u32, time: Duration) -> Result<Result<(), ErrorReply>, Ended> {
+    fn admit(&self, weight: u32, time: Duration) -> Result<Admission, Errno> {
         let now = self.context.started.elapsed();
         let turn = self
             .context
@@ -192,31 +203,30 @@ impl Worker<'_> {
             .take(now, weight, time.checked_div(2).unwrap_or_default());
         if !turn.wait.is_zero() {
             self.context.board.add(Count::Delayed);
-            self.rest(turn.wait)?;
+            if self.session_goes_within(turn.wait)? {
+                return Ok(Admission::SessionGone);
+            }
         }
         Ok(if turn.comes {
-            Ok(())
+            Admission::Granted
         } else {
             let rate = self.context.policy.limits().requests_per_second;
-            Err(ErrorReply::new(
+            Admission::Refused(ErrorReply::new(
                 ErrorCode::LimitReached,
                 children::too_fast(rate),
             ))
         })
     }
 
-    /// Rests while its session is there. Here too SIGTERM ends this process.
-    fn rest(&self, time: Duration) -> Result<(), Ended> {
+    /// Rests; true as soon as its session has gone. Here too SIGTERM ends this process.
+    fn session_goes_within(&self, time: Duration) -> Result<bool, Errno> {
         let mut order = [PollFd::new(
             self.descriptors.order.as_fd(),
             PollFlags::empty(),
         )];
         let time = Some(TimeSpec::from_duration(time));
-        match nix::poll::ppoll(&mut order, time, Some(SigSet::empty())) {
-            Ok(0) => Ok(()),
-            Ok(_) => Err(Ended::Channel(ChannelError::Closed)),
-            Err(errno) => Err(errno.into()),
-        }
+        let events = nix::poll::ppoll(&mut order, time, Some(SigSet::empty()))?;
+        Ok(events > 0)
     }
 
     /// The orders, each with the descriptors that it must bring.

@@ -1,7 +1,7 @@
-//! A session and a gate in the hands of an attacker.
+//! A session, a mounter and a gate in the hands of an attacker.
 //!
-//! The helper is the real one, and so is what is attacked: a confined mounter, the
-//! warden. Only the process at the other end of its channel is replaced: the test
+//! The helper is the real one, and so is what is attacked: a confined mounter, a
+//! session, the warden. Only the process at the other end of its channel is replaced: the test
 //! duplicates that process's descriptors (`pidfd_getfd(2)`), stops it, and speaks
 //! itself. That is more than who owns the process could do, because a session's
 //! Landlock domain and its filter let it have few of the descriptors that are
@@ -40,6 +40,9 @@ pub(crate) enum Order {
         operation: Option<Operation>,
         error: ErrorReply,
     },
+    Admit {
+        weight: u32,
+    },
     Status,
 }
 
@@ -49,6 +52,7 @@ pub(crate) enum OrderReply {
     Ready,
     Refused(ErrorReply),
     Done(Reply),
+    Taken,
     Status {
         roles: Vec<RoleReport>,
         counters: Counters,
@@ -87,6 +91,14 @@ impl Channel {
             Ok(0) | Err(Errno::ECONNRESET) => None,
             Ok(length) => Some(frame::decode(&buffer[4..length]).unwrap()),
             Err(errno) => panic!("no answer: {errno}"),
+        }
+    }
+
+    /// The end of a `Note` or an `Admit`.
+    pub(crate) fn taken(&self) {
+        match self.receive() {
+            Some(OrderReply::Taken) => {}
+            other => panic!("not taken: {other:?}"),
         }
     }
 
@@ -277,6 +289,33 @@ impl Drop for HostileSession {
         if let Some(session) = self.session {
             let _ = kill(session, Signal::SIGKILL);
         }
+    }
+}
+
+/// A mounter whose place the test has taken.
+pub(crate) struct HostileMounter {
+    pub(crate) channel: Channel,
+    /// The stopped process.
+    mounter: Pid,
+}
+
+impl HostileMounter {
+    /// Takes the place of the only mounter.
+    pub(crate) fn take(daemon: &Daemon) -> Result<Self, Skip> {
+        let mounter = only(daemon, "mw-mounter");
+        stop(mounter);
+        let mut descriptors = descriptors(mounter)?;
+        Ok(Self {
+            channel: Channel(remove(&mut descriptors, is_order_channel)),
+            mounter,
+        })
+    }
+}
+
+impl Drop for HostileMounter {
+    fn drop(&mut self) {
+        // Stopped, it cannot have ended: the number is still its own.
+        let _ = kill(self.mounter, Signal::SIGKILL);
     }
 }
 

@@ -1,10 +1,11 @@
-//! What a session in the hands of an attacker says on the order channel, and how.
+//! What a session or a mounter in the hands of an attacker says on the order channel,
+//! and how.
 
 use std::net::Shutdown;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 
-use mountwarden_client::protocol::{Operation, Reply};
+use mountwarden_client::protocol::{Operation, Reply, Request, frame};
 use mountwarden_client::{
     Bind, DenyReason, ErrorCode, ErrorReply, MountId, Outcome, Tmpfs, TmpfsInodes, TmpfsMode,
     TmpfsSize, Unmount,
@@ -17,10 +18,12 @@ use crate::Skip;
 use crate::daemon::{Daemon, wait_for};
 use crate::honest::{borrowed, directory, mounted};
 use crate::hostile::{
-    HostileGate, HostileSession, Order, OrderReply, Quiet, encoded, others_are_served,
+    HostileGate, HostileMounter, HostileSession, Order, OrderReply, Quiet, encoded,
+    others_are_served,
 };
 use crate::kernel::{self, unchanged};
 use crate::sandbox::Sandbox;
+use crate::wire::Wire;
 
 /// The longest message of the channel.
 const MAX_MESSAGE: usize = 16 * 1024;
@@ -121,6 +124,7 @@ pub(crate) fn attack_20_bytes_that_are_no_order(sandbox: &Sandbox) -> Result<(),
     let longest = note(MAX_MESSAGE - note(0).len());
     assert_eq!(longest.len(), MAX_MESSAGE);
     hostile.channel.send_bytes(&longest, &[]).unwrap();
+    hostile.channel.taken();
     let files = [sandbox.path("mnt"), target].map(directory);
     hostile
         .channel
@@ -133,6 +137,52 @@ pub(crate) fn attack_20_bytes_that_are_no_order(sandbox: &Sandbox) -> Result<(),
     assert_eq!(daemon.audit().len(), 2);
     drop(hostile);
     quiet.again(&daemon)
+}
+
+/// Bytes that are no answer, and answers to what was not asked, end the session, with
+/// the reason in the log.
+pub(crate) fn attack_20_answers_that_are_none(sandbox: &Sandbox) -> Result<(), Skip> {
+    let daemon = Daemon::start(sandbox);
+    let quiet = Quiet::of(&daemon)?;
+    let error = ErrorReply::new(ErrorCode::Denied, "no");
+    let ready = encoded(&OrderReply::Ready);
+    let mut unknown = ready.clone();
+    unknown[4] = 99;
+    let another = "the mounter gave an answer to another question";
+    let answers = [
+        (ready.clone(), another),
+        (encoded(&OrderReply::Refused(error)), another),
+        (encoded(&OrderReply::Taken), another),
+        (ready[..3].to_vec(), "failed to fill whole buffer"),
+        ([&ready[..], b"x"].concat(), "bytes follow it"),
+        (unknown, "invalid value: integer `99`"),
+    ];
+    for (answer, why) in answers {
+        let mark = daemon.log().len();
+        let mut client = Wire::open(&daemon.socket);
+        let hostile = HostileMounter::take(&daemon)?;
+        unchanged(|| {
+            hostile.channel.send_bytes(&answer, &[]).unwrap();
+            frame::write(&mut client.0, &Request::Status).unwrap();
+            assert!(client.is_closed());
+        });
+        let gate = "\"role\":\"gate\"";
+        let session = "\"role\":\"session\"";
+        let left = "it left with status 1; its own line in the log says why";
+        for (role, words) in [(session, why), (gate, left)] {
+            wait_for(&format!("a line: {words}"), || {
+                let log = daemon.log();
+                let mut lines = log[mark..].lines();
+                lines
+                    .any(|line| line.contains(role) && line.contains(words))
+                    .then_some(())
+            });
+        }
+        drop(hostile);
+        quiet.again(&daemon)?;
+    }
+    others_are_served(&daemon);
+    Ok(())
 }
 
 /// Values that no client library could send do not even decode.
@@ -402,15 +452,12 @@ pub(crate) fn attack_33_notes(sandbox: &Sandbox) -> Result<(), Skip> {
                 error.errno = Some(-1);
                 let operation = operation.clone();
                 let note = Order::Note { operation, error };
-                wait_for("room", || {
-                    hostile.channel.send_bytes(&encoded(&note), &[]).ok()
-                });
+                hostile.channel.send(&note, &[]);
+                hostile.channel.taken();
                 sent += 1;
             }
         }
     }
-    hostile.channel.send(&Order::Status, &[]);
-    assert!(hostile.channel.receive().is_some());
     let log = daemon.log();
     assert!(log.chars().all(|c| c == '\n' || (' '..='~').contains(&c)));
     let lines = daemon.audit();

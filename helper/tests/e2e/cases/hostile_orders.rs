@@ -198,7 +198,7 @@ pub(crate) fn attack_05_unopened_roots_are_compared(sandbox: &Sandbox) -> Result
     let busy = refuse(&bind, [&above, &target, &opened], different)?;
     assert_eq!(busy.mount, Some(made.mount.id));
     let bind = Honest::bind(&source, &free);
-    refuse(&bind, [&above, &other, &opened], reading)?;
+    refuse(&bind, [&above, &other, &opened], oddities::NO_MOUNT)?;
     mounted(bind.perform(&hostile));
     // Beneath another mount, the name no longer leads to it.
     mount_tmpfs(&held);
@@ -275,7 +275,7 @@ pub(crate) fn attack_22_counts_of_descriptors(sandbox: &Sandbox) -> Result<(), S
     let one = "an unmount takes one descriptor";
     let none = "descriptors came with an order that takes none";
     let many = "bytes or descriptors of it did not fit";
-    let wrong: [(Order, &[(usize, &str)]); 5] = [
+    let wrong: [(Order, &[(usize, &str)]); 6] = [
         (
             Order::Perform(bind),
             &[(0, two), (1, two), (2, kind), (4, many), (253, many)],
@@ -289,6 +289,10 @@ pub(crate) fn attack_22_counts_of_descriptors(sandbox: &Sandbox) -> Result<(), S
             &[(0, one), (2, one), (3, one), (4, many)],
         ),
         (noted, &[(1, none), (3, none), (4, many)]),
+        (
+            Order::Admit { weight: 1 },
+            &[(1, none), (3, none), (4, many)],
+        ),
         (Order::Status, &[(1, none), (3, none), (253, many)]),
     ];
     for (order, counts) in wrong {

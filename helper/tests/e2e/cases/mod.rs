@@ -199,6 +199,7 @@ cases! {
     }
     hostile_channel {
         attack_18_values_that_are_never_valid
+        attack_20_answers_that_are_none
         attack_20_bytes_that_are_no_order
         attack_20_noise
         attack_23_replays
@@ -208,6 +209,7 @@ cases! {
     hostile_flood {
         attack_26_a_flood_that_nobody_reads
         attack_26_a_mount_that_nobody_hears_of
+        attack_26_the_heaviest_orders
     }
     hostile_gate {
         attack_22_connections_with_other_descriptors
