@@ -195,6 +195,7 @@ mod tests {
         match number {
             0 => Order::Status,
             1 => Order::Perform(operation),
+            2 => Order::Admit { weight: 7 },
             _ => Order::Note {
                 operation: Some(operation),
                 error,
@@ -208,7 +209,7 @@ mod tests {
         /// Attack 20: an order has one spelling, and nothing else is an order.
         #[test]
         fn attack_20_only_what_is_sent_is_received(
-            number in 0_u8..3,
+            number in 0_u8..4,
             noise in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..3),
             cut in prop::option::of(any::<prop::sample::Index>()),
             more in prop::collection::vec(any::<u8>(), 0..3),
