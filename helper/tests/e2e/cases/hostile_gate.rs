@@ -369,7 +369,7 @@ pub(crate) fn attack_34_no_room_for_descriptors(sandbox: &Sandbox) -> Result<(),
         let refused = frame::read(&mut client.0).unwrap();
         match frame::decode(&refused).unwrap() {
             HelloReply::Refused(refusal) => assert_eq!(refusal.error.code, ErrorCode::Unavailable),
-            other => panic!("{other:?}"),
+            HelloReply::Welcome(welcome) => panic!("{welcome:?}"),
         }
         let dropped = "a connection came without its two descriptors and was dropped";
         wait_for_lines(&daemon, dropped, round);
