@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use lexopt::Arg::{Long, Short, Value};
 use lexopt::Parser;
 
-use crate::launch::{self, Serve};
+use crate::launch::{self, Serve, StartError};
 use crate::{check, confine};
 
 const USAGE: &str = "\
@@ -64,14 +64,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             println!("mountwardend {}", env!("CARGO_PKG_VERSION"));
             Ok(())
         }
-        Command::Confinement { json: false } => {
-            print!("{}", confine::text());
-            Ok(())
-        }
-        Command::Confinement { json: true } => {
-            println!("{}", confine::json());
-            Ok(())
-        }
+        Command::Confinement { json } => confinement(json),
         Command::Check(path) => check::check(&path),
         Command::Serve(options) => launch::serve(&options, &arguments),
     };
@@ -82,6 +75,17 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Prints the tables of this kernel.
+fn confinement(json: bool) -> Result<(), StartError> {
+    let source = launch::mount_table_source()?;
+    if json {
+        println!("{}", confine::json(source));
+    } else {
+        print!("{}", confine::text(source));
+    }
+    Ok(())
 }
 
 fn parse(mut parser: Parser) -> Result<Command, lexopt::Error> {

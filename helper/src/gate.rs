@@ -29,6 +29,7 @@ use crate::refusals::Refusals;
 use crate::session::{self, roots::Roots};
 use crate::sys::process::{self, Forked};
 use crate::sys::socket;
+use crate::table::Source;
 
 /// What the gate gets at the start.
 pub(crate) struct Context<'a> {
@@ -41,6 +42,7 @@ pub(crate) struct Context<'a> {
     pub(crate) warden: &'a OwnedFd,
     pub(crate) signals: &'a SignalFd,
     pub(crate) identity: Identity,
+    pub(crate) source: Source,
     /// The warden.
     pub(crate) parent: Pid,
     /// How often to give a sign of life.
@@ -261,6 +263,7 @@ impl Acceptor<'_> {
                     policy: self.context.policy,
                     peer,
                     filter: &self.context.filters.session,
+                    source: self.context.source,
                     gate: self.confined.report(),
                 };
                 children::begin("session", c"mw-session");

@@ -3,7 +3,7 @@
 #![forbid(unsafe_code)]
 
 use std::ffi::OsString;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -27,6 +27,7 @@ use crate::peer::Attestor;
 use crate::policy_file::{self, LoadError};
 use crate::sys::{self, pinned, process::Forked};
 use crate::systemd::{self, Notifier};
+use crate::table::Source;
 use crate::userns::{self, UsernsError};
 use crate::warden::{self, Keeper};
 use crate::{audit, children, gate};
@@ -58,8 +59,6 @@ pub(crate) enum StartError {
     NoUser(String),
     #[error("it does not serve as root: name another user with --user")]
     RootUser,
-    #[error("this kernel lacks {what}, which it needs: {errno}")]
-    Kernel { what: &'static str, errno: Errno },
     #[error(
         "Landlock ABI {running} is what this kernel gives and the policy requires {required}: use a \
          newer kernel (ABI 6 is Linux 6.12), or lower `require_landlock_abi` and read what is lost"
@@ -113,7 +112,7 @@ pub(crate) fn serve(options: &Serve, arguments: &[OsString]) -> Result<(), Start
     let overflow = userns::overflow()?;
     let trust = Trust { overflow };
     let mut policy = policy_file::load(&options.policy, &trust)?;
-    require_kernel(&policy)?;
+    let source = require_kernel(&policy)?;
     confine::require_droppable_bounding_set()?;
     raise_descriptor_limit(&policy)?;
     let listener = Listener::open(&options.socket, &trust)?;
@@ -129,7 +128,12 @@ pub(crate) fn serve(options: &Serve, arguments: &[OsString]) -> Result<(), Start
     for warning in warnings.into_iter().chain(systemd::namespace_warning()) {
         step("write the log", audit::log("warden", &warning))?;
     }
-    part(&policy, &attestor, listener, identity, watchdog)
+    part(&policy, &attestor, listener, identity, source, watchdog)
+}
+
+/// Which answers about mounts this kernel has.
+pub(crate) fn mount_table_source() -> Result<Source, StartError> {
+    step("look at the mount table", Source::of_kernel())
 }
 
 /// Forks the gate and goes on as the warden.
@@ -138,6 +142,7 @@ fn part(
     attestor: &Attestor,
     listener: Listener,
     identity: Identity,
+    source: Source,
     watchdog: Option<Duration>,
 ) -> Result<(), StartError> {
     step("set signals", sys::process::default_signals())?;
@@ -148,7 +153,7 @@ fn part(
     step("set up the heap", sys::process::heap_without_mmap())?;
     children::begin("warden", c"mw-warden");
     let notifier = Notifier::connect().map_err(StartError::Notify)?;
-    let filters = Filters::compile()?;
+    let filters = Filters::compile(source)?;
     let (ours, theirs) = step(
         "make a channel between the halves",
         socketpair(
@@ -172,6 +177,7 @@ fn part(
                 warden: &theirs,
                 signals: &signals,
                 identity,
+                source,
                 parent,
                 watchdog,
             };
@@ -196,6 +202,7 @@ fn part(
         signals: &signals,
         lock: &lock,
         identity,
+        source,
         gate,
     };
     // Not a return: what std does at the end of `main` is in no filter.
@@ -212,12 +219,12 @@ fn guard(
     socket: Option<&AbsPath>,
     notifier: &Notifier,
 ) -> Result<(), StartError> {
-    let policy = context.policy;
+    let (policy, source) = (context.policy, context.source);
     let mut extra = vec![gate.as_raw_fd()];
     extra.extend(notifier.descriptor());
     let keeper = Keeper::confine(context, &extra)?;
     warden::wait_for_gate(&gate)?;
-    announce(policy, socket, notifier)?;
+    announce(policy, source, socket, notifier)?;
     let ended = keeper.serve(gate, notifier);
     step("tell the service manager", notifier.offer("STOPPING=1"))?;
     Ok(ended?)
@@ -226,12 +233,14 @@ fn guard(
 /// The start-up line: what serves where, and what confines it.
 fn announce(
     policy: &Policy,
+    source: Source,
     socket: Option<&AbsPath>,
     notifier: &Notifier,
 ) -> Result<(), StartError> {
     let socket = socket.map_or_else(|| "the passed socket".to_owned(), AbsPath::to_string);
     let line = format!(
-        "mountwardend {} serves on {socket}; Landlock ABI {} in force (the policy requires {})",
+        "mountwardend {} serves on {socket}; Landlock ABI {} in force (the policy requires {}); \
+         mount table from {source}",
         env!("CARGO_PKG_VERSION"),
         confine::running_abi(),
         policy.require_landlock_abi(),
@@ -262,7 +271,7 @@ fn identity(user: &str) -> Result<Identity, StartError> {
 }
 
 /// Refuses to start where the kernel could not keep what the design promises.
-fn require_kernel(policy: &Policy) -> Result<(), StartError> {
+fn require_kernel(policy: &Policy) -> Result<Source, StartError> {
     let (running, required) = (confine::running_abi(), policy.require_landlock_abi());
     if running == 0 {
         return Err(StartError::NoLandlock);
@@ -270,16 +279,10 @@ fn require_kernel(policy: &Policy) -> Result<(), StartError> {
     if running < required {
         return Err(StartError::Landlock { running, required });
     }
-    let root = step("open /", crate::files::open_root())?;
-    let status = sys::mount::status(root.as_fd())
-        .and_then(|status| sys::mount::status_of_mount(status.mount).map(drop));
-    status.map_err(|errno| StartError::Kernel {
-        what: "statmount (Linux 6.8)",
-        errno,
-    })?;
+    let source = mount_table_source()?;
     let maps = crate::files::read_proc(Path::new("/proc/self/maps"))?;
     if pinned::all().all(|string| is_read_only(&maps, string.address())) {
-        Ok(())
+        Ok(source)
     } else {
         Err(StartError::NotPinned)
     }

@@ -25,8 +25,10 @@ mod failure;
 mod files;
 mod gate;
 mod launch;
+mod list;
 mod listener;
 mod mounter;
+mod mountinfo;
 mod order;
 mod peer;
 mod policy_file;
@@ -48,8 +50,10 @@ pub use cli::run;
 /// an interface for anybody else.
 #[doc(hidden)]
 pub mod raw {
+    pub use crate::confine::running_abi;
+    pub use crate::mountinfo::{Mountinfo, parse};
     pub use crate::sys::mount::{
-        FileStatus, MountStatus, attach, clone_tree, restrict, status, status_of_mount,
+        FileStatus, Ids, MountStatus, attach, clone_tree, restrict, status, status_of_mount,
         unmount_name,
     };
 }

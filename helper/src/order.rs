@@ -5,7 +5,7 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
-use mountwarden_protocol::{Counters, ErrorReply, Operation, Reply, RoleReport, frame};
+use mountwarden_protocol::{Counters, ErrorReply, MountId, Operation, Reply, RoleReport, frame};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::socket::MsgFlags;
@@ -24,6 +24,7 @@ use crate::sys::socket;
 /// | `Note` | none | `Taken` |
 /// | `Admit` | none | `Taken` |
 /// | `Status` | none | `Status` |
+/// | `List` | none | `Done` |
 ///
 /// Each takes from the budget of the session's user, and waits for it. When that
 /// would take too long, the reply is `Done` with the error.
@@ -44,6 +45,8 @@ pub(crate) enum Order {
     },
     /// Say what only the privileged half knows.
     Status,
+    /// List the peer's mounts; only where the mount table is a file.
+    List { after: Option<MountId> },
 }
 
 /// What a mounter answers.
@@ -53,7 +56,7 @@ pub(crate) enum OrderReply {
     Ready,
     /// The warden gives this connection no mounter; the only message then.
     Refused(ErrorReply),
-    /// The end of a `Perform`, or of any order that was not let through.
+    /// The end of a `Perform` or a `List`, or of any order that was not let through.
     Done(Reply),
     /// The end of a `Note` or an `Admit`.
     Taken,
@@ -196,6 +199,9 @@ mod tests {
             0 => Order::Status,
             1 => Order::Perform(operation),
             2 => Order::Admit { weight: 7 },
+            3 => Order::List {
+                after: MountId::try_from(7).ok(),
+            },
             _ => Order::Note {
                 operation: Some(operation),
                 error,
@@ -209,7 +215,7 @@ mod tests {
         /// Attack 20: an order has one spelling, and nothing else is an order.
         #[test]
         fn attack_20_only_what_is_sent_is_received(
-            number in 0_u8..4,
+            number in 0_u8..5,
             noise in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..3),
             cut in prop::option::of(any::<prop::sample::Index>()),
             more in prop::collection::vec(any::<u8>(), 0..3),

@@ -30,6 +30,7 @@ use crate::refusals::Refusals;
 use crate::sys::process::{self, Forked};
 use crate::sys::socket;
 use crate::systemd::Notifier;
+use crate::table::Source;
 use crate::{audit, children, gate, mounter};
 
 /// What the warden gets at the start.
@@ -42,6 +43,7 @@ pub(crate) struct Context<'a> {
     /// The file whose record locks serialize work on one target.
     pub(crate) lock: &'a OwnedFd,
     pub(crate) identity: Identity,
+    pub(crate) source: Source,
     pub(crate) gate: Pid,
 }
 
@@ -324,6 +326,7 @@ impl<'a> Keeper<'a> {
                     mounts,
                     budget,
                     filter: &self.context.filters.mounter,
+                    source: self.context.source,
                     warden: self.confined.report(),
                     parent,
                     started: self.started,

@@ -10,6 +10,7 @@ use mountwarden_protocol::Role;
 use super::capabilities::Holding;
 use super::entry::{Check, Entry, Value};
 use super::{landlock, limits, tables};
+use crate::table::Source;
 use crate::{mounter, session, warden};
 
 const ROLES: [Role; 4] = [Role::Gate, Role::Session, Role::Warden, Role::Mounter];
@@ -22,7 +23,7 @@ struct Facts {
     max_descriptors: String,
 }
 
-fn facts(role: Role) -> Facts {
+fn facts(role: Role, source: Source) -> Facts {
     let (is, descriptors, max_descriptors) = match role {
         Role::Gate => (
             "one process; accepts connections and forks a session for each; reads no client's byte",
@@ -41,7 +42,12 @@ fn facts(role: Role) -> Facts {
         ),
         Role::Mounter => (
             "one process a connection; judges each order again, checks its descriptors, mounts",
-            "the order channel, its own /proc/self/fd, the lock file",
+            match source {
+                Source::Calls => "the order channel, its own /proc/self/fd, the lock file",
+                Source::Mountinfo => {
+                    "the order channel, its own /proc/self/fd and mountinfo, the lock file"
+                }
+            },
             mounter::layout::MAX_DESCRIPTORS.to_string(),
         ),
     };
@@ -71,20 +77,20 @@ fn call_name(entry: &Entry) -> String {
 }
 
 /// For a person.
-pub(crate) fn text() -> String {
+pub(crate) fn text(source: Source) -> String {
     let mut text = format!(
-        "What confines each role of mountwardend {}, on this kernel.\n",
+        "What confines each role of mountwardend {}, on this kernel.\nMount table from {source}.\n",
         env!("CARGO_PKG_VERSION")
     );
     // Writing to a string cannot fail.
-    let _ = text_of_roles(&mut text);
+    let _ = text_of_roles(&mut text, source);
     text
 }
 
-fn text_of_roles(text: &mut String) -> std::fmt::Result {
+fn text_of_roles(text: &mut String, source: Source) -> std::fmt::Result {
     for role in ROLES {
-        let facts = facts(role);
-        let entries = tables::of(role);
+        let facts = facts(role, source);
+        let entries = tables::of(role, source);
         writeln!(text, "\n{role}: {}", facts.is)?;
         writeln!(text, "  user          {}", facts.user)?;
         let held = capability(role).unwrap_or("none");
@@ -119,20 +125,21 @@ fn text_of_roles(text: &mut String) -> std::fmt::Result {
 }
 
 /// For a program: one object.
-pub(crate) fn json() -> String {
+pub(crate) fn json(source: Source) -> String {
     let version = string(env!("CARGO_PKG_VERSION"));
     let abi = landlock::running_abi().to_string();
-    let roles = array(ROLES, json_of_role);
+    let roles = array(ROLES, |role| json_of_role(role, source));
     object([
         ("version", version),
         ("landlock_abi", abi),
+        ("mount_table", string(&source.to_string())),
         ("roles", roles),
     ])
 }
 
-fn json_of_role(role: Role) -> String {
-    let facts = facts(role);
-    let entries = tables::of(role);
+fn json_of_role(role: Role, source: Source) -> String {
+    let facts = facts(role, source);
+    let entries = tables::of(role, source);
     object([
         ("role", string(&role.to_string())),
         ("is", string(facts.is)),

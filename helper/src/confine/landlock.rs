@@ -34,7 +34,8 @@ pub(crate) enum Domain {
 }
 
 /// The Landlock ABI that this kernel and this build have in common; 0 for none.
-pub(crate) fn running_abi() -> u32 {
+#[must_use]
+pub fn running_abi() -> u32 {
     number(common())
 }
 
@@ -116,6 +117,16 @@ pub(super) fn restrict(domain: &Domain) -> Result<LandlockReport, ConfineError> 
     let mut rules = Ruleset::default().set_compatibility(CompatLevel::HardRequirement);
     let network = AccessNet::from_all(abi);
     let scopes = Scope::from_all(abi);
+    if !matches!(domain, Domain::Reads(_)) && network.is_empty() {
+        // Before ABI 4 every domain handles files, and so could not mount.
+        return Ok(LandlockReport {
+            abi: 0,
+            readable_roots: None,
+            network: false,
+            abstract_sockets: false,
+            signals: false,
+        });
+    }
     if let Domain::Reads(_) = domain {
         rules = rules.handle_access(AccessFs::from_all(abi))?;
     }

@@ -26,7 +26,8 @@ use self::capabilities::Holding;
 pub(crate) use self::capabilities::require_droppable_bounding_set;
 pub(crate) use self::describe::{json, text};
 pub(crate) use self::identity::Identity;
-pub(crate) use self::landlock::{Domain, running_abi};
+pub(crate) use self::landlock::Domain;
+pub use self::landlock::running_abi;
 pub(crate) use self::seccomp::{Filter, Filters};
 use crate::sys::process;
 

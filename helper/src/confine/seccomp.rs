@@ -16,6 +16,7 @@ use seccompiler::{
 use super::ConfineError;
 use super::entry::{Check, Entry};
 use super::tables;
+use crate::table::Source;
 
 /// A compiled filter.
 pub(crate) struct Filter {
@@ -33,8 +34,8 @@ pub(crate) struct Filters {
 }
 
 impl Filters {
-    pub(crate) fn compile() -> Result<Self, ConfineError> {
-        let filter = |role| Filter::compile(&tables::of(role));
+    pub(crate) fn compile(source: Source) -> Result<Self, ConfineError> {
+        let filter = |role| Filter::compile(&tables::of(role, source));
         Ok(Self {
             gate: filter(Role::Gate)?,
             session: filter(Role::Session)?,

@@ -3,6 +3,7 @@
 //! rest of each half.
 #![forbid(unsafe_code)]
 
+mod mount_table;
 mod privileged;
 mod unprivileged;
 
@@ -23,9 +24,10 @@ use mountwarden_protocol::Role;
 use self::privileged::{mounter_checks, mounter_work, warden, warden_child};
 use self::unprivileged::{gate, gate_child, session};
 use super::entry::{Check, Entry, Int, Value, call, fd, int, is, long, no_flags, null};
+use crate::table::Source;
 
-/// The table of a role.
-pub(super) fn of(role: Role) -> Vec<Entry> {
+/// The table of a role, where the mount table is asked in this way.
+pub(super) fn of(role: Role, source: Source) -> Vec<Entry> {
     let tables: &[fn() -> Vec<Entry>] = match role {
         Role::Gate => &[every_role, gate, parent, child_setup, gate_child, session],
         Role::Session => &[every_role, session],
@@ -41,6 +43,7 @@ pub(super) fn of(role: Role) -> Vec<Entry> {
         Role::Mounter => &[every_role, mounter_checks, mounter_work],
     };
     let mut entries: Vec<Entry> = tables.iter().flat_map(|table| table()).collect();
+    entries.extend(mount_table::of(role, source));
     if cfg!(debug_assertions) {
         entries.push(call!(
             SYS_fcntl,

@@ -15,13 +15,14 @@ use super::location::{Location, Purpose};
 use crate::failure;
 use crate::sys::mount::{self, FileStatus};
 use crate::sys::pinned::Slot;
-use crate::table;
+use crate::table::Table;
 
 /// A target as a name in a checked directory.
 pub(super) struct Place<'a> {
     directory: Location,
     name: &'a [u8],
     path: &'a AbsPath,
+    table: &'a Table,
     home: BorrowedFd<'a>,
 }
 
@@ -29,6 +30,7 @@ impl<'a> Place<'a> {
     /// Checks the directory above `path`. `home` is this process's own
     /// `/proc/self/fd`, its working directory at all other times.
     pub(super) fn check(
+        table: &'a Table,
         home: BorrowedFd<'a>,
         file: OwnedFd,
         path: &'a AbsPath,
@@ -40,11 +42,13 @@ impl<'a> Place<'a> {
                 Errno::EINVAL,
             ));
         };
-        let directory = Location::check(home, Slot::Directory, file, &directory, Purpose::Use)?;
+        let directory =
+            Location::check(table, home, Slot::Directory, file, &directory, Purpose::Use)?;
         Ok(Self {
             directory,
             name,
             path,
+            table,
             home,
         })
     }
@@ -56,7 +60,7 @@ impl<'a> Place<'a> {
     /// What the name leads to now. Nothing here asks the file system that is
     /// mounted there: it may be dead or hung.
     pub(super) fn look(&self) -> Result<FileStatus, ErrorReply> {
-        self.inside(table::status_of_name)?
+        self.inside(|name| self.table.status_of_name(name))?
             .map_err(|errno| failure::kernel("cannot look at", self.path, errno))
     }
 

@@ -13,18 +13,19 @@ use nix::sys::statfs::fstatfs;
 use super::location::Location;
 use super::mount::described;
 use crate::failure;
-use crate::table;
+use crate::table::{self, Table};
 
 /// Answers a request for a target that is the root of a mount: already
 /// mounted when that is just what was asked for, busy otherwise.
 pub(super) fn same(
+    table: &Table,
     permit: &MountPermit<'_>,
     source: Option<&Location>,
     target: &Location,
 ) -> Result<Mounted, ErrorReply> {
     let difference = match (&permit.kind, source) {
         (PermittedKind::Bind { recursive, .. }, Some(source)) => {
-            bind(permit, *recursive, source, target)
+            bind(table, permit, *recursive, source, target)
         }
         _ => tmpfs(permit, target),
     };
@@ -38,6 +39,7 @@ pub(super) fn same(
 
 /// How the mount at the target differs from a bind of `source`.
 fn bind(
+    table: &Table,
     permit: &MountPermit<'_>,
     recursive: bool,
     source: &Location,
@@ -51,16 +53,16 @@ fn bind(
     if table::attributes(&target.mount) != expected {
         return Ok(Some("it has other attributes"));
     }
-    if recursive && !beneath(source)?.is_subset(&beneath(target)?) {
+    if recursive && !beneath(table, source)?.is_subset(&beneath(table, target)?) {
         return Ok(Some("it lacks mounts that lie beneath the source"));
     }
     Ok(None)
 }
 
 /// The places of the mounts beneath a location, relative to it.
-fn beneath(location: &Location) -> Result<BTreeSet<Vec<u8>>, Errno> {
+fn beneath(table: &Table, location: &Location) -> Result<BTreeSet<Vec<u8>>, Errno> {
     let mut places = BTreeSet::new();
-    table::walk(location.mount.id, 0, |mount| {
+    table.walk(location.mount.id, 0, |mount| {
         let place = AbsPath::from_bytes(&mount.point).ok();
         if place.is_some_and(|place| place.is_beneath(&location.path)) {
             let rest = mount

@@ -9,6 +9,9 @@ pub(crate) const ORDER: RawFd = 3;
 pub(crate) const PROC: RawFd = 4;
 /// The file whose record locks serialize work on one target.
 pub(crate) const LOCK: RawFd = 5;
-/// More than a mounter ever has open: the above, three slots, and what one
+/// The mount table, where it is read from a file; above the slots, whose numbers
+/// follow those above.
+pub(crate) const TABLE: RawFd = 10;
+/// More than a mounter ever has open: the above, the slots, and what one
 /// message brings.
 pub(crate) const MAX_DESCRIPTORS: u64 = 24;

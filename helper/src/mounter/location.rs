@@ -10,7 +10,7 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use crate::failure;
 use crate::sys::mount::{self, FileStatus, MountStatus};
 use crate::sys::pinned::Slot;
-use crate::table;
+use crate::table::Table;
 
 /// A descriptor that is what the request's path names, at this moment.
 pub(super) struct Location {
@@ -38,6 +38,7 @@ impl Location {
     /// whatever path an attacker likes. It must equal the path that was judged;
     /// being merely beneath a granted root is not enough.
     pub(super) fn check(
+        table: &Table,
         own: BorrowedFd<'_>,
         slot: Slot,
         file: OwnedFd,
@@ -47,17 +48,21 @@ impl Location {
         let failed = |what: &'static str| move |errno| failure::kernel(what, path, errno);
         let slotted = in_slot(file, slot).map_err(failed("cannot take"))?;
         let flags = fcntl(&slotted, FcntlArg::F_GETFL).map_err(failed("cannot examine"))?;
-        let status = table::status(slotted.as_fd()).map_err(failed("cannot examine"))?;
+        let status = table
+            .status(slotted.as_fd())
+            .map_err(failed("cannot examine"))?;
         usable(purpose, OFlag::from_bits_retain(flags), &status)
             .map_err(|(code, why)| refuse(code, path, why))?;
-        let mount = mount::status_of_mount(status.mount).map_err(|errno| match errno {
-            Errno::ENOENT => refuse(
-                ErrorCode::Changed,
-                path,
-                "lies on a mount that is not in the helper's mount namespace",
-            ),
-            other => failure::kernel("cannot examine the mount of", path, other),
-        })?;
+        let mount = table
+            .status_of_mount(status.mount)
+            .map_err(|errno| match errno {
+                Errno::ENOENT => refuse(
+                    ErrorCode::Changed,
+                    path,
+                    "lies on a mount that is not in the helper's mount namespace",
+                ),
+                other => failure::kernel("cannot examine the mount of", path, other),
+            })?;
         let actual = mount::path_of_slot(own, slot).map_err(failed("cannot find the path of"))?;
         if actual != path.as_bytes() {
             return Err(refuse(

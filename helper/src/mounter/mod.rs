@@ -19,7 +19,8 @@ use std::time::{Duration, Instant};
 
 use mountwarden_policy::{MountPermit, Permit, PermittedKind, Policy, UnmountPermit, Verdict};
 use mountwarden_protocol::{
-    AbsPath, ErrorCode, ErrorReply, Mounted, Operation, Outcome, Reply, RoleReport, Unmounted,
+    AbsPath, ErrorCode, ErrorReply, MountId, Mounted, Operation, Outcome, Reply, RoleReport,
+    Unmounted,
 };
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags};
@@ -36,12 +37,15 @@ use crate::board::{Board, Count, MountCount};
 use crate::budget::Budget;
 use crate::confine::{ConfineError, Confined, Domain, Filter, Identity, Mounter, Plan};
 use crate::failure;
+use crate::list;
+use crate::mountinfo::Mountinfo;
 use crate::order::{ChannelError, Order, OrderChannel, OrderReply};
 use crate::peer::AttestedPeer;
 use crate::sys::mount::LSMT_ROOT;
 use crate::sys::pinned::Slot;
 use crate::sys::{self, process};
-use crate::{children, session, table};
+use crate::table::{self, Source, Table};
+use crate::{children, session};
 
 /// What a mounter gets from the warden.
 pub(crate) struct Context<'a> {
@@ -52,6 +56,7 @@ pub(crate) struct Context<'a> {
     pub(crate) mounts: MountCount,
     pub(crate) budget: Budget,
     pub(crate) filter: &'a Filter,
+    pub(crate) source: Source,
     pub(crate) warden: &'a RoleReport,
     /// The warden's process.
     pub(crate) parent: Pid,
@@ -79,7 +84,7 @@ pub(crate) fn run(
     order: BorrowedFd<'_>,
     lock: BorrowedFd<'_>,
 ) -> Result<(), Ended> {
-    let descriptors = Descriptors::place(order, lock)?;
+    let descriptors = Descriptors::place(order, lock, context.source)?;
     let confined = confine(context)?;
     let mounter = Worker {
         context,
@@ -94,25 +99,38 @@ struct Descriptors {
     order: OrderChannel,
     own: OwnedFd,
     lock: OwnedFd,
+    table: Table,
 }
 
 impl Descriptors {
-    fn place(order: BorrowedFd<'_>, lock: BorrowedFd<'_>) -> Result<Self, Errno> {
+    fn place(order: BorrowedFd<'_>, lock: BorrowedFd<'_>, source: Source) -> Result<Self, Errno> {
         let [order, lock] = sys::socket::place([order, lock], [layout::ORDER, layout::LOCK])?;
         // `/proc/self/fd` of the warden shows the warden's table; this one is ours.
-        let own = sys::socket::settle(sys::mount::open_own_descriptors()?, layout::PROC)?;
+        let own = sys::socket::settle(sys::proc::open_own_descriptors()?, layout::PROC)?;
         fchdir(&own)?;
+        let table = match source {
+            Source::Calls => Table::Calls,
+            Source::Mountinfo => {
+                let file = sys::socket::settle(sys::proc::open_own_mountinfo()?, layout::TABLE)?;
+                Table::Mountinfo(Mountinfo::new(file))
+            }
+        };
         Ok(Self {
             order: OrderChannel::new(order),
             own,
             lock,
+            table,
         })
     }
 }
 
 fn confine(context: &Context<'_>) -> Result<Confined<Mounter>, ConfineError> {
+    let mut descriptors = vec![layout::ORDER, layout::PROC, layout::LOCK];
+    if context.source == Source::Mountinfo {
+        descriptors.push(layout::TABLE);
+    }
     crate::confine::enforce(&Plan {
-        descriptors: &[layout::ORDER, layout::PROC, layout::LOCK],
+        descriptors: &descriptors,
         max_descriptors: layout::MAX_DESCRIPTORS,
         identity: Identity::Stay,
         domain: Domain::MountsNested,
@@ -124,6 +142,9 @@ fn confine(context: &Context<'_>) -> Result<Confined<Mounter>, ConfineError> {
 /// How many requests a connection counts as: its two forks and confinements take
 /// about as long as so many.
 const CONNECTION_WEIGHT: u32 = 10;
+/// Bytes of one page of a list. One mount alone may take more, and still fits into
+/// a message.
+const LIST_PAGE: usize = 6 * 1024;
 
 /// What came of the wait for a turn.
 enum Admission {
@@ -243,9 +264,10 @@ impl Worker<'_> {
                 counters: self.context.board.counters(),
                 uptime_seconds: self.context.started.elapsed().as_secs(),
             }),
-            Order::Note { .. } | Order::Admit { .. } | Order::Status => Err(Ended::Violation(
-                "descriptors came with an order that takes none",
-            )),
+            Order::List { after } if files.is_empty() => Ok(OrderReply::Done(self.list(after))),
+            Order::Note { .. } | Order::Admit { .. } | Order::Status | Order::List { .. } => Err(
+                Ended::Violation("descriptors came with an order that takes none"),
+            ),
         }
     }
 
@@ -310,17 +332,25 @@ impl Worker<'_> {
         let own = self.descriptors.own.as_fd();
         let path = &permit.target;
         let _lock = self.lock(&directory, path)?;
-        let place = Place::check(own, directory, path)?;
-        let target = Location::check(own, Slot::Target, target, path, Purpose::UseOrCompare)?;
+        let table = &self.descriptors.table;
+        let place = Place::check(table, own, directory, path)?;
+        let target = Location::check(
+            table,
+            own,
+            Slot::Target,
+            target,
+            path,
+            Purpose::UseOrCompare,
+        )?;
         let source = source
-            .map(|(path, file)| Location::check(own, Slot::Source, file, path, Purpose::Use))
+            .map(|(path, file)| Location::check(table, own, Slot::Source, file, path, Purpose::Use))
             .transpose()?;
         mount::still_there(&place, &target)?;
         if target.status.is_mount_root {
-            return existing::same(permit, source.as_ref(), &target);
+            return existing::same(table, permit, source.as_ref(), &target);
         }
         let reserved = self.reserve(&target)?;
-        let mounted = mount::mount(permit, source.as_ref(), &target)?;
+        let mounted = mount::mount(table, permit, source.as_ref(), &target)?;
         reserved.keep();
         Ok(mounted)
     }
@@ -343,8 +373,9 @@ impl Worker<'_> {
         directory: OwnedFd,
     ) -> Result<Unmounted, ErrorReply> {
         let _lock = self.lock(&directory, &permit.target)?;
-        let place = Place::check(self.descriptors.own.as_fd(), directory, &permit.target)?;
-        let unmounted = unmount::unmount(permit, &place)?;
+        let (table, own) = (&self.descriptors.table, self.descriptors.own.as_fd());
+        let place = Place::check(table, own, directory, &permit.target)?;
+        let unmounted = unmount::unmount(table, permit, &place)?;
         self.context.mounts.release();
         Ok(unmounted)
     }
@@ -353,7 +384,9 @@ impl Worker<'_> {
     /// afterwards: the wait may be long.
     fn lock(&self, directory: &OwnedFd, target: &AbsPath) -> Result<TargetLock<'_>, ErrorReply> {
         let name = target.split().map_or(&[][..], |(_, name)| name);
-        table::status(directory.as_fd())
+        let table = &self.descriptors.table;
+        table
+            .status(directory.as_fd())
             .and_then(|status| TargetLock::take(self.descriptors.lock.as_fd(), &status, name))
             .map_err(|errno| failure::kernel("cannot lock", target, errno))
     }
@@ -381,16 +414,17 @@ impl Worker<'_> {
         }
     }
 
+    fn targets_of_peer(&self) -> Vec<AbsPath> {
+        let context = self.context;
+        context.policy.places(context.peer.identity()).targets
+    }
+
     /// Counts in the kernel's table: linear in the number of all mounts, so it
     /// is done once for each user, and again when the limit seems reached.
     fn mounts_of_peer(&self) -> Result<u64, Errno> {
-        let roots = self
-            .context
-            .policy
-            .places(self.context.peer.identity())
-            .targets;
+        let roots = self.targets_of_peer();
         let mut count: u64 = 0;
-        table::walk(LSMT_ROOT, 0, |mount| {
+        self.descriptors.table.walk(LSMT_ROOT, 0, |mount| {
             let point = AbsPath::from_bytes(&mount.point).ok();
             if point.is_some_and(|point| roots.iter().any(|root| point.is_beneath(root))) {
                 count = count.saturating_add(1);
@@ -398,6 +432,12 @@ impl Worker<'_> {
             ControlFlow::Continue(())
         })?;
         Ok(count)
+    }
+
+    fn list(&self, after: Option<MountId>) -> Reply {
+        let targets = self.targets_of_peer();
+        let page = list::page(&self.descriptors.table, &targets, after, LIST_PAGE);
+        page.map_or_else(Reply::Error, Reply::List)
     }
 
     /// Writes down a request that ended in the session.

@@ -16,10 +16,11 @@ use crate::failure;
 use crate::sys::mount::{self, MountStatus};
 use crate::sys::pinned::Slot;
 use crate::sys::{pinned, process};
-use crate::table;
+use crate::table::{self, Table};
 
 /// Mounts what `permit` says at `target`, which holds no mount.
 pub(super) fn mount(
+    table: &Table,
     permit: &MountPermit<'_>,
     source: Option<&Location>,
     target: &Location,
@@ -50,7 +51,7 @@ pub(super) fn mount(
         .map_err(|errno| failure::kernel("cannot attach a mount at", &target.path, errno))?;
     mount::attach(made.as_fd(), target.as_fd())
         .map_err(|errno| failure::kernel("cannot attach a mount at", &target.path, errno))?;
-    match verify(permit, &made, target) {
+    match verify(table, permit, &made, target) {
         Ok(mounted) => Ok(mounted),
         Err(error) => Err(roll_back(error, &target.path)),
     }
@@ -130,14 +131,15 @@ fn tmpfs(permit: &MountPermit<'_>, attributes: u64) -> Result<OwnedFd, Errno> {
 /// Looks at what was attached: it lies where it was granted, on the mount that
 /// was checked, with its attributes, and nowhere else.
 fn verify(
+    table: &Table,
     permit: &MountPermit<'_>,
     made: &OwnedFd,
     target: &Location,
 ) -> Result<Mounted, ErrorReply> {
     let path = &target.path;
     let failed = |errno| failure::kernel("cannot examine what was attached at", path, errno);
-    let id = mount::status(made.as_fd()).map_err(failed)?.mount;
-    let mut status = mount::status_of_mount(id).map_err(|errno| match errno {
+    let id = table.status(made.as_fd()).map_err(failed)?.mount;
+    let mut status = table.status_of_mount(id).map_err(|errno| match errno {
         Errno::ENOENT => ErrorReply::new(
             ErrorCode::Changed,
             format!("the mount at {path} was ended again while the request ran"),
@@ -166,7 +168,7 @@ fn verify(
         // The kernel shares what is attached to a shared mount; what is mounted
         // on ours is nobody else's.
         mount::restrict(made.as_fd(), 0, true).map_err(failed)?;
-        status = mount::status_of_mount(id).map_err(failed)?;
+        status = table.status_of_mount(id).map_err(failed)?;
     }
     if !table::attributes(&status).contains(permit.attributes) || table::is_shared(&status) {
         return Err(ErrorReply::new(

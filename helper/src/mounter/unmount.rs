@@ -7,10 +7,11 @@ use nix::errno::Errno;
 
 use super::directory::Place;
 use crate::failure;
-use crate::sys::mount;
+use crate::table::Table;
 
 /// Ends the topmost mount at a place.
 pub(super) fn unmount(
+    table: &Table,
     permit: &UnmountPermit<'_>,
     place: &Place<'_>,
 ) -> Result<Unmounted, ErrorReply> {
@@ -38,7 +39,7 @@ pub(super) fn unmount(
         ended => ended.map_err(|errno| refused(path, id, errno))?,
     }
     // `umount2` takes a name and no id, and the lock binds mounters alone.
-    if mount::status_of_mount(status.mount).is_ok() {
+    if table.is_left(status.mount, path) {
         let message = format!(
             "somebody else's mount was placed on the mount {id} at {path} while the request ran, \
              and was ended in its stead: mount that again"

@@ -6,7 +6,6 @@
 #![forbid(unsafe_code)]
 
 pub(crate) mod layout;
-mod list;
 mod locate;
 pub(crate) mod roots;
 mod stream;
@@ -16,24 +15,26 @@ use std::time::Duration;
 
 use mountwarden_policy::{MountPermit, Permit, PermittedKind, Places, Policy, Verdict};
 use mountwarden_protocol::{
-    ErrorCode, ErrorReply, Explanation, Features, Hello, HelloReply, Limits, Operation, Refusal,
-    Reply, Request, RoleReport, Status, TmpfsLimits, Versions, Welcome,
+    ErrorCode, ErrorReply, Explanation, Features, Hello, HelloReply, Limits, MountId, Operation,
+    Refusal, Reply, Request, RoleReport, Status, TmpfsLimits, Versions, Welcome,
 };
 use thiserror::Error;
 
 use self::roots::Roots;
 use self::stream::{ClientStream, NoMessage};
 use crate::confine::{ConfineError, Confined, Domain, Filter, Identity, Plan, Session};
+use crate::list;
 use crate::order::{ChannelError, Order, OrderChannel, OrderReply};
 use crate::peer::AttestedPeer;
 use crate::sys::{self, process};
-use crate::table;
+use crate::table::{self, Source, Table};
 
 /// What a session gets from the gate.
 pub(crate) struct Context<'a> {
     pub(crate) policy: &'a Policy,
     pub(crate) peer: &'a AttestedPeer,
     pub(crate) filter: &'a Filter,
+    pub(crate) source: Source,
     pub(crate) gate: &'a RoleReport,
 }
 
@@ -57,6 +58,9 @@ pub(crate) const HANDSHAKE: Duration = Duration::from_secs(5);
 
 /// How often a request whose target changes under it is tried.
 const ATTEMPTS: u32 = 3;
+
+/// Bytes of one page of a list, well below the size of a frame.
+const LIST_PAGE: usize = 32 * 1024;
 
 /// Serves one client until it goes.
 pub(crate) fn run(context: &Context<'_>, client: &OwnedFd, order: &OwnedFd) -> Result<(), Ended> {
@@ -226,10 +230,7 @@ impl Conversation<'_> {
             Request::Explain(operation) => {
                 self.admitted(Reply::Explained(self.explain(&operation)))
             }
-            Request::List { after } => {
-                let page = list::page(&self.places.targets, after);
-                self.admitted(page.map_or_else(Reply::Error, Reply::List))
-            }
+            Request::List { after } => self.list(after),
             Request::Status => self.status(),
         }
     }
@@ -291,6 +292,24 @@ impl Conversation<'_> {
                 attributes: permit.attributes,
                 tmpfs: tmpfs_limits(&permit),
             },
+        }
+    }
+
+    /// Reads the mount table where there are calls for it. Only a mounter has the
+    /// file: with `pread` a session could read all that is granted to its peer.
+    fn list(&self, after: Option<MountId>) -> Result<Reply, Ended> {
+        match self.context.source {
+            Source::Calls => {
+                let page = list::page(&Table::Calls, &self.places.targets, after, LIST_PAGE);
+                self.admitted(page.map_or_else(Reply::Error, Reply::List))
+            }
+            Source::Mountinfo => {
+                self.give(&Order::List { after }, &[])?;
+                match self.answer()? {
+                    OrderReply::Done(reply) => Ok(reply),
+                    _ => Err(Ended::WrongAnswer),
+                }
+            }
         }
     }
 

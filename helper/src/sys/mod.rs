@@ -6,6 +6,7 @@
 
 pub(crate) mod mount;
 pub(crate) mod pinned;
+pub(crate) mod proc;
 pub(crate) mod process;
 pub(crate) mod socket;
 

@@ -9,7 +9,7 @@ use std::ptr;
 
 use nix::errno::Errno;
 
-use super::pinned::{EMPTY, MOUNTWARDEN, NAME, PROC_SELF_FD, Pinned, Slot, TMPFS};
+use super::pinned::{EMPTY, MOUNTWARDEN, NAME, Pinned, Slot, TMPFS};
 use super::result;
 
 /// What `statx(2)` says of a descriptor or a name, without asking the file
@@ -26,18 +26,18 @@ pub struct FileStatus {
     pub inode: u64,
     /// Major and minor number.
     pub device: (u32, u32),
-    /// The unique id of the mount that it lies on.
+    /// The id of the mount that it lies on.
     pub mount: u64,
     /// Whether it is the root of that mount.
     pub is_mount_root: bool,
 }
 
-/// What `statmount(2)` says of a mount.
+/// What `statmount(2)` or `mountinfo` says of a mount.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MountStatus {
-    /// Its unique id.
+    /// Its unique id; from `mountinfo`, the short one.
     pub id: u64,
-    /// The unique id of the mount that it is attached to.
+    /// The id, of the same kind, of the mount that it is attached to.
     pub parent: u64,
     /// The id that `mountinfo` shows, which is used again after the mount's end.
     pub short_id: u64,
@@ -53,51 +53,70 @@ pub struct MountStatus {
     pub point: Vec<u8>,
 }
 
-/// `STATX_MNT_ID_UNIQUE`, since Linux 6.8.
-const STATX_MNT_ID_UNIQUE: u32 = 0x4000;
+/// Which id of a mount to ask for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ids {
+    /// The one that no other mount ever has: `STATX_MNT_ID_UNIQUE`, since Linux 6.8.
+    Unique,
+    /// The one that no other mount has at the same time.
+    Short,
+}
+
+impl Ids {
+    /// The bit in the mask of `statx(2)`.
+    fn mask(self) -> u32 {
+        match self {
+            Self::Unique => 0x4000,
+            Self::Short => 0x1000,
+        }
+    }
+}
+
 /// `STATX_ATTR_MOUNT_ROOT`
 const STATX_ATTR_MOUNT_ROOT: u64 = 0x2000;
 const STATX_FD_FLAGS: i32 = libc::AT_EMPTY_PATH | libc::AT_STATX_DONT_SYNC | libc::AT_NO_AUTOMOUNT;
 const STATX_NAME_FLAGS: i32 =
     libc::AT_SYMLINK_NOFOLLOW | libc::AT_STATX_DONT_SYNC | libc::AT_NO_AUTOMOUNT;
-const STATX_MASK: u32 = libc::STATX_BASIC_STATS | STATX_MNT_ID_UNIQUE;
 
 /// Describes an open file.
 ///
 /// # Errors
 /// What the kernel reports.
-pub fn status(file: BorrowedFd<'_>) -> Result<FileStatus, Errno> {
-    statx(file.as_raw_fd(), EMPTY.as_ptr(), STATX_FD_FLAGS, STATX_MASK)
+pub fn status(file: BorrowedFd<'_>, ids: Ids) -> Result<FileStatus, Errno> {
+    let (id, rest) = (ids.mask(), libc::STATX_BASIC_STATS);
+    statx(file.as_raw_fd(), EMPTY.as_ptr(), STATX_FD_FLAGS, rest, id)
 }
 
 /// What a file system that hides its files from other users (`fuse(8)`) lets the
 /// kernel tell: the short id of the mount, and whether the file is its root. The
 /// rest of the answer is zero.
 pub(crate) fn hidden_status(file: BorrowedFd<'_>) -> Result<FileStatus, Errno> {
-    statx(file.as_raw_fd(), EMPTY.as_ptr(), STATX_FD_FLAGS, 0)
+    statx(file.as_raw_fd(), EMPTY.as_ptr(), STATX_FD_FLAGS, 0, 0)
 }
 
 /// The mount that a name in the working directory leads to, and whether it is
 /// its root; a symbolic link is not followed.
-pub(crate) fn status_of_name(name: &[u8]) -> Result<FileStatus, Errno> {
-    let unique = STATX_MNT_ID_UNIQUE;
+pub(crate) fn status_of_name(name: &[u8], ids: Ids) -> Result<FileStatus, Errno> {
     NAME.with(name, |name| {
-        statx(libc::AT_FDCWD, name, STATX_NAME_FLAGS, unique)
+        statx(libc::AT_FDCWD, name, STATX_NAME_FLAGS, 0, ids.mask())
     })
 }
 
 /// As [`hidden_status`], of a name in the working directory.
 pub(crate) fn hidden_status_of_name(name: &[u8]) -> Result<FileStatus, Errno> {
     NAME.with(name, |name| {
-        statx(libc::AT_FDCWD, name, STATX_NAME_FLAGS, 0)
+        statx(libc::AT_FDCWD, name, STATX_NAME_FLAGS, 0, 0)
     })
 }
 
+/// Asks for what is in `mask`, and for what is in `id`, without which there is no
+/// answer.
 fn statx(
     directory: RawFd,
     path: *const libc::c_char,
     flags: i32,
     mask: u32,
+    id: u32,
 ) -> Result<FileStatus, Errno> {
     // SAFETY: `statx` is plain numbers, for which zero is valid.
     let mut buffer: libc::statx = unsafe { std::mem::zeroed() };
@@ -109,12 +128,12 @@ fn statx(
             libc::c_long::from(directory),
             path,
             libc::c_long::from(flags),
-            libc::c_ulong::from(mask),
+            libc::c_ulong::from(mask | id),
             &raw mut buffer,
         )
     };
     result(returned)?;
-    if mask != 0 && buffer.stx_mask & STATX_MNT_ID_UNIQUE == 0 {
+    if buffer.stx_mask & id != id {
         return Err(Errno::ENOSYS);
     }
     Ok(FileStatus {
@@ -245,7 +264,7 @@ const UMOUNT_LAZY: i32 = libc::UMOUNT_NOFOLLOW | libc::MNT_DETACH;
 const UMOUNT_SLOT: i32 = libc::MNT_DETACH;
 
 /// Takes the descriptor that a system call has just returned.
-fn owned(returned: libc::c_long) -> Result<OwnedFd, Errno> {
+pub(super) fn owned(returned: libc::c_long) -> Result<OwnedFd, Errno> {
     let number = RawFd::try_from(result(returned)?).map_err(|_| Errno::EBADF)?;
     // SAFETY: the kernel has just made this descriptor for the caller.
     Ok(unsafe { OwnedFd::from_raw_fd(number) })
@@ -425,22 +444,6 @@ fn umount2(path: *const libc::c_char, flags: i32) -> Result<(), Errno> {
     // SAFETY: the path ends in NUL: pinned, or the name buffer.
     let returned = unsafe { libc::syscall(libc::SYS_umount2, path, libc::c_long::from(flags)) };
     result(returned).map(drop)
-}
-
-/// Flags of the one open that a mounter does.
-const OPEN_PROC: i32 = libc::O_PATH | libc::O_DIRECTORY | libc::O_CLOEXEC;
-
-/// Opens this process's own `/proc/self/fd`.
-pub(crate) fn open_own_descriptors() -> Result<OwnedFd, Errno> {
-    // SAFETY: the path is pinned and ends in NUL; no mode is needed.
-    owned(unsafe {
-        libc::syscall(
-            libc::SYS_openat,
-            libc::c_long::from(libc::AT_FDCWD),
-            PROC_SELF_FD.as_ptr(),
-            libc::c_long::from(OPEN_PROC),
-        )
-    })
 }
 
 /// The path of the file in a slot, as the kernel sees it from this process's root.

@@ -39,6 +39,8 @@ fn address_of<T>(pointer: *const T) -> u64 {
 pub(crate) static EMPTY: Pinned = Pinned(c"");
 /// The directory of a process's own descriptors.
 pub(crate) static PROC_SELF_FD: Pinned = Pinned(c"/proc/self/fd");
+/// The mount table, which is read where `statmount(2)` is missing.
+pub(crate) static PROC_SELF_MOUNTINFO: Pinned = Pinned(c"/proc/self/mountinfo");
 /// The one file system that a mounter opens by name.
 pub(crate) static TMPFS: Pinned = Pinned(c"tmpfs");
 /// What the mount table shows as a tmpfs's source.
@@ -96,8 +98,10 @@ impl Slot {
 
 /// Every pinned string, for the check that they lie in read-only memory.
 pub(crate) fn all() -> impl Iterator<Item = Pinned> {
-    [EMPTY, PROC_SELF_FD, TMPFS, MOUNTWARDEN]
+    let paths = [EMPTY, PROC_SELF_FD, PROC_SELF_MOUNTINFO];
+    paths
         .into_iter()
+        .chain([TMPFS, MOUNTWARDEN])
         .chain(TMPFS_KEYS)
         .chain(Slot::ALL.map(Slot::link))
 }

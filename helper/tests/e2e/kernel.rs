@@ -4,8 +4,11 @@ use std::fs;
 use std::path::Path;
 
 use mountwarden_client::MountId;
-use mountwarden_helper::raw::{self, MountStatus};
+use mountwarden_helper::raw::{self, MountStatus, Mountinfo};
+use nix::errno::Errno;
 use nix::unistd::Pid;
+
+use crate::Skip;
 
 /// One line of `/proc/self/mountinfo` (`proc_pid_mountinfo(5)`).
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -91,9 +94,32 @@ pub(crate) fn unchanged<T>(work: impl FnOnce() -> T) -> T {
     result
 }
 
-/// What `statmount(2)` says.
+/// What `statmount(2)` says of a mount, or `mountinfo` where there is no such call.
 pub(crate) fn statmount(id: MountId) -> MountStatus {
-    raw::status_of_mount(id.into()).unwrap()
+    status_of_mount(id.into()).unwrap()
+}
+
+/// As [`statmount`], of a mount that may have ended.
+pub(crate) fn status_of_mount(id: u64) -> Result<MountStatus, Errno> {
+    match raw::status_of_mount(id) {
+        Err(Errno::ENOSYS) => mountinfo().status_of_mount(id),
+        other => other,
+    }
+}
+
+/// The table as the helper reads it where there are no calls to ask.
+pub(crate) fn mountinfo() -> Mountinfo {
+    Mountinfo::new(fs::File::open("/proc/self/mountinfo").unwrap().into())
+}
+
+/// Skips what takes `statmount(2)` and the ids that come with it.
+pub(crate) fn needs_unique_ids() -> Result<(), Skip> {
+    match raw::status_of_mount(0) {
+        Err(Errno::ENOSYS) => Err(Skip(
+            "this kernel lacks statmount, so that ids are used again".to_owned(),
+        )),
+        _ => Ok(()),
+    }
 }
 
 /// `MOUNT_ATTR_RDONLY`, `NOSUID`, `NODEV`, `NOEXEC`, `NOSYMFOLLOW`

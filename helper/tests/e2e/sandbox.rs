@@ -4,6 +4,7 @@ use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
+use mountwarden_helper::raw::running_abi;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use nix::unistd::{getegid, geteuid};
@@ -118,6 +119,7 @@ impl Sandbox {
         let text = text
             .replace("@DIR@", self.dir.to_str().unwrap())
             .replace("@UID@", &geteuid().to_string());
+        let text = for_this_kernel(text);
         let path = self.write("policy.toml", &text);
         fs::set_permissions(path, fs::Permissions::from_mode(0o644)).unwrap();
     }
@@ -132,6 +134,15 @@ impl Sandbox {
             ))
         }
     }
+}
+
+/// Requires no more of Landlock than this kernel has, as an operator would do.
+pub(crate) fn for_this_kernel(policy: String) -> String {
+    let abi = running_abi();
+    if abi >= 6 || policy.contains("[confinement]") {
+        return policy;
+    }
+    format!("{policy}\n[confinement]\nrequire_landlock_abi = {abi}\n")
 }
 
 /// Mounts a tmpfs as the test itself, without the helper.

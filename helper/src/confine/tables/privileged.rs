@@ -13,12 +13,11 @@ use libc::{
 };
 
 use crate::confine::entry::{
-    Check, Entry, Int, Value, call, fd, int, is, long, name_buffer, no_flags, null, pinned,
+    Check, Entry, Int, Value, call, fd, int, is, long, name_buffer, null, pinned,
 };
 use crate::mounter::layout::{LOCK, ORDER, PROC};
 use crate::sys::mount::{
-    FSCONFIG_CMD_CREATE, FSCONFIG_SET_STRING, FSMOUNT_CLOEXEC, FSOPEN_CLOEXEC, SYS_LISTMOUNT,
-    SYS_STATMOUNT,
+    FSCONFIG_CMD_CREATE, FSCONFIG_SET_STRING, FSMOUNT_CLOEXEC, FSOPEN_CLOEXEC,
 };
 use crate::sys::pinned::{EMPTY, MOUNTWARDEN, PROC_SELF_FD, Slot, TMPFS, TMPFS_KEYS};
 
@@ -86,11 +85,6 @@ pub(super) fn mounter_checks() -> Vec<Entry> {
             [slot(0, Slot::Target)]
         ),
         call!(
-            SYS_LISTMOUNT,
-            "what a recursive bind holds; how many mounts a user has",
-            [no_flags(3)]
-        ),
-        call!(
             SYS_readlinkat,
             "the path of a slot",
             [own, link(Slot::Source)],
@@ -111,11 +105,6 @@ pub(super) fn mounter_checks() -> Vec<Entry> {
             SYS_setitimer,
             "the deadline of a request",
             [is!(0, which = ITIMER_REAL), null(2, "old")]
-        ),
-        call!(
-            SYS_STATMOUNT,
-            "what a mount is, and whether it is in this namespace",
-            [no_flags(3)]
         ),
         call!(
             SYS_statx,

@@ -10,7 +10,6 @@ use libc::{
 
 use crate::confine::entry::{Check, Entry, Int, Value, call, fd, int, is, no_flags, null};
 use crate::session::layout::{CLIENT, ORDER};
-use crate::sys::mount::{SYS_LISTMOUNT, SYS_STATMOUNT};
 
 pub(super) fn gate() -> Vec<Entry> {
     vec![
@@ -70,16 +69,6 @@ pub(super) fn session() -> Vec<Entry> {
             SYS_setitimer,
             "the deadline of a request",
             [is!(0, which = ITIMER_REAL), null(2, "old")]
-        ),
-        call!(
-            SYS_STATMOUNT,
-            "the list of the peer's mounts",
-            [no_flags(3)]
-        ),
-        call!(
-            SYS_LISTMOUNT,
-            "the list of the peer's mounts",
-            [no_flags(3)]
         ),
     ]
 }

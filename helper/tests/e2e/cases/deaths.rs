@@ -236,6 +236,7 @@ fn of_the_helper() -> Vec<Pid> {
 }
 
 pub(crate) fn attack_30_roles_killed_under_load(sandbox: &Sandbox) -> Result<(), Skip> {
+    kernel::needs_unique_ids()?;
     let load = Load::new(sandbox);
     let pace = Pace::new(&[
         "kill: gate",
@@ -316,6 +317,7 @@ fn leave(load: &Load, number: usize, random: &mut Random) {
 }
 
 pub(crate) fn attack_30_clients_killed_under_load(sandbox: &Sandbox) -> Result<(), Skip> {
+    kernel::needs_unique_ids()?;
     let load = Load::new(sandbox);
     let pace = Pace::new(&["kill: client", "left"]);
     let mut daemon = Daemon::start(sandbox);

@@ -91,6 +91,7 @@ cases! {
         normal_and_twice
         busy_then_lazy
         by_id
+        by_id_of_an_ended_mount
         not_granted
         topmost_of_a_stack
         attack_02_links_are_not_followed

@@ -14,6 +14,7 @@ use nix::sys::stat::Mode;
 
 use crate::Skip;
 use crate::daemon::Daemon;
+use crate::kernel;
 use crate::racing::{Player, Race, Random, Rules, Scene, State, end};
 use crate::sandbox::{Sandbox, mount_tmpfs};
 
@@ -167,6 +168,7 @@ fn links(sandbox: &Sandbox) -> Vec<Other> {
 
 /// CVE-2026-53612: the target becomes a symbolic link while the request runs.
 pub(crate) fn attack_02_leaf_swapped_for_a_symlink(sandbox: &Sandbox) -> Result<(), Skip> {
+    kernel::needs_unique_ids()?;
     let daemon = Daemon::start(sandbox);
     let target = [sandbox.make_dir("mnt/s")];
     let scene = Swapped::new(sandbox.path("mnt/s"), &target, links(sandbox));
@@ -182,6 +184,7 @@ pub(crate) fn attack_02_leaf_swapped_for_a_symlink(sandbox: &Sandbox) -> Result<
 
 /// The same of a directory above it.
 pub(crate) fn attack_02_ancestor_swapped_for_a_symlink(sandbox: &Sandbox) -> Result<(), Skip> {
+    kernel::needs_unique_ids()?;
     let daemon = Daemon::start(sandbox);
     let target = [sandbox.make_dir("mnt/s/leaf")];
     let scene = Swapped::new(sandbox.path("mnt/s"), &target, links(sandbox));
@@ -198,6 +201,7 @@ pub(crate) fn attack_02_ancestor_swapped_for_a_symlink(sandbox: &Sandbox) -> Res
 /// The granted root is another directory for a while. A client that connects
 /// then is granted nothing in either.
 pub(crate) fn attack_02_root_replaced(sandbox: &Sandbox) -> Result<(), Skip> {
+    kernel::needs_unique_ids()?;
     let daemon = Daemon::start(sandbox);
     let target = [sandbox.path("mnt/a")];
     sandbox.make_dir("victim/a");
@@ -224,6 +228,7 @@ pub(crate) fn attack_02_root_replaced(sandbox: &Sandbox) -> Result<(), Skip> {
 
 /// A directory above the target leaves the granted tree, or moves within it.
 pub(crate) fn attack_03_ancestor_renamed_away(sandbox: &Sandbox) -> Result<(), Skip> {
+    kernel::needs_unique_ids()?;
     let daemon = Daemon::start(sandbox);
     sandbox.make_dir("outside");
     let target = [sandbox.make_dir("mnt/inner/leaf")];
@@ -247,6 +252,7 @@ pub(crate) fn attack_03_ancestor_renamed_away(sandbox: &Sandbox) -> Result<(), S
 /// Two directories change names. What one request makes is another's to end,
 /// under the other name; but no request ends what another has just made.
 pub(crate) fn attack_03_directories_change_names(sandbox: &Sandbox) -> Result<(), Skip> {
+    kernel::needs_unique_ids()?;
     let daemon = Daemon::start(sandbox);
     let targets = ["mnt/one/leaf", "mnt/two/leaf"].map(|name| sandbox.make_dir(name));
     let two = (sandbox.path("mnt/two"), IN_PLACE);
@@ -300,6 +306,7 @@ pub(crate) fn attack_06_target_removed(sandbox: &Sandbox) -> Result<(), Skip> {
         }
     }
 
+    kernel::needs_unique_ids()?;
     let daemon = Daemon::start(sandbox);
     let target = [sandbox.make_dir("mnt/gone")];
     let rules = Rules {
@@ -327,7 +334,7 @@ impl Covered<'_> {
     fn cover(&mut self, place: &Path) {
         let open = |path: &Path| open(path, OFlag::O_PATH, Mode::empty()).unwrap();
         let cover = raw::clone_tree(open(&self.with).as_fd(), false).unwrap();
-        self.cover = Some(raw::status(cover.as_fd()).unwrap().mount);
+        self.cover = Some(raw::status(cover.as_fd(), raw::Ids::Unique).unwrap().mount);
         raw::attach(cover.as_fd(), open(place).as_fd()).unwrap();
     }
 }
@@ -362,6 +369,7 @@ impl Scene for Covered<'_> {
 /// `umount2` takes no id: what root puts on a mount in the moment before its end is
 /// ended in its stead. That is said, and happens in no other case.
 pub(crate) fn attack_12_anothers_mount(sandbox: &Sandbox) -> Result<(), Skip> {
+    kernel::needs_unique_ids()?;
     let daemon = Daemon::start(sandbox);
     let target = [sandbox.make_dir("mnt/inner/leaf")];
     mount_tmpfs(&sandbox.make_dir("cover"));
@@ -407,6 +415,7 @@ pub(crate) fn attack_12_anothers_mount(sandbox: &Sandbox) -> Result<(), Skip> {
 /// The source is another file for a while: a link, a regular file, another
 /// directory that is granted, nothing.
 pub(crate) fn attack_13_source_swapped(sandbox: &Sandbox) -> Result<(), Skip> {
+    kernel::needs_unique_ids()?;
     let daemon = Daemon::start(sandbox);
     for (name, text) in [("src/x", "x"), ("src/y", "y"), ("victim", "victim")] {
         sandbox.make_dir(name);

@@ -15,7 +15,7 @@ use nix::sys::resource::{Resource, setrlimit};
 
 use crate::daemon::{Daemon, START, command, outcome, wait_for, with_ambient};
 use crate::kernel::unchanged;
-use crate::sandbox::{ALICE, BOB, POLICY, Sandbox};
+use crate::sandbox::{ALICE, BOB, POLICY, Sandbox, for_this_kernel};
 use crate::wire::{Wire, body};
 use crate::{Skip, fuse, roles};
 
@@ -165,7 +165,7 @@ pub(crate) fn in_a_user_namespace(sandbox: &Sandbox) -> Result<(), Skip> {
     let policy = POLICY
         .replace("@DIR@", base.to_str().unwrap())
         .replace("@UID@", &uid.to_string());
-    fs::write(own("policy.toml"), policy).unwrap();
+    fs::write(own("policy.toml"), for_this_kernel(policy)).unwrap();
     fs::create_dir_all(own("run")).unwrap();
     for name in ["", "src", "mnt", "mnt/a", "policy.toml", "run"] {
         std::os::unix::fs::chown(own(name), Some(uid), Some(uid)).unwrap();

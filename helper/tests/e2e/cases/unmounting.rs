@@ -51,17 +51,34 @@ pub(crate) fn by_id(sandbox: &Sandbox) -> Result<(), Skip> {
     let daemon = Daemon::start(sandbox);
     let mut client = daemon.client();
     let target = sandbox.path("mnt/a");
+    let mount = client.mount(Tmpfs::new(&target).unwrap()).unwrap();
+    let beside = client
+        .mount(Tmpfs::new(sandbox.path("mnt/b")).unwrap())
+        .unwrap();
+    let other = Unmount::new(&target).unwrap().id(beside.mount.id);
+    let error = unchanged(|| client.unmount(other).unwrap_err());
+    assert_eq!(error.kind(), ErrorKind::IdMismatch);
+    assert_eq!(error.mount(), Some(mount.mount.id));
+    let far = Unmount::new(&target)
+        .unwrap()
+        .id(MountId::try_from(u64::MAX).unwrap());
+    let error = unchanged(|| client.unmount(far).unwrap_err());
+    assert_eq!(error.kind(), ErrorKind::IdMismatch);
+    client.unmount(&mount).unwrap();
+    Ok(())
+}
+
+pub(crate) fn by_id_of_an_ended_mount(sandbox: &Sandbox) -> Result<(), Skip> {
+    kernel::needs_unique_ids()?;
+    let daemon = Daemon::start(sandbox);
+    let mut client = daemon.client();
+    let target = sandbox.path("mnt/a");
     let first = client.mount(Tmpfs::new(&target).unwrap()).unwrap();
     client.unmount(&first).unwrap();
     let second = client.mount(Tmpfs::new(&target).unwrap()).unwrap();
     let error = unchanged(|| client.unmount(&first).unwrap_err());
     assert_eq!(error.kind(), ErrorKind::IdMismatch);
     assert_eq!(error.mount(), Some(second.mount.id));
-    let far = Unmount::new(&target)
-        .unwrap()
-        .id(MountId::try_from(u64::MAX).unwrap());
-    let error = unchanged(|| client.unmount(far).unwrap_err());
-    assert_eq!(error.kind(), ErrorKind::IdMismatch);
     client.unmount(&second).unwrap();
     Ok(())
 }

@@ -140,7 +140,7 @@ pub(crate) fn end(id: u64) -> bool {
         };
         let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
         let root = open(&status.point[..], flags, Mode::empty()).ok()?;
-        if raw::status(root.as_fd()).ok()?.mount != id {
+        if raw::status(root.as_fd(), raw::Ids::Unique).ok()?.mount != id {
             return None;
         }
         // The link leads to the mount that is open, whatever its path is by now.

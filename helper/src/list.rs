@@ -7,17 +7,20 @@ use mountwarden_protocol::{AbsPath, ErrorReply, ListPage, MountId, MountInfo};
 
 use crate::failure;
 use crate::sys::mount::LSMT_ROOT;
-use crate::table;
+use crate::table::{self, Table};
 
-/// Bytes of one page, well below the size of a frame.
-const PAGE: usize = 32 * 1024;
-
-/// The mounts beneath `targets` whose ids come after `after`.
-pub(super) fn page(targets: &[AbsPath], after: Option<MountId>) -> Result<ListPage, ErrorReply> {
+/// The mounts beneath `targets` whose ids come after `after`, as many as fit into
+/// `most` bytes, and at least one.
+pub(crate) fn page(
+    table: &Table,
+    targets: &[AbsPath],
+    after: Option<MountId>,
+    most: usize,
+) -> Result<ListPage, ErrorReply> {
     let mut mounts: Vec<MountInfo> = Vec::new();
     let mut bytes: usize = 0;
     let mut next = None;
-    let walked = table::walk(LSMT_ROOT, after.map_or(0, u64::from), |mount| {
+    let walked = table.walk(LSMT_ROOT, after.map_or(0, u64::from), |mount| {
         let Some(info) = table::info(mount) else {
             return ControlFlow::Continue(());
         };
@@ -32,7 +35,7 @@ pub(super) fn page(targets: &[AbsPath], after: Option<MountId>) -> Result<ListPa
             .saturating_add(info.filesystem.len())
             .saturating_add(64);
         bytes = bytes.saturating_add(size);
-        if bytes > PAGE && !mounts.is_empty() {
+        if bytes > most && !mounts.is_empty() {
             next = mounts.last().map(|last| last.id);
             return ControlFlow::Break(());
         }
