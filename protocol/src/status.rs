@@ -67,7 +67,8 @@ pub struct RoleReport {
 /// A Landlock domain (`landlock(7)`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LandlockReport {
-    /// The ABI whose rights are in force.
+    /// The ABI whose rights are in force; 0 for no domain, which is all that the
+    /// privileged half can have before ABI 4.
     pub abi: u32,
     /// How many directories and files it may read beneath, every other use of
     /// the file tree being denied; `None` where the domain handles no filesystem

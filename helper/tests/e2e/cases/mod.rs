@@ -22,6 +22,7 @@ mod identity;
 mod life;
 mod limits;
 mod manager;
+mod mountinfo;
 mod mounting;
 mod pace;
 mod paths;
@@ -103,6 +104,37 @@ cases! {
         explain_changes_nothing
         a_denial_tells_nothing_of_what_exists
         status_says_what_confines
+    }
+    mountinfo {
+        says_what_serves
+        odd_paths_are_nobody_elses_trouble
+        agrees_with_statmount
+        holds_while_the_table_changes
+        bind_directory
+        bind_file
+        attack_09_recursive_only_where_granted
+        attack_11_private_unless_granted
+        attack_12_busy_for_another_mount
+        attack_19_flags_are_the_kernels
+        already_mounted_is_the_same_mount
+        concurrent_requests_make_one_mount
+        has_its_limits_and_owner
+        busy_then_lazy
+        by_id
+        topmost_of_a_stack
+        list_is_the_peers_own
+        list_goes_over_pages
+        status_says_what_confines
+        attack_33_control_bytes
+        attack_05_source_mount_detached
+        attack_03_target_renamed_while_attaching
+        attack_11_shared_while_attaching
+        attack_31_a_private_file_system
+        attack_26_other_users_grants
+        mounts_per_user
+        attack_32_restart_with_live_mounts
+        processes_are_confined
+        attack_28_tables_are_printed
     }
     paths {
         attack_01_malformed_paths
