@@ -15,6 +15,7 @@ use serde_json::Value;
 use crate::kernel::{descendants, is_alive, named};
 use crate::lines;
 use crate::sandbox::Sandbox;
+use crate::slowly;
 
 /// A running helper. It is killed by its own pid when the case ends.
 pub(crate) struct Daemon {
@@ -29,7 +30,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Waits until `condition` gives something.
 pub(crate) fn wait_for<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
-    let end = Instant::now() + PATIENCE;
+    let end = Instant::now() + slowly(PATIENCE);
     loop {
         if let Some(value) = condition() {
             return value;
@@ -228,7 +229,7 @@ impl Drop for Daemon {
         let _ = self.child.kill();
         let _ = self.child.wait();
         // The next helper of the case must not find this one's gate.
-        let end = Instant::now() + PATIENCE;
+        let end = Instant::now() + slowly(PATIENCE);
         while gate.iter().any(|&pid| is_alive(pid)) && Instant::now() < end {
             std::thread::sleep(Duration::from_millis(2));
         }

@@ -53,6 +53,8 @@ const PLACE: &str = "MOUNTWARDEN_E2E_PLACE";
 const SKIPPED: u8 = 77;
 /// No case takes a tenth of this on an idle machine.
 const TIMEOUT: Duration = Duration::from_mins(10);
+/// How many times longer than on an idle machine things may take; for emulated ones.
+const SLOWNESS: &str = "MOUNTWARDEN_E2E_SLOWNESS";
 
 /// Why a case cannot run here.
 pub(crate) struct Skip(pub(crate) String);
@@ -82,6 +84,12 @@ fn main() -> ExitCode {
     // Cases measure nothing, but each starts a helper: a few at a time is enough.
     arguments.test_threads = arguments.test_threads.or(Some(4));
     libtest_mimic::run(&arguments, trials).exit_code()
+}
+
+/// A time that things may take here.
+pub(crate) fn slowly(time: Duration) -> Duration {
+    let times = std::env::var(SLOWNESS).map_or(1, |text| text.parse().expect(SLOWNESS));
+    time * times
 }
 
 /// Runs one case in this process.
@@ -116,7 +124,7 @@ fn supervise(name: &'static str) -> Result<Completion, Failed> {
         .stdout(output.try_clone()?)
         .stderr(output.try_clone()?)
         .spawn()?;
-    let timeout = TIMEOUT + racing::seconds().unwrap_or_default();
+    let timeout = slowly(TIMEOUT) + racing::seconds().unwrap_or_default();
     let end = Instant::now() + timeout;
     let status = loop {
         if let Some(status) = child.try_wait()? {

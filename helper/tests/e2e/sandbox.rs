@@ -3,13 +3,14 @@
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use mountwarden_helper::raw::running_abi;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use nix::unistd::{getegid, geteuid};
 
-use crate::Skip;
+use crate::{Skip, slowly};
 
 /// A user that has a grant of its own, beside the one who runs the tests.
 pub(crate) const ALICE: u32 = 4001;
@@ -32,6 +33,9 @@ target = ["@DIR@/mnt"]
   max_size = "16MiB"
   max_inodes = 1024
 "#;
+
+/// `@SECOND@` in a policy: a deadline that no request needs which is not held up.
+pub(crate) const SECOND: Duration = Duration::from_secs(1);
 
 /// The place of one case. All of it ends with the case's namespace.
 pub(crate) struct Sandbox {
@@ -118,7 +122,8 @@ impl Sandbox {
     pub(crate) fn policy(&self, text: &str) {
         let text = text
             .replace("@DIR@", self.dir.to_str().unwrap())
-            .replace("@UID@", &geteuid().to_string());
+            .replace("@UID@", &geteuid().to_string())
+            .replace("@SECOND@", &format!("{}s", slowly(SECOND).as_secs()));
         let text = for_this_kernel(text);
         let path = self.write("policy.toml", &text);
         fs::set_permissions(path, fs::Permissions::from_mode(0o644)).unwrap();

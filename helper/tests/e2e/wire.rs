@@ -17,7 +17,7 @@ impl Wire {
     pub(crate) fn connect(socket: &Path) -> Self {
         let stream = UnixStream::connect(socket).unwrap();
         stream
-            .set_read_timeout(Some(Duration::from_secs(30)))
+            .set_read_timeout(Some(crate::slowly(Duration::from_secs(30))))
             .unwrap();
         Self(stream)
     }

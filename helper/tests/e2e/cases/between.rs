@@ -414,7 +414,7 @@ pub(crate) fn attack_34_many_orders_at_once(sandbox: &Sandbox) -> Result<(), Ski
 /// As above, but the request's time is over before the mount is attached: what
 /// is attached is looked at all the same.
 pub(crate) fn attack_03_target_renamed_until_the_deadline(sandbox: &Sandbox) -> Result<(), Skip> {
-    let limits = "[limits]\nrequest_timeout = \"1s\"\n[[grant]]";
+    let limits = "[limits]\nrequest_timeout = \"@SECOND@\"\n[[grant]]";
     sandbox.policy(&POLICY.replacen("[[grant]]", limits, 1));
     sandbox.make_dir("outside");
     let server = Server::start(&sandbox.make_dir("mnt/inner/held"))?;

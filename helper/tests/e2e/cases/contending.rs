@@ -118,7 +118,7 @@ fn other_mounter(daemon: &Daemon, than: Pid) -> Pid {
 
 /// A request that waits for another's has its deadline too, in both halves.
 pub(crate) fn attack_31_a_wait_for_another_times_out(sandbox: &Sandbox) -> Result<(), Skip> {
-    let limits = "[limits]\nrequest_timeout = \"1s\"\n[[grant]]";
+    let limits = "[limits]\nrequest_timeout = \"@SECOND@\"\n[[grant]]";
     sandbox.policy(&POLICY.replacen("[[grant]]", limits, 1));
     let server = Server::start(&sandbox.make_dir("mnt/held"))?;
     let leaf = sandbox.path("mnt/held/leaf");

@@ -16,9 +16,9 @@ use super::between::{is_in_state, sleeps, wait_for_state};
 use super::confinement::only;
 use crate::daemon::{Daemon, wait_for};
 use crate::kernel::{self, descendants, is_alive, named, unchanged};
-use crate::sandbox::{POLICY, Sandbox};
+use crate::sandbox::{POLICY, SECOND, Sandbox};
 use crate::wire::{Wire, body};
-use crate::{Skip, fuse};
+use crate::{Skip, fuse, slowly};
 
 pub(crate) fn attack_30_a_killed_role_ends_its_connection(sandbox: &Sandbox) -> Result<(), Skip> {
     let mut daemon = Daemon::start(sandbox);
@@ -289,8 +289,12 @@ pub(crate) fn attack_30_what_a_lost_mounter_had(sandbox: &Sandbox) -> Result<(),
 pub(crate) fn attack_31_a_hung_file_system(sandbox: &Sandbox) -> Result<(), Skip> {
     let device = fuse::device()?;
     // Long enough for the other client's requests on a machine that is busy.
-    let limits = "[limits]\nrequest_timeout = \"5s\"\n[[grant]]";
-    sandbox.policy(&POLICY.replacen("[[grant]]", limits, 1));
+    let time = slowly(SECOND * 5);
+    let limits = format!(
+        "[limits]\nrequest_timeout = \"{}s\"\n[[grant]]",
+        time.as_secs()
+    );
+    sandbox.policy(&POLICY.replacen("[[grant]]", &limits, 1));
     let hung = sandbox.make_dir("mnt/hung");
     // A FUSE server that never answers: this process, which does not read.
     fuse::attach(&device, &hung, true)?;
@@ -310,7 +314,7 @@ pub(crate) fn attack_31_a_hung_file_system(sandbox: &Sandbox) -> Result<(), Skip
         blocked.join().unwrap()
     });
     assert_eq!(blocked.unwrap_err().kind(), ErrorKind::TimedOut);
-    assert!(begun.elapsed() >= Duration::from_secs(5));
+    assert!(begun.elapsed() >= time);
     assert!(
         daemon.log().contains("killed by SIGALRM"),
         "the gate reports it"
@@ -326,7 +330,7 @@ pub(crate) fn attack_31_a_hung_file_system(sandbox: &Sandbox) -> Result<(), Skip
 
 /// The deadline of a request ends with it: a connection may be idle for longer.
 pub(crate) fn a_deadline_ends_with_its_request(sandbox: &Sandbox) -> Result<(), Skip> {
-    let limits = "[limits]\nrequest_timeout = \"1s\"\n[[grant]]";
+    let limits = "[limits]\nrequest_timeout = \"@SECOND@\"\n[[grant]]";
     sandbox.policy(&POLICY.replacen("[[grant]]", limits, 1));
     let daemon = Daemon::start(sandbox);
     // It does not connect again by itself, as the library does.
@@ -339,7 +343,7 @@ pub(crate) fn a_deadline_ends_with_its_request(sandbox: &Sandbox) -> Result<(), 
             matches!(&reply, Reply::Mounted(made) if made.outcome == wanted),
             "{reply:?}"
         );
-        thread::sleep(Duration::from_millis(1300));
+        thread::sleep(slowly(SECOND) + Duration::from_millis(300));
     }
     assert!(matches!(wire.ask(&Request::Status), Reply::Status(_)));
     Ok(())

@@ -234,7 +234,9 @@ pub(crate) fn holds_while_the_table_changes(sandbox: &Sandbox) -> Result<(), Ski
     std::thread::scope(|scope| {
         scope.spawn(|| {
             while !done.load(Ordering::Relaxed) {
-                changing.iter().for_each(|place| mount_tmpfs(place));
+                for place in &changing {
+                    mount_tmpfs(place);
+                }
                 for place in &changing {
                     umount2(place, MntFlags::MNT_DETACH).unwrap();
                 }
