@@ -138,6 +138,16 @@ fn a_mount_beyond_any_request_is_nobody_elses_trouble() {
     assert_eq!(table.status_of_mount(5), Err(Errno::ENOENT));
 }
 
+/// A line that is cut off says nothing, not even where it could be read.
+#[test]
+fn a_line_that_is_cut_off() {
+    let cut = |point: usize| line(2, 1, b"/", &vec![b'x'; point], "rw - tmp");
+    let missing = 64 * 1024 - cut(0).len();
+    let table = table(&[cut(missing), cut(missing - 1)]);
+    assert_eq!(ids(&table, ALL, 0), [2], "the one that fits with its end");
+    assert_eq!(table.status_of_mount(2), Err(Errno::EOVERFLOW));
+}
+
 #[test]
 fn a_line_without_ids_is_no_table() {
     let table = table(&[b"root:x:0:0".to_vec()]);
@@ -172,14 +182,17 @@ fn a_ring_of_parents_ends() {
     assert_eq!(ids(&table(&[at(1, 2), at(2, 3), at(3, 1)]), 4, 0), []);
 }
 
-/// More than is held at a time, in an order of the kernel's choice.
+/// More than is held at a time, of all sizes, in an order of the kernel's choice.
 #[test]
 fn a_large_table_comes_in_the_order_of_ids() {
     let point = vec![b'x'; 4000];
     // 5 and 4001 have no common divisor: every id once, scattered.
-    let scattered = (0..4001_u64).map(|n| n * 5 % 4001 + 1);
+    let scattered = (0..4001).map(|n| n * 5 % 4001 + 1);
     let lines: Vec<_> = scattered
-        .map(|id| line(id, 1, b"/", &point, "rw - tmpfs t rw"))
+        .map(|id| {
+            let point = &point[..id % 7 * 600];
+            line(id.try_into().unwrap(), 1, b"/", point, "rw - tmpfs t rw")
+        })
         .collect();
     let table = table(&lines);
     let all: Vec<u64> = (1..=4001).collect();
