@@ -174,12 +174,9 @@ impl Table {
         }
     }
 
-    /// Replaces the short id, which no two mounts have at the same time, by the
-    /// unique one: found in the whole table, which only hidden mounts cost.
+    /// Replaces the short id, which no two mounts have at the same time, by the one
+    /// that the table uses: found in the whole of it, which only hidden mounts cost.
     fn hidden(&self, mut status: FileStatus) -> Result<FileStatus, Errno> {
-        if self.ids() == Ids::Short {
-            return Ok(status);
-        }
         let mut found = None;
         self.walk(LSMT_ROOT, 0, |mount| {
             if mount.short_id == status.mount {
