@@ -218,5 +218,8 @@ fn directory(node: u64) -> Vec<u8> {
     bytes[..8].copy_from_slice(&node.to_ne_bytes());
     bytes[60..64].copy_from_slice(&0o040_777_u32.to_ne_bytes());
     bytes[64..68].copy_from_slice(&2_u32.to_ne_bytes());
+    // In a user namespace nobody may write to what belongs to a user without a number.
+    bytes[68..72].copy_from_slice(&geteuid().as_raw().to_ne_bytes());
+    bytes[72..76].copy_from_slice(&getegid().as_raw().to_ne_bytes());
     bytes
 }
