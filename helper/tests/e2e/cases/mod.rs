@@ -110,6 +110,7 @@ cases! {
         odd_paths_are_nobody_elses_trouble
         agrees_with_statmount
         holds_while_the_table_changes
+        an_id_is_given_away
         bind_directory
         bind_file
         attack_09_recursive_only_where_granted
@@ -131,7 +132,9 @@ cases! {
         attack_11_shared_while_attaching
         attack_31_a_private_file_system
         attack_26_other_users_grants
+        attack_12_one_at_a_time
         mounts_per_user
+        walks_of_the_table_count
         attack_32_restart_with_live_mounts
         processes_are_confined
         attack_28_tables_are_printed

@@ -71,7 +71,9 @@ again! {
     between::attack_11_shared_while_attaching
     between::attack_31_a_private_file_system
     identity::attack_26_other_users_grants
+    contending::attack_12_one_at_a_time
     limits::mounts_per_user
+    pace::walks_of_the_table_count
     restart::attack_32_restart_with_live_mounts
     confinement::processes_are_confined
     confinement::attack_28_tables_are_printed
@@ -258,6 +260,31 @@ pub(crate) fn holds_while_the_table_changes(sandbox: &Sandbox) -> Result<(), Ski
                 let count = seen.iter().filter(|&seen| seen == id).count();
                 assert_eq!(count, 1, "{}", place.display());
             }
+        }
+    });
+    Ok(())
+}
+
+/// The id of a mount that was unmounted is soon another mount's, elsewhere: that is
+/// not taken for a mount that is there still.
+pub(crate) fn an_id_is_given_away(sandbox: &Sandbox) -> Result<(), Skip> {
+    hide_calls();
+    let daemon = Daemon::start(sandbox);
+    let mut client = daemon.client();
+    let elsewhere = sandbox.make_dir("elsewhere");
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(Ordering::Relaxed) {
+                mount_tmpfs(&elsewhere);
+                umount2(&elsewhere, MntFlags::MNT_DETACH).unwrap();
+            }
+        });
+        let _stop = Stop(&done);
+        for _ in 0..300 {
+            let tmpfs = Tmpfs::new(sandbox.path("mnt/a")).unwrap();
+            let made = client.mount(tmpfs).unwrap();
+            client.unmount(&made).unwrap();
         }
     });
     Ok(())
