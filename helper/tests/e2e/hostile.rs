@@ -27,9 +27,10 @@ use rustix::process::{PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
 use serde::{Deserialize, Serialize};
 
 use crate::Skip;
+use crate::cases::between::wait_for_state;
 use crate::cases::confinement::only;
 use crate::daemon::{Daemon, wait_for};
-use crate::kernel::{descendants, is_alive, named, status_field, unchanged};
+use crate::kernel::{descendants, is_alive, named, unchanged};
 use crate::wire::Wire;
 
 /// What a session says, as `helper/src/order.rs` has it.
@@ -163,9 +164,7 @@ fn remove(from: &mut BTreeMap<RawFd, OwnedFd>, is: impl Fn(&OwnedFd) -> bool) ->
 /// Stops a process for good.
 fn stop(pid: Pid) {
     kill(pid, Signal::SIGSTOP).unwrap();
-    wait_for("it is stopped", || {
-        status_field(pid, "State")?.starts_with('T').then_some(())
-    });
+    wait_for_state(pid, 'T');
 }
 
 /// A connection whose session is the test.

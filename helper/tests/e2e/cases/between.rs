@@ -36,7 +36,7 @@ pub(super) fn is_in_state(pid: Pid, state: char) -> bool {
     status_field(pid, "State").is_some_and(|text| text.to_ascii_uppercase().starts_with(state))
 }
 
-pub(super) fn wait_for_state(pid: Pid, state: char) {
+pub(crate) fn wait_for_state(pid: Pid, state: char) {
     wait_for(&format!("{pid} is in state {state}"), || {
         is_in_state(pid, state).then_some(())
     });

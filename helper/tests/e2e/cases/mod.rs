@@ -3,7 +3,7 @@
 mod absent;
 mod asking;
 mod audit;
-mod between;
+pub(crate) mod between;
 mod cli;
 pub(crate) mod confinement;
 mod contending;
