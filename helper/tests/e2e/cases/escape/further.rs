@@ -253,8 +253,8 @@ pub(super) fn could_still_use_the_name_buffer(sandbox: &Sandbox) -> Result<(), S
 pub(super) fn could_still_send_for_its_client(sandbox: &Sandbox) -> Result<(), Skip> {
     let mut scene = Scene::start(sandbox);
     let path = sandbox.path("receiver");
-    let receiver = UnixDatagram::bind(&path).unwrap();
-    receiver.set_nonblocking(true).unwrap();
+    let hears = UnixDatagram::bind(&path).unwrap();
+    hears.set_nonblocking(true).unwrap();
     set_permissions(&path, Permissions::from_mode(0o666)).unwrap();
     let (wire, session, _) = scene.connect();
     let mut puppet = Puppet::seize(session);
@@ -264,19 +264,19 @@ pub(super) fn could_still_send_for_its_client(sandbox: &Sandbox) -> Result<(), S
     let address = [&[1, 0], path.as_os_str().as_bytes()].concat();
     let length = u64::try_from(address.len() + 1).unwrap();
     let address = puppet.text(address);
-    let received = puppet.words(&[0, 0, part, 1, rights, 64, 0]);
-    let sent = puppet.words(&[address, length, part, 1, 0, 0, 0]);
+    let incoming = puppet.words(&[0, 0, part, 1, rights, 64, 0]);
+    let outgoing = puppet.words(&[address, length, part, 1, 0, 0, 0]);
 
     number(puppet.syscall(libc::SYS_close, &[order]));
     let socket = UnixDatagram::unbound().unwrap();
     wire.send_with(&[7], &[socket.as_fd()]).unwrap();
-    let receive = [client, received, int(libc::MSG_DONTWAIT)];
+    let receive = [client, incoming, int(libc::MSG_DONTWAIT)];
     assert_eq!(number(puppet.syscall(libc::SYS_recvmsg, &receive)), 1);
-    let send = [order, sent, int(libc::MSG_NOSIGNAL)];
+    let send = [order, outgoing, int(libc::MSG_NOSIGNAL)];
     let outcome = puppet.syscall(libc::SYS_sendmsg, &send);
     if scene.abi < 9 {
         assert_eq!(number(outcome), 1);
-        assert_eq!(receiver.recv(&mut [0]).unwrap(), 1);
+        assert_eq!(hears.recv(&mut [0]).unwrap(), 1);
     } else {
         assert_eq!(outcome, DENIED);
     }

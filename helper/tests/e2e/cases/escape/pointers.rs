@@ -37,8 +37,7 @@ pub(super) fn attack_29_passes_no_other_pointer(
     let room = puppet.place(&[0; 256]);
     let paths = [own_empty, path, name, 0];
     let by_slots = [mount, empty, target, empty, 0x44];
-    let clone = [source, empty, 0x8_1001];
-    let attributes = [mount, empty, EMPTY, room, 32];
+    let (clone, attributes) = ([source, empty, 0x8_1001], [mount, empty, EMPTY, room, 32]);
     let option = [source, 1, pinned.address("size"), room, 0];
     let own = [
         int(libc::AT_FDCWD),
