@@ -1,5 +1,5 @@
 //! The audit log: one JSON object a line on standard error, written by the
-//! privileged half from what the kernel attests.
+//! privileged half from what the kernel attests. The other half has no way to it.
 //!
 //! The names of the fields do not change. A line has fewer than `PIPE_BUF`
 //! bytes (`pipe(7)`), so that lines of different mounters never mix; a value too
@@ -9,10 +9,12 @@
 use std::fmt::Write as _;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use mountwarden_protocol::{ErrorCode, ErrorReply, Kind, Operation, Outcome, Reply};
+use mountwarden_protocol::{ErrorCode, ErrorReply, Kind, Operation, Outcome, Reply, Role};
 use nix::errno::Errno;
+use nix::unistd::{Pid, getpid};
 
 use crate::peer::AttestedPeer;
+use crate::reports::MAX_MESSAGE;
 
 /// The most bytes that one value takes, escapes included: two paths, a grant and
 /// a message stay within a line.
@@ -55,7 +57,7 @@ pub(crate) struct Record<'a> {
 impl Record<'_> {
     /// Writes the line.
     pub(crate) fn write(&self) -> Result<(), Errno> {
-        write_line(&self.line())
+        write_all(self.line().as_bytes())
     }
 
     fn line(&self) -> String {
@@ -177,18 +179,27 @@ fn failure(line: &mut Line, error: &ErrorReply) {
     line.text("message", error.message.as_bytes());
 }
 
-/// Writes a line about the helper itself. `pid` is the process that writes it.
-pub(crate) fn log(role: &str, message: &str) -> Result<(), Errno> {
-    let mut line = Line::of_now();
-    line.name("event", "helper");
-    line.name("role", role);
-    line.number("pid", std::process::id());
-    line.text("message", message.as_bytes());
-    write_line(&line.finish())
+/// Has a line about the helper itself written. The unprivileged half sends the warden
+/// the message alone, which is what its standard error is for.
+pub(crate) fn log(role: Role, message: &str) -> Result<(), Errno> {
+    let message = message.as_bytes();
+    match role {
+        Role::Gate | Role::Session => write_all(message.get(..MAX_MESSAGE).unwrap_or(message)),
+        Role::Warden | Role::Mounter => log_of(role, getpid(), message),
+    }
 }
 
-fn write_line(line: &str) -> Result<(), Errno> {
-    let mut rest = line.as_bytes();
+/// Writes a line about the helper itself, for the process that has something to say.
+pub(crate) fn log_of(role: Role, pid: Pid, message: &[u8]) -> Result<(), Errno> {
+    let mut line = Line::of_now();
+    line.name("event", "helper");
+    line.name("role", &role.to_string());
+    line.number("pid", pid);
+    line.text("message", message);
+    write_all(line.finish().as_bytes())
+}
+
+fn write_all(mut rest: &[u8]) -> Result<(), Errno> {
     while !rest.is_empty() {
         match nix::unistd::write(std::io::stderr(), rest) {
             Ok(0) => return Err(Errno::EIO),

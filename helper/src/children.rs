@@ -6,7 +6,7 @@ use std::ffi::CStr;
 use std::fmt::Display;
 use std::os::fd::{AsFd, OwnedFd};
 
-use mountwarden_protocol::frame;
+use mountwarden_protocol::{Role, frame};
 use nix::errno::Errno;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
@@ -83,7 +83,7 @@ pub(crate) fn describe(status: WaitStatus) -> String {
 }
 
 /// Ends a child with the result of its work, which it logs when it failed.
-pub(crate) fn finish<E: Display>(role: &str, result: Result<(), E>) -> ! {
+pub(crate) fn finish<E: Display>(role: Role, result: Result<(), E>) -> ! {
     match result {
         Ok(()) => process::exit(0),
         Err(error) => {
@@ -97,7 +97,7 @@ pub(crate) fn finish<E: Display>(role: &str, result: Result<(), E>) -> ! {
 /// Begins a role: names the process for `ps` (`PR_SET_NAME` in `prctl(2)`), and lets a
 /// panic end it with a line that names the role, and SIGABRT. The standard report would
 /// open files for a backtrace, which the filters do not allow.
-pub(crate) fn begin(role: &'static str, name: &CStr) {
+pub(crate) fn begin(role: Role, name: &CStr) {
     // A name that could not be set changes nothing that anyone relies on.
     let _ = nix::sys::prctl::set_name(name);
     std::panic::set_hook(Box::new(move |panic| {

@@ -9,7 +9,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use mountwarden_policy::Policy;
-use mountwarden_protocol::{ErrorCode, ErrorReply, HelloReply, Refusal, Reply};
+use mountwarden_protocol::{ErrorCode, ErrorReply, HelloReply, Refusal, Reply, Role};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::signal::Signal;
@@ -21,11 +21,11 @@ use nix::sys::time::{TimeSpec, TimeVal, TimeValLike};
 use nix::sys::wait::WaitStatus;
 use nix::unistd::Pid;
 
-use crate::audit::{self, By};
+use crate::audit;
 use crate::children;
 use crate::confine::{ConfineError, Confined, Domain, Filters, Gate, Identity, Plan};
 use crate::peer::{AttestedPeer, Attestor};
-use crate::refusals::Refusals;
+use crate::refusals::{Refusals, Refused};
 use crate::session::{self, roots::Roots};
 use crate::sys::process::{self, Forked};
 use crate::sys::socket;
@@ -183,14 +183,13 @@ impl Acceptor<'_> {
         let peer = match self.context.attestor.attest(&client) {
             Ok(peer) => peer,
             Err(error) => {
-                let error = ErrorReply::new(ErrorCode::Denied, error.to_string());
-                self.refuse(&client, None, error)?;
+                self.refuse(&client, None, Refused::Unknown, error.into())?;
                 return Ok(Next::Accept);
             }
         };
-        if let Some(message) = self.limit_reached(&peer) {
-            let error = ErrorReply::new(ErrorCode::LimitReached, message);
-            self.refuse(&client, Some(&peer), error)?;
+        let limits = self.context.policy.limits();
+        if let Some(why) = self.limit_reached(&peer) {
+            self.refuse(&client, Some(&peer), why, why.error(limits))?;
             return Ok(Next::Accept);
         }
         match self.start(&client, &peer) {
@@ -204,11 +203,8 @@ impl Acceptor<'_> {
             Err(
                 Errno::EMFILE | Errno::ENFILE | Errno::ENOMEM | Errno::EAGAIN | Errno::ETOOMANYREFS,
             ) => {
-                let error = ErrorReply::new(
-                    ErrorCode::LimitReached,
-                    "the helper's system has no room for another process or descriptor now",
-                );
-                self.refuse(&client, Some(&peer), error)?;
+                let why = Refused::NoRoom;
+                self.refuse(&client, Some(&peer), why, why.error(limits))?;
                 Ok(Next::BackOff)
             }
             Err(errno) => Err(errno),
@@ -217,7 +213,7 @@ impl Acceptor<'_> {
 
     /// The warden holds the same limits against a gate that was taken over;
     /// here they keep a flood from costing a fork each.
-    fn limit_reached(&self, peer: &AttestedPeer) -> Option<String> {
+    fn limit_reached(&self, peer: &AttestedPeer) -> Option<Refused> {
         let limits = self.context.policy.limits();
         let uid = peer.identity().uid;
         let open = |count: usize, limit: u32| u32::try_from(count).map_or(true, |n| n >= limit);
@@ -227,22 +223,36 @@ impl Acceptor<'_> {
             .filter(|session| session.uid == uid)
             .count();
         if open(own, limits.connections_per_user) {
-            Some(children::too_many_of_user(limits.connections_per_user))
+            Some(Refused::OfUser)
         } else if open(self.sessions.len(), limits.connections) {
-            Some(children::too_many(limits.connections))
+            Some(Refused::OfAll)
         } else {
             None
         }
     }
 
-    /// Tells a client, and the log, why there is no session for it.
+    /// Tells a client, and the warden for the log, why there is no session for it.
     fn refuse(
         &mut self,
         client: &OwnedFd,
         peer: Option<&AttestedPeer>,
+        why: Refused,
         error: ErrorReply,
     ) -> Result<(), Errno> {
-        self.refusals.refused(By::Gate, peer, &error)?;
+        if self.refusals.begins(peer) {
+            match send(self.context.warden, why.word(), &[client]) {
+                // The warden's end of the channel, which is polled, tells more.
+                Ok(()) | Err(Errno::EPIPE | Errno::ECONNRESET) => {}
+                // Too many descriptors are on their way to the warden already.
+                Err(errno) => audit::log(
+                    Role::Gate,
+                    &format!(
+                        "a refusal has no line of its own: {errno}; {}",
+                        error.message
+                    ),
+                )?,
+            }
+        }
         children::tell(client, &HelloReply::Refused(Refusal::new(error)));
         Ok(())
     }
@@ -266,8 +276,8 @@ impl Acceptor<'_> {
                     source: self.context.source,
                     gate: self.confined.report(),
                 };
-                children::begin("session", c"mw-session");
-                children::finish("session", session::run(&context, client, &ours))
+                children::begin(Role::Session, c"mw-session");
+                children::finish(Role::Session, session::run(&context, client, &ours))
             }
         }
     }
@@ -285,7 +295,7 @@ impl Acceptor<'_> {
             }
             let how = children::describe(status);
             audit::log(
-                "gate",
+                Role::Gate,
                 &format!("a session of uid {} ended: {how}", session.uid),
             )?;
             // Only a request has a deadline, so a reply is what the client waits for.

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use caps::{CapSet, Capability};
 use mountwarden_policy::Policy;
-use mountwarden_protocol::AbsPath;
+use mountwarden_protocol::{AbsPath, Role};
 use nix::errno::Errno;
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -25,6 +25,7 @@ use crate::files::{FileError, Trust};
 use crate::listener::{ListenError, Listener};
 use crate::peer::Attestor;
 use crate::policy_file::{self, LoadError};
+use crate::reports::{self, Reports};
 use crate::sys::{self, pinned, process::Forked};
 use crate::systemd::{self, Notifier};
 use crate::table::Source;
@@ -126,7 +127,7 @@ pub(crate) fn serve(options: &Serve, arguments: &[OsString]) -> Result<(), Start
     )?;
     let warnings = policy_file::warnings(&policy);
     for warning in warnings.into_iter().chain(systemd::namespace_warning()) {
-        step("write the log", audit::log("warden", &warning))?;
+        step("write the log", audit::log(Role::Warden, &warning))?;
     }
     part(&policy, &attestor, listener, identity, source, watchdog)
 }
@@ -151,7 +152,7 @@ fn part(
         sigprocmask(SigmaskHow::SIG_SETMASK, Some(&children::heard()), None),
     )?;
     step("set up the heap", sys::process::heap_without_mmap())?;
-    children::begin("warden", c"mw-warden");
+    children::begin(Role::Warden, c"mw-warden");
     let notifier = Notifier::connect().map_err(StartError::Notify)?;
     let filters = Filters::compile(source)?;
     let (ours, theirs) = step(
@@ -163,12 +164,18 @@ fn part(
             SockFlag::SOCK_CLOEXEC,
         ),
     )?;
+    let (heard, said) = step("make a socket for reports", reports::pair())?;
     let signals = step("hear signals", children::listen())?;
     let parent = getpid();
     let gate = match step("fork the gate", sys::process::fork())? {
         Forked::Child => {
-            drop(ours);
-            children::begin("gate", c"mw-gate");
+            drop((ours, heard));
+            if reports::divert(&said).is_err() {
+                // What it would have to say could not be said as the gate.
+                sys::process::exit(1);
+            }
+            drop(said);
+            children::begin(Role::Gate, c"mw-gate");
             let context = gate::Context {
                 policy,
                 attestor,
@@ -181,12 +188,13 @@ fn part(
                 parent,
                 watchdog,
             };
-            children::finish("gate", gate::run(context));
+            children::finish(Role::Gate, gate::run(context));
         }
         Forked::Parent(pid) => pid,
     };
     // What confinement would close under its owner.
-    drop((theirs, listener.socket));
+    drop((theirs, said, listener.socket));
+    let reports = Reports::new(heard, gate);
     // Mapped after the fork: the gate has no part in it.
     let users = usize::try_from(policy.limits().connections).unwrap_or(usize::MAX);
     let board = step("share counters", Board::new(users))?;
@@ -204,12 +212,13 @@ fn part(
         identity,
         source,
         gate,
+        reports: &reports,
     };
     // Not a return: what std does at the end of `main` is in no filter.
-    children::finish(
-        "warden",
-        guard(context, ours, listener.path.as_ref(), &notifier),
-    )
+    let ended = guard(context, ours, listener.path.as_ref(), &notifier);
+    // What the others said last, such as why they did not start.
+    let written = step("write the log", reports.write(reports::ALL));
+    children::finish(Role::Warden, ended.and(written.map(drop)))
 }
 
 /// The life of the warden.
@@ -245,7 +254,7 @@ fn announce(
         confine::running_abi(),
         policy.require_landlock_abi(),
     );
-    step("write the log", audit::log("warden", &line))?;
+    step("write the log", audit::log(Role::Warden, &line))?;
     step("tell the service manager", notifier.send("READY=1"))
 }
 

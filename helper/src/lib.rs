@@ -33,6 +33,7 @@ mod order;
 mod peer;
 mod policy_file;
 mod refusals;
+mod reports;
 mod session;
 #[expect(
     unsafe_code,

@@ -9,7 +9,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::time::{Duration, Instant};
 
 use mountwarden_policy::Policy;
-use mountwarden_protocol::{ErrorCode, ErrorReply};
+use mountwarden_protocol::{ErrorCode, ErrorReply, Role};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::signal::{Signal, kill};
@@ -26,7 +26,8 @@ use crate::budget::Budget;
 use crate::confine::{ConfineError, Confined, Domain, Filters, Identity, Plan, Warden};
 use crate::order::OrderReply;
 use crate::peer::{AttestedPeer, Attestor};
-use crate::refusals::Refusals;
+use crate::refusals::{self, Refusals, Refused};
+use crate::reports::{self, Reports};
 use crate::sys::process::{self, Forked};
 use crate::sys::socket;
 use crate::systemd::Notifier;
@@ -45,6 +46,8 @@ pub(crate) struct Context<'a> {
     pub(crate) identity: Identity,
     pub(crate) source: Source,
     pub(crate) gate: Pid,
+    /// What gate and sessions say.
+    pub(crate) reports: &'a Reports,
 }
 
 /// Why the warden ends when nobody told it to.
@@ -116,7 +119,11 @@ impl<'a> Keeper<'a> {
     /// Confines this process as the warden. `extra` stays open beside its own
     /// descriptors.
     pub(crate) fn confine(context: Context<'a>, extra: &[RawFd]) -> Result<Self, Ended> {
-        let mut descriptors = vec![context.signals.as_raw_fd(), context.lock.as_raw_fd()];
+        let mut descriptors = vec![
+            context.signals.as_raw_fd(),
+            context.lock.as_raw_fd(),
+            context.reports.as_fd().as_raw_fd(),
+        ];
         descriptors.extend(extra);
         let confined = crate::confine::enforce(&Plan {
             descriptors: &descriptors,
@@ -146,18 +153,22 @@ impl<'a> Keeper<'a> {
             let mut polled = [
                 PollFd::new(self.context.signals.as_fd(), PollFlags::POLLIN),
                 PollFd::new(gate.as_fd(), PollFlags::POLLIN),
+                PollFd::new(self.context.reports.as_fd(), PollFlags::POLLIN),
             ];
             match ppoll(&mut polled, None, None) {
                 Err(Errno::EINTR) => continue,
                 other => other?,
             };
-            let [signals, connection] = polled.map(|fd| fd.any().unwrap_or(false));
+            let [signals, connection, reports] = polled.map(|fd| fd.any().unwrap_or(false));
             if signals && self.hear()? {
                 drop(gate);
                 return self.stop();
             }
             if connection {
                 self.take(&gate, manager)?;
+            }
+            if reports && !self.context.reports.write(reports::AT_ONCE)? {
+                return Err(Ended::Gate(self.end_of_gate()?));
             }
         }
     }
@@ -187,15 +198,19 @@ impl<'a> Keeper<'a> {
         if message.length == 0 {
             return Err(Ended::Gate(self.end_of_gate()?));
         }
-        if buffer.get(..message.length) == Some(gate::ALIVE) {
+        let word = buffer.get(..message.length).unwrap_or_default();
+        if word == gate::ALIVE {
             // It came from the gate's loop and through this one: both turn.
             return manager.offer("WATCHDOG=1").map_err(Ended::Manager);
+        }
+        if let Some(why) = Refused::of_word(word) {
+            return Ok(self.refused_by_gate(why, message.descriptors)?);
         }
         let Ok([client, order]) = <[OwnedFd; 2]>::try_from(message.descriptors) else {
             // The kernel drops what a system without free descriptors cannot take;
             // the session sees the end of its order channel.
             audit::log(
-                "warden",
+                Role::Warden,
                 "a connection came without its two descriptors and was dropped",
             )?;
             return Ok(());
@@ -208,10 +223,22 @@ impl<'a> Keeper<'a> {
                 Ok(place) => self.start(&peer, place, &order),
                 Err(error) => self.refuse(&order, Some(&peer), error),
             },
-            Err(error) => {
-                let error = ErrorReply::new(ErrorCode::Denied, error.to_string());
-                self.refuse(&order, None, error)
+            Err(error) => self.refuse(&order, None, error.into()),
+        }
+    }
+
+    /// Writes down that the gate refused a client. Why is the gate's word; who, the kernel's.
+    fn refused_by_gate(&self, why: Refused, descriptors: Vec<OwnedFd>) -> Result<(), Errno> {
+        let Ok([client]) = <[OwnedFd; 1]>::try_from(descriptors) else {
+            let message = "the gate refused a client and did not show which";
+            return audit::log(Role::Warden, message);
+        };
+        match self.context.attestor.attest(&client) {
+            Ok(peer) => {
+                let error = why.error(self.context.policy.limits());
+                refusals::write(By::Gate, Some(&peer), &error)
             }
+            Err(error) => refusals::write(By::Gate, None, &error.into()),
         }
     }
 
@@ -222,7 +249,9 @@ impl<'a> Keeper<'a> {
         peer: Option<&AttestedPeer>,
         error: ErrorReply,
     ) -> Result<(), Ended> {
-        self.refusals.refused(By::Warden, peer, &error)?;
+        if self.refusals.begins(peer) {
+            refusals::write(By::Warden, peer, &error)?;
+        }
         children::tell(order, &OrderReply::Refused(error));
         Ok(())
     }
@@ -331,9 +360,9 @@ impl<'a> Keeper<'a> {
                     parent,
                     started: self.started,
                 };
-                children::begin("mounter", c"mw-mounter");
+                children::begin(Role::Mounter, c"mw-mounter");
                 children::finish(
-                    "mounter",
+                    Role::Mounter,
                     mounter::run(&context, order.as_fd(), self.context.lock.as_fd()),
                 )
             }
@@ -365,7 +394,10 @@ impl<'a> Keeper<'a> {
         }
         let uid = uid.map_or_else(|| "unknown".to_owned(), |uid| uid.to_string());
         let how = children::describe(status);
-        audit::log("warden", &format!("a mounter of uid {uid} ended: {how}"))
+        audit::log(
+            Role::Warden,
+            &format!("a mounter of uid {uid} ended: {how}"),
+        )
     }
 
     fn count_open(&self) {
@@ -381,6 +413,7 @@ impl<'a> Keeper<'a> {
             kill(*pid, Signal::SIGTERM)?;
         }
         let end = Instant::now().checked_add(STOP);
+        let mut watched = 2;
         while self.gate.is_some() || !self.mounters.is_empty() {
             let left = end.map_or(STOP, |end| end.saturating_duration_since(Instant::now()));
             if left.is_zero() {
@@ -388,13 +421,28 @@ impl<'a> Keeper<'a> {
                 for pid in self.mounters.keys() {
                     kill(*pid, Signal::SIGKILL)?;
                 }
-                audit::log("warden", "what did not end in time was killed; mounts stay")?;
+                audit::log(
+                    Role::Warden,
+                    "what did not end in time was killed; mounts stay",
+                )?;
                 return Ok(());
             }
-            let mut polled = [PollFd::new(self.context.signals.as_fd(), PollFlags::POLLIN)];
-            match ppoll(&mut polled, Some(TimeSpec::from_duration(left)), None) {
+            let mut polled = [
+                PollFd::new(self.context.signals.as_fd(), PollFlags::POLLIN),
+                PollFd::new(self.context.reports.as_fd(), PollFlags::POLLIN),
+            ];
+            let time = TimeSpec::from_duration(left);
+            match ppoll(
+                polled.get_mut(..watched).unwrap_or_default(),
+                Some(time),
+                None,
+            ) {
                 Err(Errno::EINTR) => {}
                 other => drop(other?),
+            }
+            // Nobody who says much holds up the end of the gate, which may have to say more.
+            if watched == 2 && !self.context.reports.write(reports::AT_ONCE)? {
+                watched = 1;
             }
             children::drain(self.context.signals)?;
             while let Some(status) = children::next_ended()? {
@@ -402,7 +450,7 @@ impl<'a> Keeper<'a> {
                 self.ended(status)?;
             }
         }
-        audit::log("warden", "stopped; mounts stay")?;
+        audit::log(Role::Warden, "stopped; mounts stay")?;
         Ok(())
     }
 }

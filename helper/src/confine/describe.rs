@@ -27,17 +27,17 @@ fn facts(role: Role, source: Source) -> Facts {
     let (is, descriptors, max_descriptors) = match role {
         Role::Gate => (
             "one process; accepts connections and forks a session for each; reads no client's byte",
-            "the listening socket, the channel to the warden, a signalfd, each client's socket",
+            "the listening socket, the channel to the warden, a signalfd, each client's socket; the warden's socket for reports in place of the standard ones",
             "`connections` of the policy and 64".to_owned(),
         ),
         Role::Session => (
             "one process a connection; reads what the client says, judges it, opens the locations",
-            "the client's socket, the order channel",
+            "the client's socket, the order channel; the warden's socket for reports in place of the standard ones",
             session::layout::MAX_DESCRIPTORS.to_string(),
         ),
         Role::Warden => (
             "one process; knows who each peer is and forks a mounter for each; opens no path",
-            "the channel to the gate, a signalfd, the lock file, the service manager's socket",
+            "the channel to the gate, the other half's reports, a signalfd, the lock file, the service manager's socket",
             warden::MAX_DESCRIPTORS.to_string(),
         ),
         Role::Mounter => (
@@ -186,6 +186,7 @@ fn json_of_entry(entry: &Entry) -> String {
 fn json_of_check(check: &Check) -> String {
     let (kind, value) = match check.value {
         Value::Int { bits, .. } => ("int", bits.to_string()),
+        Value::AtLeast { bits } => ("at_least", bits.to_string()),
         Value::Long { bits, .. } => ("long", bits.to_string()),
         Value::Pinned(text) => ("pinned", string(&text.text().to_string_lossy())),
         Value::NameBuffer => ("name_buffer", "true".to_owned()),

@@ -29,6 +29,8 @@ pub(super) struct Check {
 pub(super) enum Value {
     /// The argument's low 32 bits, which is all that the kernel reads of an `int`.
     Int { bits: u32, means: &'static str },
+    /// The argument's low 32 bits are that or more.
+    AtLeast { bits: u32 },
     /// The whole argument.
     Long { bits: u64, means: &'static str },
     /// The address of a string that nothing can change.
@@ -41,6 +43,7 @@ impl fmt::Display for Value {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Int { means, .. } | Self::Long { means, .. } => f.write_str(means),
+            Self::AtLeast { bits } => write!(f, "{bits} or more"),
             Self::Pinned(string) => write!(f, "pinned {:?}", string.text()),
             Self::NameBuffer => f.write_str("the name buffer"),
         }
@@ -104,6 +107,16 @@ pub(super) fn fd(index: u8, number: i32, means: &'static str) -> Check {
     int(index, "fd", number.bits(), means)
 }
 
+/// A descriptor with that number or a higher one.
+pub(super) fn fd_from(index: u8, number: i32) -> Check {
+    let bits = number.bits();
+    Check {
+        index,
+        name: "fd",
+        value: Value::AtLeast { bits },
+    }
+}
+
 pub(super) fn no_flags(index: u8) -> Check {
     int(index, "flags", 0, "0")
 }
@@ -135,7 +148,7 @@ impl Value {
     /// What the filter compares with, and whether it is the whole argument.
     pub(super) fn compared(self) -> (u64, bool) {
         match self {
-            Self::Int { bits, .. } => (bits.into(), false),
+            Self::Int { bits, .. } | Self::AtLeast { bits } => (bits.into(), false),
             Self::Long { bits, .. } => (bits, true),
             Self::Pinned(string) => (string.address(), true),
             Self::NameBuffer => (pinned::name_buffer_address(), true),

@@ -14,7 +14,7 @@ use seccompiler::{
 };
 
 use super::ConfineError;
-use super::entry::{Check, Entry};
+use super::entry::{Check, Entry, Value};
 use super::tables;
 use crate::table::Source;
 
@@ -107,5 +107,9 @@ fn condition(check: &Check) -> Result<SeccompCondition, seccompiler::BackendErro
     } else {
         SeccompCmpArgLen::Dword
     };
-    SeccompCondition::new(check.index, width, SeccompCmpOp::Eq, value)
+    let operator = match check.value {
+        Value::AtLeast { .. } => SeccompCmpOp::Ge,
+        _ => SeccompCmpOp::Eq,
+    };
+    SeccompCondition::new(check.index, width, operator, value)
 }

@@ -29,10 +29,19 @@ use crate::table::Source;
 /// The table of a role, where the mount table is asked in this way.
 pub(super) fn of(role: Role, source: Source) -> Vec<Entry> {
     let tables: &[fn() -> Vec<Entry>] = match role {
-        Role::Gate => &[every_role, gate, parent, child_setup, gate_child, session],
+        Role::Gate => &[
+            every_role,
+            closing,
+            gate,
+            parent,
+            child_setup,
+            gate_child,
+            session,
+        ],
         Role::Session => &[every_role, session],
         Role::Warden => &[
             every_role,
+            closing,
             warden,
             parent,
             child_setup,
@@ -40,7 +49,7 @@ pub(super) fn of(role: Role, source: Source) -> Vec<Entry> {
             mounter_checks,
             mounter_work,
         ],
-        Role::Mounter => &[every_role, mounter_checks, mounter_work],
+        Role::Mounter => &[every_role, closing, mounter_checks, mounter_work],
     };
     let mut entries: Vec<Entry> = tables.iter().flat_map(|table| table()).collect();
     entries.extend(mount_table::of(role, source));
@@ -63,10 +72,13 @@ fn every_role() -> Vec<Entry> {
             [is!(0, clock = CLOCK_MONOTONIC)],
             [is!(0, clock = CLOCK_REALTIME)]
         ),
-        call!(SYS_close, "descriptors that were received"),
         call!(SYS_exit_group, "the end"),
         call!(SYS_ppoll, "waiting"),
-        call!(SYS_write, "the log", [fd(0, 2, "standard error")]),
+        call!(
+            SYS_write,
+            "the log; in gate and session, what the warden writes there",
+            [fd(0, 2, "standard error")]
+        ),
         call!(SYS_rt_sigprocmask, "libc: abort after a panic, fork"),
         call!(SYS_getpid, "the log; libc: abort"),
         call!(SYS_gettid, "libc: abort"),
@@ -77,6 +89,11 @@ fn every_role() -> Vec<Entry> {
             [is!(0, option = PR_GET_SECCOMP)]
         ),
     ]
+}
+
+/// All but a session close any descriptor.
+fn closing() -> Vec<Entry> {
+    vec![call!(SYS_close, "descriptors that were received")]
 }
 
 /// What both roles that fork do.

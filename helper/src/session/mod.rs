@@ -10,6 +10,7 @@ mod locate;
 pub(crate) mod roots;
 mod stream;
 
+use std::mem::ManuallyDrop;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
@@ -71,14 +72,15 @@ pub(crate) fn run(context: &Context<'_>, client: &OwnedFd, order: &OwnedFd) -> R
     let places = context.policy.places(context.peer.identity());
     let (roots, opened) = Roots::open(places.sources.iter().chain(&places.targets).cloned());
     let confined = confine(context, opened)?;
-    let mut conversation = Conversation {
+    // The filter lets neither socket be closed, so that nothing takes its number.
+    let mut conversation = ManuallyDrop::new(Conversation {
         context,
         places,
         roots,
         confined,
         client: ClientStream::new(client),
         order: OrderChannel::new(order),
-    };
+    });
     if conversation.open()? {
         conversation.serve()?;
     }

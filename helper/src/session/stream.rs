@@ -8,7 +8,6 @@ use std::time::{Duration, Instant};
 use mountwarden_protocol::{ErrorCode, ErrorReply, frame};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags};
-use nix::sys::socket::MsgFlags;
 use nix::sys::time::TimeSpec;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -158,12 +157,7 @@ impl Read for ClientStream {
 
 impl Write for ClientStream {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        Ok(socket::send(
-            self.socket.as_fd(),
-            bytes,
-            &[],
-            MsgFlags::empty(),
-        )?)
+        Ok(socket::send_bytes(self.socket.as_fd(), bytes)?)
     }
 
     fn flush(&mut self) -> io::Result<()> {

@@ -5,7 +5,8 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
-use nix::sys::socket::{ControlMessage, MsgFlags, SockFlag, accept4, recvmsg, sendmsg};
+use nix::sys::socket::{self, ControlMessage, MsgFlags, SockFlag, accept4, recvmsg, sendmsg};
+use nix::unistd::Pid;
 
 use super::result;
 
@@ -18,6 +19,8 @@ pub(crate) struct Message {
     pub(crate) length: usize,
     /// The descriptors that came with it.
     pub(crate) descriptors: Vec<OwnedFd>,
+    /// Who sent it, on a socket with `SO_PASSCRED`.
+    pub(crate) sender: Option<Pid>,
     /// Bytes or descriptors did not fit and were dropped by the kernel.
     pub(crate) truncated: bool,
 }
@@ -49,24 +52,28 @@ pub(crate) fn receive(
     let received = unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut header, flags.bits()) };
     let length = usize::try_from(Errno::result(received)?).map_err(|_| Errno::EPROTO)?;
     let dropped = MsgFlags::MSG_CTRUNC | MsgFlags::MSG_TRUNC;
+    // SAFETY: `recvmsg` has just filled the header in.
+    let (descriptors, sender) = unsafe { attached(&header) };
     Ok(Message {
         length,
-        // SAFETY: `recvmsg` has just filled the header in.
-        descriptors: unsafe { attached(&header) },
+        descriptors,
+        sender,
         truncated: header.msg_flags & dropped.bits() != 0,
     })
 }
 
-/// Room for the descriptors of one message, and for not one more.
+/// Room for the descriptors of one message, and for not one more; or for its sender,
+/// which the kernel writes first.
 const CONTROL: usize = size_of::<libc::cmsghdr>() + MAX_DESCRIPTORS * size_of::<RawFd>();
 const _: () = assert!(CONTROL <= size_of::<[u64; 4]>());
+const _: () = assert!(CONTROL >= size_of::<libc::cmsghdr>() + size_of::<libc::ucred>());
 
-/// Takes the descriptors that came with a message (`cmsg(3)`).
+/// Takes the descriptors that came with a message, and its sender (`cmsg(3)`).
 ///
 /// # Safety
 /// `recvmsg` has filled `header` in, and nobody took its descriptors before.
-unsafe fn attached(header: &libc::msghdr) -> Vec<OwnedFd> {
-    let mut descriptors = Vec::new();
+unsafe fn attached(header: &libc::msghdr) -> (Vec<OwnedFd>, Option<Pid>) {
+    let (mut descriptors, mut sender) = (Vec::new(), None);
     // SAFETY: the kernel wrote the control messages and their length.
     let mut next = unsafe { libc::CMSG_FIRSTHDR(header) };
     // SAFETY: null, or a header that lies whole within the control messages.
@@ -84,10 +91,16 @@ unsafe fn attached(header: &libc::msghdr) -> Vec<OwnedFd> {
                     .map(|number| unsafe { OwnedFd::from_raw_fd(RawFd::from_ne_bytes(*number)) }),
             );
         }
+        if (control.cmsg_level, control.cmsg_type) == (libc::SOL_SOCKET, libc::SCM_CREDENTIALS) {
+            // SAFETY: the kernel wrote a whole `ucred` after such a header; there is room
+            // for one, and what does not fit has no header.
+            let from = unsafe { libc::CMSG_DATA(next).cast::<libc::ucred>().read_unaligned() };
+            sender = Some(Pid::from_raw(from.pid));
+        }
         // SAFETY: as for the first.
         next = unsafe { libc::CMSG_NXTHDR(header, next) };
     }
-    descriptors
+    (descriptors, sender)
 }
 
 /// Bytes of a stream.
@@ -131,6 +144,11 @@ pub(crate) fn send(
         flags | MsgFlags::MSG_NOSIGNAL,
         None,
     )
+}
+
+/// Sends bytes with which no descriptor can come (`send(2)`), without SIGPIPE.
+pub(crate) fn send_bytes(socket: BorrowedFd<'_>, bytes: &[u8]) -> Result<usize, Errno> {
+    socket::send(socket.as_raw_fd(), bytes, MsgFlags::MSG_NOSIGNAL)
 }
 
 /// Accepts a connection (`accept4(2)`), without blocking when none waits.

@@ -150,6 +150,11 @@ pub(crate) fn descriptors(pid: Pid) -> Result<BTreeMap<RawFd, OwnedFd>, Skip> {
     Ok(found)
 }
 
+/// Those that are not the socket for reports.
+fn beside_the_standard_ones(pid: Pid) -> Result<BTreeMap<RawFd, OwnedFd>, Skip> {
+    Ok(descriptors(pid)?.split_off(&3))
+}
+
 fn is_order_channel(file: &OwnedFd) -> bool {
     getsockopt(file, SockType) == Ok(socket::SockType::SeqPacket)
 }
@@ -194,7 +199,7 @@ impl HostileSession {
         };
         let (session, mounter) = (new("mw-session"), new("mw-mounter"));
         stop(session);
-        let mut descriptors = descriptors(session)?;
+        let mut descriptors = beside_the_standard_ones(session)?;
         Ok(Self {
             channel: Channel(remove(&mut descriptors, is_order_channel)),
             descriptors,
@@ -366,7 +371,7 @@ impl HostileGate {
     pub(crate) fn take(daemon: &Daemon) -> Result<Self, Skip> {
         let pid = only(daemon, "mw-gate");
         stop(pid);
-        let mut all = descriptors(pid)?;
+        let mut all = beside_the_standard_ones(pid)?;
         Ok(Self {
             channel: remove(&mut all, is_order_channel),
             listener: remove(&mut all, |file| getsockopt(file, AcceptConn) == Ok(true)),

@@ -317,6 +317,8 @@ fn holds(check: &Value, pid: Pid, call: &Call) -> bool {
     let value = call.arguments[index];
     if let Some(bits) = check["int"].as_u64() {
         value & u64::from(u32::MAX) == bits
+    } else if let Some(bits) = check["at_least"].as_u64() {
+        value & u64::from(u32::MAX) >= bits
     } else if let Some(bits) = check["long"].as_u64() {
         value == bits
     } else if let Some(text) = check["pinned"].as_str() {

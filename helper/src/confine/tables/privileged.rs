@@ -31,7 +31,7 @@ pub(super) fn warden() -> Vec<Entry> {
         ),
         call!(
             SYS_recvmsg,
-            "connections, from the gate",
+            "connections, from the gate; what the other half reports",
             [is!(2, flags = MSG_DONTWAIT | MSG_CMSG_CLOEXEC)]
         ),
     ]

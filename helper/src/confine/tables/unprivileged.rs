@@ -3,13 +3,13 @@
 
 use libc::{
     AF_UNIX, AT_EMPTY_PATH, ITIMER_REAL, MSG_CMSG_CLOEXEC, MSG_DONTWAIT, MSG_NOSIGNAL, SO_SNDTIMEO,
-    SOCK_CLOEXEC, SOCK_SEQPACKET, SOL_SOCKET, SYS_accept4, SYS_fstat, SYS_landlock_add_rule,
-    SYS_newfstatat, SYS_openat2, SYS_recvmsg, SYS_sendmsg, SYS_setitimer, SYS_setsockopt,
-    SYS_socketpair,
+    SOCK_CLOEXEC, SOCK_SEQPACKET, SOL_SOCKET, SYS_accept4, SYS_close, SYS_fstat,
+    SYS_landlock_add_rule, SYS_newfstatat, SYS_openat2, SYS_recvmsg, SYS_sendmsg, SYS_sendto,
+    SYS_setitimer, SYS_setsockopt, SYS_socketpair,
 };
 
-use crate::confine::entry::{Check, Entry, Int, Value, call, fd, int, is, no_flags, null};
-use crate::session::layout::{CLIENT, ORDER};
+use crate::confine::entry::{Check, Entry, Int, Value, call, fd, fd_from, int, is, no_flags, null};
+use crate::session::layout::{CLIENT, FIRST_FREE, ORDER};
 
 pub(super) fn gate() -> Vec<Entry> {
     vec![
@@ -60,9 +60,18 @@ pub(super) fn session() -> Vec<Entry> {
         ),
         call!(
             SYS_sendmsg,
-            "the client, the order channel",
-            [client, is!(2, flags = MSG_NOSIGNAL)],
+            "the order channel",
             [order, is!(2, flags = MSG_NOSIGNAL)]
+        ),
+        call!(
+            SYS_sendto,
+            "the client, whom no descriptor reaches",
+            [client, is!(3, flags = MSG_NOSIGNAL), null(4, "address")]
+        ),
+        call!(
+            SYS_close,
+            "locations; not what it sends to",
+            [fd_from(0, FIRST_FREE)]
         ),
         call!(SYS_openat2, "granted locations; Landlock says which"),
         call!(

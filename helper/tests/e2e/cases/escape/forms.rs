@@ -27,6 +27,7 @@ impl Pinned {
         let strings = [
             ("6pinned5EMPTY", 1),
             ("6pinned12PROC_SELF_FD", 1),
+            ("6pinned19PROC_SELF_MOUNTINFO", 1),
             ("6pinned5TMPFS", 1),
             ("6pinned11MOUNTWARDEN", 1),
             ("6pinned10TMPFS_KEYS", 6),
@@ -68,12 +69,17 @@ struct Check {
     value: u64,
     /// The bits that the filter compares.
     compared: u64,
+    /// Where more than that value will do, the least.
+    least: Option<u64>,
 }
 
 impl Check {
     fn of(check: &Value, pinned: &Pinned) -> Self {
+        let least = check["at_least"].as_u64();
         let (value, compared) = if let Some(bits) = check["int"].as_u64() {
             (bits, u32::MAX.into())
+        } else if least.is_some() {
+            (NOTHING, u32::MAX.into())
         } else if let Some(bits) = check["long"].as_u64() {
             (bits, u64::MAX)
         } else if let Some(text) = check["pinned"].as_str() {
@@ -86,11 +92,14 @@ impl Check {
             argument: usize::try_from(check["argument"].as_u64().unwrap()).unwrap(),
             value,
             compared,
+            least,
         }
     }
 
     fn holds(&self, arguments: &Arguments) -> bool {
-        (arguments[self.argument] ^ self.value) & self.compared == 0
+        let given = arguments[self.argument] & self.compared;
+        self.least
+            .map_or(given == self.value & self.compared, |least| given >= least)
     }
 }
 
@@ -132,7 +141,8 @@ impl Call {
                     .values()
                     .copied()
                     .chain([pinned.name, elsewhere]);
-                for value in others.chain([0, u64::MAX]).chain(pointers) {
+                let below = check.least.map(|least| least - 1);
+                for value in others.chain([0, u64::MAX]).chain(below).chain(pointers) {
                     let mut arguments = allowed;
                     arguments[check.argument] = value;
                     if !self.allows(&arguments) && !refused.contains(&arguments) {

@@ -1,10 +1,5 @@
 //! What takes more than one call to try.
 
-use std::fs::{Permissions, set_permissions};
-use std::os::fd::AsFd;
-use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::PermissionsExt;
-use std::os::unix::net::UnixDatagram;
 use std::process::{Child, Stdio};
 
 use mountwarden_client::Tmpfs;
@@ -244,43 +239,6 @@ pub(super) fn could_still_use_the_name_buffer(sandbox: &Sandbox) -> Result<(), S
     assert_eq!(kernel::at(&target), []);
     puppet.release();
     drop(wire);
-    scene.others_are_served();
-    Ok(())
-}
-
-/// What `docs/threat-model.md` says that a session could still do, so that it stays true:
-/// its filter fixes the number of the order channel, and not what has that number.
-pub(super) fn could_still_send_for_its_client(sandbox: &Sandbox) -> Result<(), Skip> {
-    let mut scene = Scene::start(sandbox);
-    let path = sandbox.path("receiver");
-    let hears = UnixDatagram::bind(&path).unwrap();
-    hears.set_nonblocking(true).unwrap();
-    set_permissions(&path, Permissions::from_mode(0o666)).unwrap();
-    let (wire, session, _) = scene.connect();
-    let mut puppet = Puppet::seize(session);
-    let (client, order) = (3, 4);
-    let byte = puppet.place(&[7]);
-    let (part, rights) = (puppet.words(&[byte, 1]), puppet.place(&[0; 64]));
-    let address = [&[1, 0], path.as_os_str().as_bytes()].concat();
-    let length = u64::try_from(address.len() + 1).unwrap();
-    let address = puppet.text(address);
-    let incoming = puppet.words(&[0, 0, part, 1, rights, 64, 0]);
-    let outgoing = puppet.words(&[address, length, part, 1, 0, 0, 0]);
-
-    number(puppet.syscall(libc::SYS_close, &[order]));
-    let socket = UnixDatagram::unbound().unwrap();
-    wire.send_with(&[7], &[socket.as_fd()]).unwrap();
-    let receive = [client, incoming, int(libc::MSG_DONTWAIT)];
-    assert_eq!(number(puppet.syscall(libc::SYS_recvmsg, &receive)), 1);
-    let send = [order, outgoing, int(libc::MSG_NOSIGNAL)];
-    let outcome = puppet.syscall(libc::SYS_sendmsg, &send);
-    if scene.abi < 9 {
-        assert_eq!(number(outcome), 1);
-        assert_eq!(hears.recv(&mut [0]).unwrap(), 1);
-    } else {
-        assert_eq!(outcome, DENIED);
-    }
-    drop((puppet, wire));
     scene.others_are_served();
     Ok(())
 }

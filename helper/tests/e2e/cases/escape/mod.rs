@@ -12,6 +12,7 @@ mod inward;
 mod numbers;
 mod outward;
 mod pointers;
+mod reports;
 mod sideways;
 
 use std::cell::OnceCell;
@@ -100,8 +101,14 @@ pub(super) fn all() -> Vec<(&'static str, Case)> {
             |s| further::attack_28_an_unopened_path_leads_nowhere(s, Role::Gate),
         session::attack_28_an_unopened_path_leads_nowhere:
             |s| further::attack_28_an_unopened_path_leads_nowhere(s, Role::Session),
+        gate::attack_33_writes_no_line_of_anothers:
+            |s| reports::attack_33_writes_no_line_of_anothers(s, Role::Gate),
+        session::attack_33_writes_no_line_of_anothers:
+            |s| reports::attack_33_writes_no_line_of_anothers(s, Role::Session),
+        session::attack_34_a_flood_of_messages: reports::attack_34_a_flood_of_messages,
+        session::attack_26_hands_its_client_nothing:
+            |s| every_attempt(s, Role::Session, reports::attack_26_hands_its_client_nothing),
         session::attack_28_the_kernel_names_the_call: deaths::attack_28_the_kernel_names_the_call,
-        session::could_still_send_for_its_client: further::could_still_send_for_its_client,
         mounter::could_still_use_the_name_buffer: further::could_still_use_the_name_buffer,
         warden::attack_29_passes_no_other_pointer:
             |s| every_attempt(s, Role::Warden, pointers::attack_29_passes_no_other_pointer),
