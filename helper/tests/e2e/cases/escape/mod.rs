@@ -105,6 +105,7 @@ pub(super) fn all() -> Vec<(&'static str, Case)> {
             |s| reports::attack_33_writes_no_line_of_anothers(s, Role::Gate),
         session::attack_33_writes_no_line_of_anothers:
             |s| reports::attack_33_writes_no_line_of_anothers(s, Role::Session),
+        gate::is_heard_to_the_end: reports::what_the_gate_said_last,
         session::attack_34_a_flood_of_messages: reports::attack_34_a_flood_of_messages,
         session::attack_26_hands_its_client_nothing:
             |s| every_attempt(s, Role::Session, reports::attack_26_hands_its_client_nothing),

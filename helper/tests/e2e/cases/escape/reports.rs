@@ -7,6 +7,7 @@ use std::thread;
 use nix::libc;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{getpid, write};
+use serde_json::Value;
 
 use super::super::confinement::only;
 use super::attempts::{Attempt, int, killed, passes, works};
@@ -94,6 +95,35 @@ pub(super) fn attack_33_writes_no_line_of_anothers(
     Ok(())
 }
 
+/// The warden ends with the gate, and first writes what that had to say.
+pub(super) fn what_the_gate_said_last(sandbox: &Sandbox) -> Result<(), Skip> {
+    let mut scene = Scene::start(sandbox);
+    let [gate, _, warden, _] = scene.processes;
+    kill(warden, Signal::SIGSTOP).unwrap();
+    let mut puppet = Puppet::seize(gate);
+    forge(&mut puppet, libc::SYS_write, 2);
+    drop(puppet);
+    kill(warden, Signal::SIGCONT).unwrap();
+    assert_eq!(scene.daemon.end().code(), Some(1));
+    let said = |line: &Value| line["role"] == "gate" && line["pid"] == gate.as_raw();
+    let lines = scene.daemon.about_itself();
+    assert_eq!(
+        lines.iter().filter(|line| said(line)).count(),
+        1,
+        "{lines:?}"
+    );
+    Ok(())
+}
+
+/// Sets a flag when it is dropped, also by a panic.
+struct Ends<'a>(&'a AtomicBool);
+
+impl Drop for Ends<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 /// Messages without end: others are served meanwhile, and the helper stops in time.
 pub(super) fn attack_34_a_flood_of_messages(sandbox: &Sandbox) -> Result<(), Skip> {
     let mut daemon = Daemon::start(sandbox);
@@ -101,13 +131,16 @@ pub(super) fn attack_34_a_flood_of_messages(sandbox: &Sandbox) -> Result<(), Ski
     let held = descriptors(only(&daemon, "mw-session"))?;
     let stop = AtomicBool::new(false);
     let sent = thread::scope(|scope| {
-        let flood = scope.spawn(|| {
+        let end = Ends(&stop);
+        let flood = || {
             let mut sent = 0;
             while !stop.load(Ordering::Relaxed) && write(held[&2].as_fd(), b"flood").is_ok() {
                 sent += 1;
             }
             sent
-        });
+        };
+        // One that waits for room leaves none to the others.
+        let flood = [flood; 4].map(|flood| scope.spawn(flood));
         wait_for("a flood", || {
             (daemon.log().matches("flood").count() > 1000).then_some(())
         });
@@ -116,9 +149,12 @@ pub(super) fn attack_34_a_flood_of_messages(sandbox: &Sandbox) -> Result<(), Ski
         }
         kill(daemon.pid(), Signal::SIGTERM).unwrap();
         let status = daemon.end();
-        stop.store(true, Ordering::Relaxed);
+        drop(end);
         assert_eq!(status.code(), Some(0));
-        flood.join().unwrap()
+        flood
+            .into_iter()
+            .map(|thread| thread.join().unwrap())
+            .sum::<usize>()
     });
     let lines = daemon.about_itself();
     assert!(
