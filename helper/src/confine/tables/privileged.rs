@@ -3,13 +3,13 @@
 
 use libc::{
     AT_EMPTY_PATH, AT_FDCWD, AT_NO_AUTOMOUNT, AT_RECURSIVE, AT_STATX_DONT_SYNC,
-    AT_SYMLINK_NOFOLLOW, F_GETFL, F_SETLKW, ITIMER_REAL, MNT_DETACH, MOVE_MOUNT_F_EMPTY_PATH,
-    MOVE_MOUNT_T_EMPTY_PATH, MSG_CMSG_CLOEXEC, MSG_DONTWAIT, MSG_NOSIGNAL, O_CLOEXEC, O_DIRECTORY,
-    O_PATH, OPEN_TREE_CLOEXEC, OPEN_TREE_CLONE, PR_CAP_AMBIENT, PR_CAP_AMBIENT_IS_SET,
-    PR_SET_PDEATHSIG, SIGKILL, SIGTERM, SYS_fchdir, SYS_fcntl, SYS_fsconfig, SYS_fsmount,
-    SYS_fsopen, SYS_fstatfs, SYS_getppid, SYS_kill, SYS_mount_setattr, SYS_move_mount,
-    SYS_open_tree, SYS_openat, SYS_prctl, SYS_readlinkat, SYS_recvmsg, SYS_sendmsg, SYS_setitimer,
-    SYS_statx, SYS_umount2, UMOUNT_NOFOLLOW,
+    AT_SYMLINK_NOFOLLOW, CLOCK_REALTIME, F_GETFL, F_SETLKW, ITIMER_REAL, MNT_DETACH,
+    MOVE_MOUNT_F_EMPTY_PATH, MOVE_MOUNT_T_EMPTY_PATH, MSG_CMSG_CLOEXEC, MSG_DONTWAIT, MSG_NOSIGNAL,
+    O_CLOEXEC, O_DIRECTORY, O_PATH, OPEN_TREE_CLOEXEC, OPEN_TREE_CLONE, PR_CAP_AMBIENT,
+    PR_CAP_AMBIENT_IS_SET, PR_SET_PDEATHSIG, SIGKILL, SIGTERM, SYS_clock_gettime, SYS_fchdir,
+    SYS_fcntl, SYS_fsconfig, SYS_fsmount, SYS_fsopen, SYS_fstatfs, SYS_getppid, SYS_kill,
+    SYS_mount_setattr, SYS_move_mount, SYS_open_tree, SYS_openat, SYS_prctl, SYS_readlinkat,
+    SYS_recvmsg, SYS_sendmsg, SYS_setitimer, SYS_statx, SYS_umount2, UMOUNT_NOFOLLOW,
 };
 
 use crate::confine::entry::{
@@ -73,6 +73,11 @@ pub(super) fn mounter_checks() -> Vec<Entry> {
     let own = fd(0, PROC, "its own /proc/self/fd");
     let link = |slot: Slot| pinned(1, "path", slot.link());
     vec![
+        call!(
+            SYS_clock_gettime,
+            "the time of a line of the log, where the vDSO cannot tell it",
+            [is!(0, clock = CLOCK_REALTIME)]
+        ),
         call!(
             SYS_fcntl,
             "how a location was opened; the lock of a target",
