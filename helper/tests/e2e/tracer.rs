@@ -71,6 +71,9 @@ struct Tracer {
     /// Processes that a signal has stopped.
     stopped: BTreeSet<Pid>,
     used: BTreeSet<String>,
+    /// Calls that no form allows, by who was about to make them: the kernel tells whether
+    /// a filter stopped them, or the process was killed while it was looked at.
+    doubtful: HashMap<Pid, Vec<String>>,
     /// The program's lines, where they are asked for too.
     lines: Option<Lines>,
 }
@@ -92,6 +95,7 @@ pub(crate) fn trace(arguments: &[String]) {
         early: BTreeSet::new(),
         stopped: BTreeSet::new(),
         used: BTreeSet::new(),
+        doubtful: HashMap::new(),
         lines: arguments.get(2).map(|program| Lines::of(program.as_ref())),
     };
     let mut command = Command::new(std::env::current_exe().unwrap());
@@ -171,6 +175,12 @@ impl Tracer {
             WaitStatus::Stopped(pid, Signal::SIGTRAP) if self.hit(pid) => self.go_on(pid, None),
             WaitStatus::Stopped(pid, signal) => self.go_on(pid, Some(signal)),
             WaitStatus::Exited(pid, _) | WaitStatus::Signaled(pid, ..) => {
+                let doubtful = self.doubtful.remove(&pid).unwrap_or_default();
+                if let WaitStatus::Signaled(_, Signal::SIGSYS, _) = status {
+                    for line in doubtful {
+                        self.note(line);
+                    }
+                }
                 self.watched.remove(&pid);
                 self.stopped.remove(&pid);
             }
@@ -241,20 +251,22 @@ impl Tracer {
         let Some(Watch::Calls(filters)) = self.watched.get(&pid) else {
             return;
         };
+        let mut doubtful = Vec::new();
         for role in filters.clone() {
             let forms = self.forms.get(&call.number).into_iter().flatten();
-            let mut seen: Vec<String> = forms
+            let seen: Vec<String> = forms
                 .filter(|form| form.role == role)
                 .filter(|form| form.checks.iter().all(|check| holds(check, pid, call)))
                 .map(|form| form.key.clone())
                 .collect();
             if seen.is_empty() {
-                seen.push(format!("{FORBIDDEN} {role} {}", call.number));
+                doubtful.push(format!("{FORBIDDEN} {role} {}", call.number));
             }
             for line in seen {
                 self.note(line);
             }
         }
+        self.doubtful.insert(pid, doubtful);
     }
 
     /// Whether a process stopped at the beginning of a line. What a child does before
