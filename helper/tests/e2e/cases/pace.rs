@@ -105,10 +105,7 @@ pub(crate) fn one_budget_for_all_connections(sandbox: &Sandbox) -> Result<(), Sk
 }
 
 pub(crate) fn who_would_wait_too_long(sandbox: &Sandbox) -> Result<(), Skip> {
-    limited(
-        sandbox,
-        "requests_per_second = 1\nrequest_timeout = \"500ms\"",
-    );
+    limited(sandbox, "requests_per_second = 1\nrequest_timeout = \"1s\"");
     let daemon = Daemon::start(sandbox);
     let mut wire = Wire::open(&daemon.socket);
     let mount = Request::Perform(Operation::Mount(
