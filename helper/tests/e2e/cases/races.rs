@@ -166,7 +166,7 @@ fn links(sandbox: &Sandbox) -> Vec<Other> {
     .collect()
 }
 
-/// CVE-2026-53612: the target becomes a symbolic link while the request runs.
+/// The target becomes a symbolic link while the request runs.
 pub(crate) fn attack_02_leaf_swapped_for_a_symlink(sandbox: &Sandbox) -> Result<(), Skip> {
     kernel::needs_unique_ids()?;
     let daemon = Daemon::start(sandbox);
@@ -182,7 +182,7 @@ pub(crate) fn attack_02_leaf_swapped_for_a_symlink(sandbox: &Sandbox) -> Result<
     Ok(())
 }
 
-/// The same of a directory above it.
+/// The same of a directory above it (CVE-2026-53613).
 pub(crate) fn attack_02_ancestor_swapped_for_a_symlink(sandbox: &Sandbox) -> Result<(), Skip> {
     kernel::needs_unique_ids()?;
     let daemon = Daemon::start(sandbox);
