@@ -1,14 +1,18 @@
 //! How the death of a role is reported, and what goes on after it.
 
-use std::fs::File;
-use std::io::{ErrorKind, Read, Seek, SeekFrom};
-use std::os::unix::fs::OpenOptionsExt;
+use std::fs;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
 use nix::libc;
 use nix::sys::signal::Signal;
+use nix::sys::socket::{
+    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, socket,
+};
 use nix::unistd::{Pid, geteuid};
 
 use super::{Role, Scene};
@@ -128,77 +132,80 @@ pub(super) fn reported(scene: &Scene<'_>, role: Role, pid: Pid, signal: Signal) 
     });
 }
 
-/// The kernel's own record has the number that nobody else is told. The kernel drops
-/// records when many come at once, so a few processes may have to die.
+/// The kernel's own record has the number that nobody else is told.
 pub(super) fn attack_28_the_kernel_names_the_call(sandbox: &Sandbox) -> Result<(), Skip> {
+    let records = AuditRecords::subscribe()?;
     let mut scene = Scene::start(sandbox);
-    let mut log = KernelLog::open()?;
     for role in [Role::Session, Role::Mounter] {
         let end = Instant::now() + Duration::from_secs(30);
-        loop {
-            let pid = a_connection_ends(&mut scene, role, forbidden_call);
-            if log.names(pid, role)? {
-                break;
-            }
-            if Instant::now() > end {
-                return Err(Skip(log.why_not()));
-            }
+        // The kernel may lose records when the other cases cause thousands of them.
+        while !records.name(a_connection_ends(&mut scene, role, forbidden_call), role) {
+            assert!(
+                Instant::now() < end,
+                "no record names the call of the {role:?}"
+            );
         }
     }
     Ok(())
 }
 
-struct KernelLog {
-    file: File,
-    /// Records of this kind, whosever they are.
-    seen: bool,
-}
+/// The audit records that the kernel multicasts (`AUDIT_NLGRP_READLOG`). Its log has the
+/// same ones, but no more than ten in five seconds, whosever they are.
+struct AuditRecords(OwnedFd);
 
-impl KernelLog {
+/// `audit(8)` records of a seccomp filter (`AUDIT_SECCOMP`).
+const OF_A_FILTER: u16 = 1326;
+/// The initial namespace of process ids, whose ids a record has (`PROC_PID_INIT_INO`).
+const INITIAL: &str = "pid:[4026531836]";
+
+impl AuditRecords {
     /// From now on.
-    fn open() -> Result<Self, Skip> {
-        let mut file = File::options()
-            .read(true)
-            .custom_flags(libc::O_NONBLOCK)
-            .open("/dev/kmsg")
-            .map_err(|error| Skip(format!("the kernel's log was not looked at: {error}")))?;
-        file.seek(SeekFrom::End(0)).unwrap();
-        Ok(Self { file, seen: false })
+    fn subscribe() -> Result<Self, Skip> {
+        if fs::read_link("/proc/self/ns/pid").unwrap() != Path::new(INITIAL) {
+            let why = "records have process ids of the initial namespace, which is not ours";
+            return Err(Skip(why.to_owned()));
+        }
+        let subscribed = socket(
+            AddressFamily::Netlink,
+            SockType::Raw,
+            SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK,
+            SockProtocol::NetlinkAudit,
+        )
+        .and_then(|socket| {
+            let read_log = 1;
+            bind(socket.as_raw_fd(), &NetlinkAddr::new(0, read_log)).map(|()| socket)
+        });
+        match subscribed {
+            Ok(socket) => Ok(Self(socket)),
+            Err(error) => Err(Skip(format!("no audit records can be read: {error}"))),
+        }
     }
 
-    /// Whether the log tells that this process, of this role, made a socket.
-    fn names(&mut self, pid: Pid, role: Role) -> Result<bool, Skip> {
-        let end = Instant::now() + Duration::from_millis(200);
-        let mut record = [0; 8192];
+    /// Whether a record tells that this process, of this role, made a socket.
+    fn name(&self, pid: Pid, role: Role) -> bool {
+        let end = Instant::now() + Duration::from_secs(2);
+        let mut message = [0; 16 << 10];
         while Instant::now() < end {
-            let length = match self.file.read(&mut record) {
+            let length = match recv(self.0.as_raw_fd(), &mut message, MsgFlags::empty()) {
                 Ok(length) => length,
-                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                Err(Errno::EAGAIN) => {
                     sleep(Duration::from_millis(5));
                     continue;
                 }
-                // It was written over before it was read (`EPIPE`).
-                Err(error) if error.kind() == ErrorKind::BrokenPipe => continue,
-                Err(error) => {
-                    return Err(Skip(format!("the kernel's log cannot be read: {error}")));
-                }
+                // More came than the socket holds; later ones come.
+                Err(Errno::ENOBUFS) => continue,
+                Err(error) => panic!("audit records: {error}"),
             };
-            let text = String::from_utf8_lossy(&record[..length]);
-            self.seen |= text.contains("type=1326");
-            if text.contains("type=1326") && text.contains(&format!(" pid={pid} ")) {
+            let (header, text) = message[..length].split_at(16);
+            let text = String::from_utf8_lossy(text);
+            if header[4..6] == OF_A_FILTER.to_ne_bytes() && text.contains(&format!(" pid={pid} ")) {
                 let (name, call) = (role.name(), libc::SYS_socket);
                 for part in [format!(" comm=\"mw-{name}\" "), format!(" syscall={call} ")] {
                     assert!(text.contains(&part), "{part}: {text}");
                 }
-                return Ok(true);
+                return true;
             }
         }
-        Ok(false)
-    }
-
-    fn why_not(&self) -> String {
-        assert!(!self.seen, "the kernel records others, and none of ours");
-        "the kernel's log has no records of filters: no audit, or a daemon that takes them"
-            .to_owned()
+        false
     }
 }
