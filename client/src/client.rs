@@ -1,17 +1,19 @@
 //! The client: one connection that is opened again when it was lost.
 
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use mountwarden_protocol::{
-    ErrorCode, Explanation, Mount, MountInfo, Mounted, Operation, Refusal, Reply, Request, Status,
-    Unmounted, Welcome,
+    ErrorCode, Explanation, Mount, MountInfo, Mounted, Operation, Passed, Refusal, Reply, Request,
+    Status, Unmounted, Welcome,
 };
 
 use crate::connection::{Connection, Failure};
 use crate::deadline::Deadline;
 use crate::list::Pages;
-use crate::{Error, ErrorKind, Unmount};
+use crate::passing::path_of;
+use crate::{Error, ErrorKind, Passing, Unmount};
 
 /// Where the helper listens.
 pub const DEFAULT_SOCKET: &str = "/run/mountwarden/mountwarden.sock";
@@ -142,7 +144,28 @@ impl Client {
     /// [`Busy`](crate::ErrorKind::Busy) when the target holds a different mount,
     /// and whatever else [`ErrorKind`](crate::ErrorKind) lists.
     pub fn mount(&mut self, mount: impl Into<Mount>) -> Result<Mounted, Error> {
-        match self.call(&Request::Perform(Operation::Mount(mount.into())))? {
+        self.mount_passing(mount, Passing::new())
+    }
+
+    /// Mounts, with locations that this process has opened and the helper's user
+    /// cannot reach.
+    ///
+    /// A descriptor stays what it was when it was opened. Once a mount covers the
+    /// target, the same request with the same descriptor is
+    /// [`Busy`](crate::ErrorKind::Busy), and with the path opened anew it is
+    /// [`AlreadyMounted`](crate::Outcome::AlreadyMounted). So a request with a passed
+    /// target whose reply was lost is not repeated.
+    ///
+    /// # Errors
+    /// As for [`Client::mount`], and [`Passing::describe`].
+    pub fn mount_passing(
+        &mut self,
+        mount: impl Into<Mount>,
+        passing: Passing<'_>,
+    ) -> Result<Mounted, Error> {
+        let request = Request::Perform(Operation::Mount(passing.describe(mount)?));
+        let mut call = self.begin().passing(passing);
+        match self.exchange(&request, &mut call)? {
             Reply::Mounted(mounted) => Ok(mounted),
             other => Err(self.misfit(&other, "a mount")),
         }
@@ -159,8 +182,46 @@ impl Client {
     /// away with the request, and whatever else [`ErrorKind`](crate::ErrorKind)
     /// lists.
     pub fn unmount(&mut self, unmount: impl Into<Unmount>) -> Result<Unmounted, Error> {
-        let unmount: mountwarden_protocol::Unmount = unmount.into().into();
-        let mut call = self.begin();
+        self.finish_unmount(unmount.into().into(), self.begin())
+    }
+
+    /// Unmounts the mount whose root this process has opened, where the helper's user
+    /// cannot reach it. The descriptor itself keeps the mount in use, so that only a
+    /// [`lazy`](Unmount::lazy) unmount can be done. It may be opened with `O_PATH`,
+    /// as the root of a mount whose server is dead must be.
+    ///
+    /// ```no_run
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use mountwarden_client::{Client, Unmount};
+    /// let root = std::fs::File::open("/home/ann/shared")?;
+    /// let unmount = Unmount::new("/home/ann/shared")?.lazy();
+    /// Client::connect()?.unmount_passing(unmount, &root)?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// As for [`Client::unmount`];
+    /// [`Unsupported`](crate::ErrorKind::Unsupported) for one that is not lazy.
+    pub fn unmount_passing(
+        &mut self,
+        unmount: impl Into<Unmount>,
+        root: &impl AsFd,
+    ) -> Result<Unmounted, Error> {
+        let unmount = mountwarden_protocol::Unmount {
+            target: path_of("target", root.as_fd())?,
+            passed: true,
+            ..unmount.into().into()
+        };
+        let call = self.begin().passing(Passing::new().target(root));
+        self.finish_unmount(unmount, call)
+    }
+
+    fn finish_unmount(
+        &mut self,
+        unmount: mountwarden_protocol::Unmount,
+        mut call: Call<'_>,
+    ) -> Result<Unmounted, Error> {
         let request = Request::Perform(Operation::Unmount(unmount.clone()));
         match (self.exchange(&request, &mut call), unmount.id) {
             (Ok(Reply::Unmounted(unmounted)), _) => Ok(unmounted),
@@ -253,11 +314,12 @@ impl Client {
         &self.socket
     }
 
-    fn begin(&self) -> Call {
+    fn begin<'fd>(&self) -> Call<'fd> {
         Call {
             deadline: Deadline::after(self.timeout),
             sent: false,
             reopened: false,
+            passing: Passing::new(),
         }
     }
 
@@ -267,9 +329,9 @@ impl Client {
     }
 
     /// Exchanges a request for a reply that is not an error.
-    fn exchange(&mut self, request: &Request, call: &mut Call) -> Result<Reply, Error> {
+    fn exchange(&mut self, request: &Request, call: &mut Call<'_>) -> Result<Reply, Error> {
         loop {
-            match self.attempt(request, call.deadline) {
+            match self.attempt(request, call) {
                 Ok(Reply::Error(error)) => return Err(error.into()),
                 Ok(reply) => return Ok(reply),
                 Err(Failure::Lost { sent: true, .. }) if !call.sent && repeatable(request) => {
@@ -290,13 +352,14 @@ impl Client {
         }
     }
 
-    fn attempt(&mut self, request: &Request, deadline: Deadline) -> Result<Reply, Failure> {
+    fn attempt(&mut self, request: &Request, call: &Call<'_>) -> Result<Reply, Failure> {
         let connection = match self.connection.take() {
             Some(connection) => connection,
-            None => Connection::open(&self.socket, deadline)?,
+            None => Connection::open(&self.socket, call.deadline)?,
         };
         self.welcome = connection.welcome();
-        let (connection, reply) = connection.exchange(request, deadline)?;
+        let (connection, reply) =
+            connection.exchange(request, call.passing.descriptors(), call.deadline)?;
         match reply {
             // Nothing was done: as good as a refused connection.
             Reply::Error(error) if error.code == ErrorCode::Unavailable => {
@@ -330,12 +393,20 @@ impl Client {
 }
 
 /// What the exchanges of one call share.
-struct Call {
+struct Call<'fd> {
     deadline: Deadline,
     /// Whether the request was sent once and may have been carried out.
     sent: bool,
     /// Whether a connection that ended before anything was done was replaced.
     reopened: bool,
+    /// What goes with each attempt.
+    passing: Passing<'fd>,
+}
+
+impl<'fd> Call<'fd> {
+    fn passing(self, passing: Passing<'fd>) -> Self {
+        Self { passing, ..self }
+    }
 }
 
 /// Whether a request changes the mount table.
@@ -347,10 +418,9 @@ fn changes(request: &Request) -> bool {
 fn repeatable(request: &Request) -> bool {
     match request {
         Request::Perform(Operation::Unmount(unmount)) => unmount.id.is_some(),
-        Request::Perform(Operation::Mount(_))
-        | Request::Explain(_)
-        | Request::List { .. }
-        | Request::Status => true,
+        // Done once, it covers what would be passed again.
+        Request::Perform(Operation::Mount(mount)) => !mount.passed.contains(Passed::TARGET),
+        Request::Explain(_) | Request::List { .. } | Request::Status => true,
     }
 }
 

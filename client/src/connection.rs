@@ -1,7 +1,7 @@
 //! One connection: connect, handshake, exchange.
 
 use std::io::{self, BufReader};
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
@@ -93,15 +93,16 @@ impl Connection {
         self.welcome
     }
 
-    /// Sends a request and reads its reply.
+    /// Sends a request, with descriptors, and reads its reply.
     ///
     /// Consumes the connection and gives it back only with a whole reply.
     pub(crate) fn exchange(
         self,
         request: &Request,
+        descriptors: Vec<BorrowedFd<'_>>,
         deadline: Deadline,
     ) -> Result<(Self, Reply), Failure> {
-        let mut timed = Timed::new(&self.stream, deadline);
+        let mut timed = Timed::new(&self.stream, deadline).passing(descriptors);
         if let Err(error) = frame::write(&mut timed, request) {
             return Err(Failure::of(error, timed.wrote()));
         }

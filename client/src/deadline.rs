@@ -1,8 +1,11 @@
 //! One deadline for everything that a call does.
 
-use std::io::{self, Read, Write};
+use std::io::{self, IoSlice, Read, Write};
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
+
+use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 
 /// A zero timeout means "no limit" to a socket.
 const SHORTEST: Duration = Duration::from_millis(1);
@@ -56,6 +59,8 @@ pub(crate) struct Timed<'a> {
     stream: &'a UnixStream,
     deadline: Deadline,
     written: usize,
+    /// What goes with the first byte.
+    passing: Vec<BorrowedFd<'a>>,
 }
 
 impl<'a> Timed<'a> {
@@ -64,7 +69,14 @@ impl<'a> Timed<'a> {
             stream,
             deadline,
             written: 0,
+            passing: Vec::new(),
         }
+    }
+
+    /// Sends descriptors with the first byte that is written.
+    pub(crate) fn passing(mut self, descriptors: Vec<BorrowedFd<'a>>) -> Self {
+        self.passing = descriptors;
+        self
     }
 
     /// Whether any byte was written.
@@ -83,7 +95,13 @@ impl Read for Timed<'_> {
 impl Write for Timed<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.stream.set_write_timeout(self.deadline.remaining()?)?;
-        let count = self.stream.write(bytes).map_err(out_of_time)?;
+        let count = if self.passing.is_empty() {
+            self.stream.write(bytes)
+        } else {
+            send_with(self.stream, bytes, &self.passing)
+        }
+        .map_err(out_of_time)?;
+        self.passing.clear();
         self.written = self.written.saturating_add(count);
         Ok(count)
     }
@@ -91,6 +109,22 @@ impl Write for Timed<'_> {
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
+}
+
+/// Sends what fits, with descriptors (`SCM_RIGHTS` in `unix(7)`).
+fn send_with(
+    stream: &UnixStream,
+    bytes: &[u8],
+    descriptors: &[BorrowedFd<'_>],
+) -> io::Result<usize> {
+    let numbers: Vec<RawFd> = descriptors.iter().map(AsRawFd::as_raw_fd).collect();
+    Ok(sendmsg::<()>(
+        stream.as_raw_fd(),
+        &[IoSlice::new(bytes)],
+        &[ControlMessage::ScmRights(&numbers)],
+        MsgFlags::MSG_NOSIGNAL,
+        None,
+    )?)
 }
 
 /// A socket whose timeout passed says `EAGAIN`.

@@ -237,6 +237,15 @@ impl Error {
         .caused_by(error)
     }
 
+    pub(crate) fn cannot_open(path: &Path, error: std::io::Error) -> Self {
+        let kind = match error.kind() {
+            std::io::ErrorKind::NotFound => ErrorKind::NotFound,
+            _ => ErrorKind::Failed,
+        };
+        let message = format!("cannot open \"{}\" to pass it: {error}", SafePath(path));
+        Self::new(kind, message).at(path).caused_by(error)
+    }
+
     /// Adds what the person at the command line should do.
     #[cfg(feature = "cli")]
     pub(crate) fn advise(mut self, advice: &str) -> Self {

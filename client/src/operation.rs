@@ -3,8 +3,8 @@
 use std::path::Path;
 
 use mountwarden_protocol::{
-    AbsPath, Kind, Mount, MountId, MountInfo, MountOptions, Mounted, Operation, TmpfsInodes,
-    TmpfsMode, TmpfsSize, Unmount as UnmountRequest,
+    AbsPath, Kind, Mount, MountId, MountInfo, MountOptions, Mounted, Operation, Passed,
+    TmpfsInodes, TmpfsMode, TmpfsSize, Unmount as UnmountRequest,
 };
 
 use crate::Error;
@@ -250,6 +250,7 @@ impl From<Bind> for Mount {
             },
             target: bind.target,
             options: bind.options,
+            passed: Passed::empty(),
         }
     }
 }
@@ -264,6 +265,7 @@ impl From<Tmpfs> for Mount {
             },
             target: tmpfs.target,
             options: tmpfs.options,
+            passed: Passed::empty(),
         }
     }
 }
@@ -274,6 +276,7 @@ impl From<Unmount> for UnmountRequest {
             target: unmount.target,
             lazy: unmount.lazy,
             id: unmount.id,
+            passed: false,
         }
     }
 }

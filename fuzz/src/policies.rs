@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use mountwarden_policy::{Accounts, Peer, Permit, Policy, PolicyError, Verdict};
-use mountwarden_protocol::{AbsPath, Kind, Mount, MountOptions, Operation, Unmount};
+use mountwarden_protocol::{AbsPath, Kind, Mount, MountOptions, Operation, Passed, Unmount};
 
 struct Known;
 
@@ -123,6 +123,7 @@ fn operations() -> impl Iterator<Item = Operation> {
                 target: target.clone(),
                 lazy: true,
                 id: None,
+                passed: false,
             });
             let kinds = TARGETS
                 .into_iter()
@@ -142,6 +143,7 @@ fn operations() -> impl Iterator<Item = Operation> {
                         kind,
                         target: target.clone(),
                         options: MountOptions::READ_ONLY,
+                        passed: Passed::all(),
                     })
                 })
                 .collect();

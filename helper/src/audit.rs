@@ -134,13 +134,24 @@ fn asked(line: &mut Line, operation: &Operation) {
                 }
             }
             line.name("options", &mount.options.names().join(","));
+            passed(line, &mount.passed.names());
         }
         Operation::Unmount(unmount) => {
             line.truth("lazy", unmount.lazy);
             if let Some(id) = unmount.id {
                 line.number("only_id", id);
             }
+            if unmount.passed {
+                passed(line, &["target"]);
+            }
         }
+    }
+}
+
+/// Which locations came as descriptors.
+fn passed(line: &mut Line, locations: &[&str]) {
+    if !locations.is_empty() {
+        line.name("passed", &locations.join(","));
     }
 }
 
@@ -302,6 +313,7 @@ mod tests {
 
     use mountwarden_protocol::{
         AbsPath, DenyReason, ErrorCode, ErrorReply, Kind, Mount, MountId, MountOptions, Operation,
+        Passed,
     };
     use proptest::prelude::*;
 
@@ -354,6 +366,7 @@ mod tests {
             },
             target: path(2),
             options: MountOptions::all(),
+            passed: Passed::all(),
         };
         let id = MountId::try_from(u64::MAX).expect("an id");
         let mut error = ErrorReply::new(ErrorCode::UnsupportedVersion, "\u{1f600}".repeat(600));

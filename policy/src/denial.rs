@@ -46,6 +46,8 @@ pub(crate) enum Check {
     Dev,
     Size,
     Inodes,
+    PassedTarget,
+    PassedSource,
 }
 
 impl Check {
@@ -59,6 +61,7 @@ impl Check {
             Self::Dev => DenyReason::DevNotGranted,
             Self::Size => DenyReason::SizeAboveMaximum,
             Self::Inodes => DenyReason::InodesAboveMaximum,
+            Self::PassedTarget | Self::PassedSource => DenyReason::PassedNotGranted,
         }
     }
 }
@@ -122,7 +125,9 @@ impl Denial {
         };
         let target = operation.target();
         let path = match check {
-            Check::Source | Check::Recursive => operation.source().unwrap_or(target),
+            Check::Source | Check::Recursive | Check::PassedSource => {
+                operation.source().unwrap_or(target)
+            }
             _ => target,
         };
         Self {
@@ -148,6 +153,15 @@ fn target_not_granted(own: &[&Grant], peer: &Peer, operation: &Operation) -> Str
 
 /// The message for a check that comes after the target's.
 fn refused_by(grant: &Grant, check: Check, peer: &Peer, operation: &Operation) -> String {
+    if check == Check::PassedTarget {
+        return format!(
+            "{} {} by a descriptor is refused: your grant '{}' takes the target's path alone; ask \
+             the administrator for passed_target",
+            verb(operation),
+            operation.target(),
+            grant.name
+        );
+    }
     let Operation::Mount(mount) = operation else {
         return target_not_granted(&[grant], peer, operation);
     };
@@ -155,7 +169,7 @@ fn refused_by(grant: &Grant, check: Check, peer: &Peer, operation: &Operation) -
     let name = &grant.name;
     let source = operation.source().unwrap_or(target);
     match check {
-        Check::Target => target_not_granted(&[grant], peer, operation),
+        Check::Target | Check::PassedTarget => target_not_granted(&[grant], peer, operation),
         Check::Kind => format!(
             "a {} mount at {target} is refused: your grant '{name}' allows there only {}",
             kind_name(kind),
@@ -185,6 +199,20 @@ fn refused_by(grant: &Grant, check: Check, peer: &Peer, operation: &Operation) -
             asked_inodes(kind),
             name,
             grant.terms.tmpfs.map(|tmpfs| tmpfs.max_inodes.get()),
+        ),
+        Check::PassedSource => passed_source(operation, target, name),
+    }
+}
+
+fn passed_source(operation: &Operation, target: &AbsPath, name: &str) -> String {
+    match operation.source() {
+        Some(source) => format!(
+            "binding {source} by a descriptor is refused: your grant '{name}' takes the source's \
+             path alone; ask the administrator for passed_source"
+        ),
+        None => format!(
+            "a descriptor for the source of the mount at {target} is refused: this kind of mount \
+             has no source"
         ),
     }
 }

@@ -23,6 +23,8 @@ pub(crate) struct Terms {
     pub(crate) shared_target: bool,
     pub(crate) bind: Option<BindTerms>,
     pub(crate) tmpfs: Option<TmpfsTerms>,
+    pub(crate) passed_target: bool,
+    pub(crate) own_target: bool,
 }
 
 /// `[grant.bind]`
@@ -31,6 +33,8 @@ pub(crate) struct BindTerms {
     pub(crate) sources: Vec<Template>,
     pub(crate) read_only: bool,
     pub(crate) recursive: bool,
+    pub(crate) passed_source: bool,
+    pub(crate) own_source: bool,
 }
 
 /// `[grant.tmpfs]`

@@ -1,7 +1,7 @@
 //! The decision.
 
 use mountwarden_protocol::{
-    AbsPath, Kind, Mount, MountAttributes, MountOptions, Operation, TmpfsInodes, TmpfsMode,
+    AbsPath, Kind, Mount, MountAttributes, MountOptions, Operation, Passed, TmpfsInodes, TmpfsMode,
     TmpfsSize, Unmount,
 };
 
@@ -48,12 +48,7 @@ fn consider<'p>(grant: &'p Grant, peer: &Peer, operation: &Operation) -> Result<
     }
     match operation {
         Operation::Mount(mount) => consider_mount(grant, peer, mount).map(Permit::Mount),
-        Operation::Unmount(Unmount { target, lazy, id }) => Ok(Permit::Unmount(UnmountPermit {
-            grant: &grant.name,
-            target: target.clone(),
-            lazy: *lazy,
-            id: *id,
-        })),
+        Operation::Unmount(unmount) => consider_unmount(grant, unmount).map(Permit::Unmount),
     }
 }
 
@@ -91,13 +86,50 @@ fn consider_mount<'p>(
             }
         }
     };
+    check_passed(grant, mount)?;
+    let own_source = grant
+        .terms
+        .bind
+        .as_ref()
+        .is_some_and(|bind| bind.own_source);
     Ok(MountPermit {
         grant: &grant.name,
         target: mount.target.clone(),
         kind,
         attributes,
         shared_target: grant.terms.shared_target,
+        passed: mount.passed,
+        target_owner: grant.terms.own_target.then_some(peer.uid),
+        source_owner: own_source.then_some(peer.uid),
     })
+}
+
+fn consider_unmount<'p>(grant: &'p Grant, unmount: &Unmount) -> Result<UnmountPermit<'p>, Check> {
+    if unmount.passed && !grant.terms.passed_target {
+        return Err(Check::PassedTarget);
+    }
+    Ok(UnmountPermit {
+        grant: &grant.name,
+        target: unmount.target.clone(),
+        lazy: unmount.lazy,
+        id: unmount.id,
+        passed: unmount.passed,
+    })
+}
+
+/// What the grant takes as a descriptor. A kind without a source takes none for it.
+fn check_passed(grant: &Grant, mount: &Mount) -> Result<(), Check> {
+    if mount.passed.contains(Passed::TARGET) && !grant.terms.passed_target {
+        return Err(Check::PassedTarget);
+    }
+    let source = match (&mount.kind, &grant.terms.bind) {
+        (Kind::Bind { .. }, Some(bind)) => bind.passed_source,
+        _ => false,
+    };
+    if mount.passed.contains(Passed::SOURCE) && !source {
+        return Err(Check::PassedSource);
+    }
+    Ok(())
 }
 
 fn check_bind(

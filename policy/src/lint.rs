@@ -38,6 +38,7 @@ pub(crate) fn lint(limits: &Limits, grants: &[Grant], protected: &Protected) -> 
         messages.extend(shadowed(grant, earlier));
         messages.extend(subjects::warnings(&grant.terms));
         messages.extend(flags(grant));
+        messages.extend(passed(grant));
         messages.extend(roots::targets(&grant.terms));
         messages.extend(roots::shared(grant, earlier));
         messages.extend(roots::sources(&grant.terms, protected));
@@ -89,5 +90,26 @@ fn flags(grant: &Grant) -> impl Iterator<Item = String> {
     ]
     .into_iter()
     .filter(|(flag, _)| !grant.terms.force.contains(*flag))
+    .map(|(_, message)| message.to_owned())
+}
+
+/// A descriptor may come from anybody: who holds it need not be who may open the path.
+fn passed(grant: &Grant) -> impl Iterator<Item = String> {
+    let terms = &grant.terms;
+    let source = terms.bind.as_ref();
+    [
+        (
+            terms.passed_target && !terms.own_target,
+            "passed_target without target_owner: a peer that is handed a descriptor of another \
+             user's directory can mount over it",
+        ),
+        (
+            source.is_some_and(|bind| bind.passed_source && !bind.own_source),
+            "passed_source without source_owner: a peer that is handed a descriptor of another \
+             user's file can show it to everyone who reaches the target",
+        ),
+    ]
+    .into_iter()
+    .filter(|(unwise, _)| *unwise)
     .map(|(_, message)| message.to_owned())
 }

@@ -1,6 +1,8 @@
 //! What the policy says of one operation.
 
-use mountwarden_protocol::{AbsPath, MountAttributes, MountId, TmpfsInodes, TmpfsMode, TmpfsSize};
+use mountwarden_protocol::{
+    AbsPath, MountAttributes, MountId, Passed, TmpfsInodes, TmpfsMode, TmpfsSize,
+};
 
 use crate::Denial;
 
@@ -61,6 +63,12 @@ pub struct MountPermit<'p> {
     pub attributes: MountAttributes,
     /// Whether the target may lie on a mount that other namespaces share.
     pub shared_target: bool,
+    /// Which locations come as descriptors.
+    pub passed: Passed,
+    /// Who must own the directory or file that the mount covers.
+    pub target_owner: Option<u32>,
+    /// Who must own the directory or file that is bound.
+    pub source_owner: Option<u32>,
 }
 
 impl<'p> MountPermit<'p> {
@@ -108,6 +116,8 @@ pub struct UnmountPermit<'p> {
     pub lazy: bool,
     /// Only if the topmost mount at the target has this id.
     pub id: Option<MountId>,
+    /// The mount's root comes as a descriptor.
+    pub passed: bool,
 }
 
 impl<'p> UnmountPermit<'p> {

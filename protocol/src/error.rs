@@ -76,6 +76,12 @@ open_enum! {
         /// The target lies on a mount that other namespaces share, and the grant
         /// does not allow that.
         SharedTarget = 11, "shared-target";
+        /// The grant takes no descriptor for this location.
+        PassedNotGranted = 12, "passed-not-granted";
+        /// The target belongs to somebody else, and the grant asks for the peer's own.
+        TargetNotOwned = 13, "target-not-owned";
+        /// The source belongs to somebody else, and the grant asks for the peer's own.
+        SourceNotOwned = 14, "source-not-owned";
     }
 }
 

@@ -23,7 +23,8 @@ mod status;
 pub use error::{DenyReason, ErrorCode, ErrorReply};
 pub use handshake::{Features, Hello, HelloReply, Refusal, VERSION, Versions, Welcome};
 pub use options::{
-    InvalidOption, MountAttributes, MountId, MountOptions, TmpfsInodes, TmpfsMode, TmpfsSize,
+    InvalidOption, MountAttributes, MountId, MountOptions, Passed, TmpfsInodes, TmpfsMode,
+    TmpfsSize,
 };
 pub use path::{AbsPath, InvalidPath, MAX_COMPONENT, MAX_PATH};
 pub use reply::{

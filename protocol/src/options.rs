@@ -171,6 +171,16 @@ bitflags! {
         const DEV = 1 << 4;
     }
 
+    /// The locations that come as open descriptors beside their paths, because the
+    /// helper's user cannot reach them. The order is that of the bits.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+    pub struct Passed: u32 {
+        /// The target.
+        const TARGET = 1;
+        /// The source.
+        const SOURCE = 1 << 1;
+    }
+
     /// The per-mount attributes that a mount has, as the kernel reports them
     /// (`MOUNT_ATTR_*` in `mount_setattr(2)`).
     #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -202,6 +212,17 @@ impl MountOptions {
         .into_iter()
         .filter_map(|(option, name)| self.contains(option).then_some(name))
         .collect()
+    }
+}
+
+impl Passed {
+    /// The locations' names, in a fixed order.
+    #[must_use]
+    pub fn names(self) -> Vec<&'static str> {
+        [(Self::TARGET, "target"), (Self::SOURCE, "source")]
+            .into_iter()
+            .filter_map(|(location, name)| self.contains(location).then_some(name))
+            .collect()
     }
 }
 
@@ -242,3 +263,4 @@ macro_rules! checked_bits {
 
 checked_bits!(MountOptions);
 checked_bits!(MountAttributes);
+checked_bits!(Passed);

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{AbsPath, MountId, MountOptions, TmpfsInodes, TmpfsMode, TmpfsSize};
+use crate::{AbsPath, MountId, MountOptions, Passed, TmpfsInodes, TmpfsMode, TmpfsSize};
 
 /// One request on an open connection; each gets one [`crate::Reply`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -20,6 +20,18 @@ pub enum Request {
     },
     /// Describe the helper: version, confinement, limits, counters.
     Status,
+}
+
+impl Request {
+    /// How many descriptors come with the first byte of its frame.
+    #[must_use]
+    pub fn descriptors(&self) -> usize {
+        match self {
+            Self::Perform(Operation::Mount(mount)) => mount.passed.iter().count(),
+            Self::Perform(Operation::Unmount(unmount)) => usize::from(unmount.passed),
+            Self::Explain(_) | Self::List { .. } | Self::Status => 0,
+        }
+    }
 }
 
 /// Something that changes the mount table.
@@ -68,6 +80,8 @@ pub struct Mount {
     pub target: AbsPath,
     /// How it is mounted.
     pub options: MountOptions,
+    /// Which of its locations come as descriptors, too.
+    pub passed: Passed,
 }
 
 /// What is mounted.
@@ -101,4 +115,6 @@ pub struct Unmount {
     pub lazy: bool,
     /// Only if the topmost mount at the target has this id.
     pub id: Option<MountId>,
+    /// The mount's root comes as a descriptor, too; only for a lazy unmount.
+    pub passed: bool,
 }

@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use mountwarden_protocol::escape::SafePath;
-use mountwarden_protocol::{MountId, Operation, TmpfsInodes, TmpfsMode, TmpfsSize};
+use mountwarden_protocol::{
+    Mount, MountId, Operation, Passed, TmpfsInodes, TmpfsMode, TmpfsSize, Unmount as UnmountRequest,
+};
 
 use super::exit;
 use crate::{Bind, Error, Tmpfs, Unmount};
@@ -71,6 +73,11 @@ pub(super) enum Change {
         /// Only if the topmost mount has this id.
         #[arg(long, value_name = "N", value_parser = mount_id)]
         id: Option<MountId>,
+
+        /// Open the mount's root here and pass the descriptor, for a place that the
+        /// helper's user cannot reach.
+        #[arg(long, requires = "lazy")]
+        pass: bool,
     },
 }
 
@@ -91,6 +98,13 @@ pub(super) enum Kind {
         /// With the mounts beneath the source, where the grant allows it.
         #[arg(long)]
         recursive: bool,
+
+        /// Open the source here and pass the descriptor, as --pass-target does.
+        #[arg(long)]
+        pass_source: bool,
+
+        #[command(flatten)]
+        passed: PassTarget,
 
         #[command(flatten)]
         without: Restrictions,
@@ -119,11 +133,22 @@ pub(super) enum Kind {
         mode: Option<TmpfsMode>,
 
         #[command(flatten)]
+        passed: PassTarget,
+
+        #[command(flatten)]
         without: Restrictions,
 
         #[command(flatten)]
         with: Permissions,
     },
+}
+
+#[derive(Debug, Args)]
+pub(super) struct PassTarget {
+    /// Open the target here and pass the descriptor, for a directory that the helper's
+    /// user cannot reach, where the grant allows it.
+    #[arg(long)]
+    pass_target: bool,
 }
 
 #[derive(Debug, Args)]
@@ -158,6 +183,8 @@ impl Change {
                     target,
                     read_only,
                     recursive,
+                    pass_source,
+                    passed,
                     without,
                     with,
                 } => {
@@ -167,13 +194,15 @@ impl Change {
                     let bind = when(without.noexec, bind, Bind::no_exec);
                     let bind = when(without.nosymfollow, bind, Bind::no_symfollow);
                     let bind = when(with.suid, bind, Bind::suid);
-                    when(with.dev, bind, Bind::dev).into()
+                    let bind = when(with.dev, bind, Bind::dev);
+                    passing(bind, passed.pass_target, pass_source)
                 }
                 Kind::Tmpfs {
                     target,
                     size,
                     inodes,
                     mode,
+                    passed,
                     without,
                     with,
                 } => {
@@ -184,16 +213,33 @@ impl Change {
                     let tmpfs = when(without.noexec, tmpfs, Tmpfs::no_exec);
                     let tmpfs = when(without.nosymfollow, tmpfs, Tmpfs::no_symfollow);
                     let tmpfs = when(with.suid, tmpfs, Tmpfs::suid);
-                    when(with.dev, tmpfs, Tmpfs::dev).into()
+                    let tmpfs = when(with.dev, tmpfs, Tmpfs::dev);
+                    passing(tmpfs, passed.pass_target, false)
                 }
             },
-            Self::Unmount { target, lazy, id } => {
+            Self::Unmount {
+                target,
+                lazy,
+                id,
+                pass,
+            } => {
                 let unmount = Unmount::new(trimmed(&target)).map_err(advise)?;
                 let unmount = when(lazy, unmount, Unmount::lazy);
-                given(id, unmount, Unmount::id).into()
+                Operation::Unmount(UnmountRequest {
+                    passed: pass,
+                    ..given(id, unmount, Unmount::id).into()
+                })
             }
         })
     }
+}
+
+/// The mount with what is to be opened and passed for it.
+fn passing(mount: impl Into<Mount>, target: bool, source: bool) -> Operation {
+    let mut mount = mount.into();
+    mount.passed.set(Passed::TARGET, target);
+    mount.passed.set(Passed::SOURCE, source);
+    Operation::Mount(mount)
 }
 
 /// Whether the words ask for JSON, for words that clap refused.

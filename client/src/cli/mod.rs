@@ -4,6 +4,7 @@
 mod args;
 mod exit;
 mod json;
+mod opened;
 mod output;
 mod status;
 mod style;
@@ -18,6 +19,7 @@ use mountwarden_protocol::{Explanation, MountInfo, Mounted, Operation, Status, U
 use crate::{Client, Error};
 use args::{Arguments, Command};
 use exit::Exit;
+use opened::Opened;
 
 /// Runs the command with this process's arguments.
 #[must_use]
@@ -72,10 +74,20 @@ fn perform(arguments: Arguments) -> Result<Answer, Error> {
         builder = builder.socket(socket);
     }
     Ok(match arguments.command {
-        Command::Change(change) => match change.into_operation()? {
-            Operation::Mount(mount) => Answer::Mounted(builder.connect()?.mount(mount)?),
-            Operation::Unmount(unmount) => Answer::Unmounted(builder.connect()?.unmount(unmount)?),
-        },
+        Command::Change(change) => {
+            let operation = change.into_operation()?;
+            let opened = Opened::of(&operation)?;
+            let mut client = builder.connect()?;
+            match (operation, opened.target()) {
+                (Operation::Mount(mount), _) => {
+                    Answer::Mounted(client.mount_passing(mount, opened.passing())?)
+                }
+                (Operation::Unmount(unmount), Some(root)) => {
+                    Answer::Unmounted(client.unmount_passing(unmount, root)?)
+                }
+                (Operation::Unmount(unmount), None) => Answer::Unmounted(client.unmount(unmount)?),
+            }
+        }
         Command::Explain { operation } => {
             let operation = operation.into_operation()?;
             Answer::Explained {

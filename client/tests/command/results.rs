@@ -4,7 +4,7 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 
 use mountwarden_client::protocol::{
-    Kind, ListPage, Mount, MountOptions, Operation, Reply, Request, Unmount,
+    Kind, ListPage, Mount, MountOptions, Operation, Passed, Reply, Request, Unmount,
 };
 use mountwarden_client::{
     AbsPath, DenyReason, ErrorCode, ErrorReply, Explanation, MountAttributes, MountInfo, Outcome,
@@ -76,6 +76,7 @@ fn bind(recursive: bool, options: MountOptions) -> Operation {
         },
         target: path("/b"),
         options,
+        passed: Passed::empty(),
     })
 }
 
@@ -89,6 +90,7 @@ fn tmpfs(
         kind: Kind::Tmpfs { size, inodes, mode },
         target: path("/b"),
         options,
+        passed: Passed::empty(),
     })
 }
 
@@ -97,6 +99,7 @@ fn unmount(lazy: bool, number: Option<u64>) -> Operation {
         target: path("/b"),
         lazy,
         id: number.map(id),
+        passed: false,
     })
 }
 
@@ -411,6 +414,7 @@ fn a_path_that_is_not_utf_8_is_sent_as_it_is() {
             target: AbsPath::from_bytes(bytes).unwrap(),
             lazy: false,
             id: None,
+            passed: false,
         }))]]
     );
 }

@@ -3,7 +3,7 @@
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
-use mountwarden_protocol::{AbsPath, ErrorCode, ErrorReply};
+use mountwarden_protocol::{AbsPath, DenyReason, ErrorCode, ErrorReply};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 
@@ -27,6 +27,20 @@ pub(super) enum Purpose {
     Use,
     /// It may also be the unopened root of a mount, to compare.
     UseOrCompare,
+    /// Something is done with what a client opened.
+    UsePassed,
+    /// Both of the last.
+    UseOrComparePassed,
+}
+
+impl Purpose {
+    fn compares(self) -> bool {
+        matches!(self, Self::UseOrCompare | Self::UseOrComparePassed)
+    }
+
+    fn is_passed(self) -> bool {
+        matches!(self, Self::UsePassed | Self::UseOrComparePassed)
+    }
 }
 
 impl Location {
@@ -51,8 +65,9 @@ impl Location {
         let status = table
             .status(slotted.as_fd())
             .map_err(failed("cannot examine"))?;
-        usable(purpose, OFlag::from_bits_retain(flags), &status)
-            .map_err(|(code, why)| refuse(code, path, why))?;
+        let flags = OFlag::from_bits_retain(flags);
+        let unopened = flags.contains(OFlag::O_PATH);
+        usable(purpose, flags, &status).map_err(|(code, why)| refuse(code, path, why))?;
         let mount = table
             .status_of_mount(status.mount)
             .map_err(|errno| match errno {
@@ -63,6 +78,21 @@ impl Location {
                 ),
                 other => failure::kernel("cannot examine the mount of", path, other),
             })?;
+        if status.links == 0 && !unopened {
+            return Err(refuse(
+                ErrorCode::Changed,
+                path,
+                "was removed while the request ran",
+            ));
+        }
+        // A client can open there what no path leads to, of any process that it may trace.
+        if purpose.is_passed() && mount.filesystem == b"proc" {
+            return Err(refuse(
+                ErrorCode::WrongType,
+                path,
+                "lies on a proc file system",
+            ));
+        }
         let actual = mount::path_of_slot(own, slot).map_err(failed("cannot find the path of"))?;
         if actual != path.as_bytes() {
             return Err(refuse(
@@ -89,6 +119,23 @@ impl Location {
     }
 }
 
+impl Location {
+    /// Fails where the grant asks for an owner and it is somebody else.
+    pub(super) fn check_owner(
+        &self,
+        owner: Option<u32>,
+        reason: DenyReason,
+    ) -> Result<(), ErrorReply> {
+        if owner.is_none_or(|owner| owner == self.status.uid) {
+            return Ok(());
+        }
+        let why = "belongs to somebody else, and the grant asks that it be your own";
+        let mut error = refuse(ErrorCode::Denied, &self.path, why);
+        error.reason = Some(reason);
+        Err(error)
+    }
+}
+
 /// Fails where a descriptor did not arrive in its slot. It always does, because the
 /// kernel gives out the lowest free number; the filter lets a mounter act on
 /// slots alone, and move nothing into them.
@@ -110,11 +157,11 @@ fn usable(
     flags: OFlag,
     status: &FileStatus,
 ) -> Result<(), (ErrorCode, &'static str)> {
-    if purpose == Purpose::UseOrCompare && flags.contains(OFlag::O_PATH) {
-        return if status.is_mount_root {
-            Ok(())
-        } else {
-            Err((ErrorCode::Changed, "holds no mount any more"))
+    if purpose.compares() && flags.contains(OFlag::O_PATH) {
+        return match (status.is_mount_root, purpose.is_passed()) {
+            (true, _) => Ok(()),
+            (false, true) => Err((ErrorCode::WrongType, "was not opened for reading")),
+            (false, false) => Err((ErrorCode::Changed, "holds no mount any more")),
         };
     }
     if flags.contains(OFlag::O_PATH) || flags & OFlag::O_ACCMODE != OFlag::O_RDONLY {
@@ -125,9 +172,6 @@ fn usable(
             ErrorCode::WrongType,
             "is neither a directory nor a regular file",
         ));
-    }
-    if status.links == 0 {
-        return Err((ErrorCode::Changed, "was removed while the request ran"));
     }
     Ok(())
 }
@@ -153,7 +197,7 @@ impl FileStatus {
     }
 }
 
-fn refuse(code: ErrorCode, path: &AbsPath, why: &str) -> ErrorReply {
+pub(super) fn refuse(code: ErrorCode, path: &AbsPath, why: &str) -> ErrorReply {
     ErrorReply::new(code, format!("{path} {why}")).at(path)
 }
 

@@ -19,8 +19,8 @@ use std::time::{Duration, Instant};
 
 use mountwarden_policy::{MountPermit, Permit, PermittedKind, Policy, UnmountPermit, Verdict};
 use mountwarden_protocol::{
-    AbsPath, ErrorCode, ErrorReply, MountId, Mounted, Operation, Outcome, Reply, RoleReport,
-    Unmounted,
+    AbsPath, DenyReason, ErrorCode, ErrorReply, MountId, Mounted, Operation, Outcome, Passed,
+    Reply, RoleReport, Unmounted,
 };
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags};
@@ -331,24 +331,41 @@ impl Worker<'_> {
     ) -> Result<Mounted, ErrorReply> {
         let own = self.descriptors.own.as_fd();
         let path = &permit.target;
-        let _lock = self.lock(&directory, path)?;
         let table = &self.descriptors.table;
-        let place = Place::check(table, own, directory, path)?;
-        let target = Location::check(
-            table,
-            own,
-            Slot::Target,
-            target,
-            path,
-            Purpose::UseOrCompare,
-        )?;
+        let passed = permit.passed.contains(Passed::TARGET);
+        let _lock = self.lock(if passed { &target } else { &directory }, path, passed)?;
+        // Of a passed target nobody here can look up the name. The descriptor that
+        // stands for the directory keeps its slot, and is nothing else.
+        let place = if passed {
+            None
+        } else {
+            Some(Place::check(table, own, directory, path)?)
+        };
+        let purpose = if passed {
+            Purpose::UseOrComparePassed
+        } else {
+            Purpose::UseOrCompare
+        };
+        let target = Location::check(table, own, Slot::Target, target, path, purpose)?;
+        let purpose = if permit.passed.contains(Passed::SOURCE) {
+            Purpose::UsePassed
+        } else {
+            Purpose::Use
+        };
         let source = source
-            .map(|(path, file)| Location::check(table, own, Slot::Source, file, path, Purpose::Use))
+            .map(|(path, file)| Location::check(table, own, Slot::Source, file, path, purpose))
             .transpose()?;
-        mount::still_there(&place, &target)?;
+        match &place {
+            Some(place) => mount::still_there(place, &target)?,
+            None => mount::not_covered(table, target.mount.id, path)?,
+        }
+        if let Some(source) = &source {
+            source.check_owner(permit.source_owner, DenyReason::SourceNotOwned)?;
+        }
         if target.status.is_mount_root {
             return existing::same(table, permit, source.as_ref(), &target);
         }
+        target.check_owner(permit.target_owner, DenyReason::TargetNotOwned)?;
         let reserved = self.reserve(&target)?;
         let mounted = mount::mount(table, permit, source.as_ref(), &target)?;
         reserved.keep();
@@ -361,10 +378,12 @@ impl Worker<'_> {
         files: Vec<OwnedFd>,
     ) -> Result<Result<Unmounted, ErrorReply>, Ended> {
         let mut files = files.into_iter();
-        let (Some(directory), None) = (files.next(), files.next()) else {
-            return Err(Ended::Violation("an unmount takes one descriptor"));
-        };
-        Ok(self.locked_unmount(permit, directory))
+        match (permit.passed, files.next(), files.next(), files.next()) {
+            (false, Some(directory), None, None) => Ok(self.locked_unmount(permit, directory)),
+            (true, Some(_), Some(root), None) => Ok(self.locked_unmount_of(permit, root)),
+            (false, ..) => Err(Ended::Violation("an unmount takes one descriptor")),
+            (true, ..) => Err(Ended::Violation("a passed unmount takes its target twice")),
+        }
     }
 
     fn locked_unmount(
@@ -372,7 +391,7 @@ impl Worker<'_> {
         permit: &UnmountPermit<'_>,
         directory: OwnedFd,
     ) -> Result<Unmounted, ErrorReply> {
-        let _lock = self.lock(&directory, &permit.target)?;
+        let _lock = self.lock(&directory, &permit.target, false)?;
         let (table, own) = (&self.descriptors.table, self.descriptors.own.as_fd());
         let place = Place::check(table, own, directory, &permit.target)?;
         let unmounted = unmount::unmount(table, permit, &place)?;
@@ -380,14 +399,38 @@ impl Worker<'_> {
         Ok(unmounted)
     }
 
+    fn locked_unmount_of(
+        &self,
+        permit: &UnmountPermit<'_>,
+        root: OwnedFd,
+    ) -> Result<Unmounted, ErrorReply> {
+        let _lock = self.lock(&root, &permit.target, true)?;
+        let unmounted = unmount::unmount_passed(&self.descriptors.table, permit, root)?;
+        self.context.mounts.release();
+        Ok(unmounted)
+    }
+
     /// Waits until no other mounter works at the place. All else is looked at
     /// afterwards: the wait may be long.
-    fn lock(&self, directory: &OwnedFd, target: &AbsPath) -> Result<TargetLock<'_>, ErrorReply> {
+    ///
+    /// `file` is the directory above the target or, where it was `passed`, the target.
+    fn lock(
+        &self,
+        file: &OwnedFd,
+        target: &AbsPath,
+        passed: bool,
+    ) -> Result<TargetLock<'_>, ErrorReply> {
         let name = target.split().map_or(&[][..], |(_, name)| name);
-        let table = &self.descriptors.table;
+        let Descriptors { table, lock, .. } = &self.descriptors;
         table
-            .status(directory.as_fd())
-            .and_then(|status| TargetLock::take(self.descriptors.lock.as_fd(), &status, name))
+            .status(file.as_fd())
+            .and_then(|status| {
+                let root = (passed && status.is_mount_root)
+                    .then(|| table.status_of_mount(status.mount).ok())
+                    .flatten();
+                let mount = root.map_or(status.mount, |mount| mount.parent);
+                TargetLock::take(lock.as_fd(), mount, (!passed).then_some(&status), name)
+            })
             .map_err(|errno| failure::kernel("cannot lock", target, errno))
     }
 

@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 use std::ffi::CString;
+use std::ops::ControlFlow;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
@@ -69,6 +70,26 @@ pub(super) fn still_there(place: &Place<'_>, target: &Location) -> Result<(), Er
     let path = &target.path;
     let message = format!("what is mounted at {path} changed while the request ran");
     Err(ErrorReply::new(ErrorCode::Changed, message).at(path))
+}
+
+/// Fails when another mount covers `path` on the mount `on`. What was passed has no
+/// name that could tell, and attaching would put a second mount on top.
+pub(super) fn not_covered(table: &Table, on: u64, path: &AbsPath) -> Result<(), ErrorReply> {
+    let mut cover = None;
+    table
+        .walk(on, 0, |mount| {
+            if mount.parent == on && mount.point == path.as_bytes() {
+                cover = MountId::try_from(mount.id).ok();
+                return ControlFlow::Break(());
+            }
+            ControlFlow::Continue(())
+        })
+        .map_err(|errno| failure::kernel("cannot look for mounts on", path, errno))?;
+    let Some(cover) = cover else { return Ok(()) };
+    let message = format!("a mount covers what was passed for {path}: open that path anew");
+    Err(ErrorReply::new(ErrorCode::Busy, message)
+        .at(path)
+        .mount(cover))
 }
 
 /// Makes the mount, detached: nobody else can reach it, and it has every

@@ -1,12 +1,18 @@
 //! Unmounting: a checked directory, one component, the id that was compared.
 #![forbid(unsafe_code)]
 
+use std::os::fd::{AsFd, OwnedFd};
+
 use mountwarden_policy::UnmountPermit;
 use mountwarden_protocol::{AbsPath, ErrorCode, ErrorReply, MountId, Unmounted};
 use nix::errno::Errno;
 
 use super::directory::Place;
+use super::location::{in_slot, refuse};
+use super::mount::not_covered;
 use crate::failure;
+use crate::sys::mount::{self, FileStatus};
+use crate::sys::pinned::Slot;
 use crate::table::Table;
 
 /// Ends the topmost mount at a place.
@@ -17,7 +23,60 @@ pub(super) fn unmount(
 ) -> Result<Unmounted, ErrorReply> {
     let path = place.path();
     let status = place.look()?;
-    let (true, Ok(id)) = (status.is_mount_root, MountId::try_from(status.mount)) else {
+    let id = id_of(permit, &status)?;
+    match place.unmount(permit.lazy)? {
+        // Not the root of a mount any more, or one that is locked (`umount(2)`).
+        Err(Errno::EINVAL) if place.look()?.mount != status.mount => {
+            let message = format!("the mount at {path} ended while the request ran");
+            return Err(ErrorReply::new(ErrorCode::Changed, message).at(path));
+        }
+        ended => ended.map_err(|errno| refused(path, id, errno))?,
+    }
+    gone(table, id, path)
+}
+
+/// Ends the mount whose root was passed. Its place has no name here, and whoever
+/// holds a descriptor in a mount keeps it busy: so it is ended by its descriptor, and
+/// lazily. Nothing is asked of the file system, which may be dead or hung.
+pub(super) fn unmount_passed(
+    table: &Table,
+    permit: &UnmountPermit<'_>,
+    root: OwnedFd,
+) -> Result<Unmounted, ErrorReply> {
+    let path = &permit.target;
+    if !permit.lazy {
+        let why = "can only be unmounted lazily by a descriptor, which itself keeps a mount in use";
+        return Err(refuse(ErrorCode::Unsupported, path, why));
+    }
+    let failed = |errno| failure::kernel("cannot examine the mount at", path, errno);
+    let root = in_slot(root, Slot::Target).map_err(failed)?;
+    let status = table.status(root.as_fd()).map_err(failed)?;
+    let id = id_of(permit, &status)?;
+    let mount = table
+        .status_of_mount(status.mount)
+        .map_err(|errno| match errno {
+            Errno::ENOENT => refuse(
+                ErrorCode::NotMounted,
+                path,
+                "is not where the mount that was passed lies: it is not in the helper's mount \
+                 namespace",
+            ),
+            other => failed(other),
+        })?;
+    if mount.point != path.as_bytes() {
+        let why = "is not where the mount that was passed lies";
+        return Err(refuse(ErrorCode::Changed, path, why));
+    }
+    // The kernel would go on to what lies on it (`umount2` follows mounts).
+    not_covered(table, mount.id, path)?;
+    mount::detach_slot(Slot::Target).map_err(|errno| refused(path, id, errno))?;
+    gone(table, id, path)
+}
+
+/// The id of the mount that a root is of, if it is the one that was asked for.
+fn id_of(permit: &UnmountPermit<'_>, root: &FileStatus) -> Result<MountId, ErrorReply> {
+    let path = &permit.target;
+    let (true, Ok(id)) = (root.is_mount_root, MountId::try_from(root.mount)) else {
         let message = format!("nothing is mounted at {path}");
         return Err(ErrorReply::new(ErrorCode::NotMounted, message).at(path));
     };
@@ -30,16 +89,13 @@ pub(super) fn unmount(
             .at(path)
             .mount(id));
     }
-    match place.unmount(permit.lazy)? {
-        // Not the root of a mount any more, or one that is locked (`umount(2)`).
-        Err(Errno::EINVAL) if place.look()?.mount != status.mount => {
-            let message = format!("the mount at {path} ended while the request ran");
-            return Err(ErrorReply::new(ErrorCode::Changed, message).at(path));
-        }
-        ended => ended.map_err(|errno| refused(path, id, errno))?,
-    }
-    // `umount2` takes a name and no id, and the lock binds mounters alone.
-    if table.is_left(status.mount, path) {
+    Ok(id)
+}
+
+/// Looks whether it was that mount which ended: `umount2` takes no id, and the lock
+/// binds mounters alone.
+fn gone(table: &Table, id: MountId, path: &AbsPath) -> Result<Unmounted, ErrorReply> {
+    if table.is_left(id.into(), path) {
         let message = format!(
             "somebody else's mount was placed on the mount {id} at {path} while the request ran, \
              and was ended in its stead: mount that again"

@@ -10,5 +10,6 @@ pub(crate) const ORDER: RawFd = 4;
 /// The first number that the filter lets a session close. Those below are where it
 /// sends to: they name the same sockets for as long as it lives.
 pub(crate) const FIRST_FREE: RawFd = 5;
-/// More than a session ever has open: the above, and two locations.
+/// More than a session ever has open: the above, the locations of a request, and what
+/// comes with a frame.
 pub(crate) const MAX_DESCRIPTORS: u64 = 24;

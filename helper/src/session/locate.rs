@@ -2,23 +2,84 @@
 //! check: Landlock does not look at `O_PATH`, so they are opened for reading.
 #![forbid(unsafe_code)]
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use mountwarden_policy::{Permit, PermittedKind};
-use mountwarden_protocol::{AbsPath, ErrorCode, ErrorReply};
+use mountwarden_policy::{MountPermit, Permit, PermittedKind};
+use mountwarden_protocol::{AbsPath, ErrorCode, ErrorReply, Passed};
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, openat2};
 
 use super::roots::Roots;
 use crate::failure;
 
-/// Opens what the order for `permit` must bring, in this order: the directory
-/// above the target; for a mount also the target, and the source if there is one.
-pub(super) fn open(permit: &Permit<'_>, roots: &Roots) -> Result<Vec<OwnedFd>, ErrorReply> {
-    let (path, mount) = match permit {
-        Permit::Mount(permit) => (&permit.target, Some(&permit.kind)),
-        Permit::Unmount(permit) => (&permit.target, None),
+/// A descriptor that an order brings.
+pub(super) enum Brought<'a> {
+    Opened(OwnedFd),
+    /// The client opened it; nothing is known of it here.
+    Passed(BorrowedFd<'a>),
+}
+
+impl AsFd for Brought<'_> {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Opened(file) => file.as_fd(),
+            Self::Passed(file) => *file,
+        }
+    }
+}
+
+/// Gives what the order for `permit` must bring, in this order: the directory above
+/// the target; for a mount also the target, and the source if there is one. What was
+/// passed is taken from `passed`. With a passed target there is no directory: it is
+/// beyond the helper's user. The target comes twice instead, so that each descriptor
+/// arrives in its slot.
+pub(super) fn open<'a>(
+    permit: &Permit<'_>,
+    roots: &Roots,
+    passed: &'a [OwnedFd],
+) -> Result<Vec<Brought<'a>>, ErrorReply> {
+    let mut passed = passed.iter().map(AsFd::as_fd);
+    match permit {
+        Permit::Unmount(permit) if permit.passed => twice(passed.next(), &permit.target),
+        Permit::Unmount(permit) => Ok(vec![Brought::Opened(above(&permit.target, roots)?.0)]),
+        Permit::Mount(permit) => {
+            let mut files = if permit.passed.contains(Passed::TARGET) {
+                twice(passed.next(), &permit.target)?
+            } else {
+                let (above, name) = above(&permit.target, roots)?;
+                let target = target(&permit.target, name, &above, roots)?;
+                vec![Brought::Opened(above), Brought::Opened(target)]
+            };
+            files.extend(source(permit, roots, passed.next())?);
+            Ok(files)
+        }
+    }
+}
+
+fn twice<'a>(
+    target: Option<BorrowedFd<'a>>,
+    path: &AbsPath,
+) -> Result<Vec<Brought<'a>>, ErrorReply> {
+    let file = target.ok_or_else(|| failure::kernel("no descriptor for", path, Errno::EBADF))?;
+    Ok(vec![Brought::Passed(file), Brought::Passed(file)])
+}
+
+fn source<'a>(
+    permit: &MountPermit<'_>,
+    roots: &Roots,
+    passed: Option<BorrowedFd<'a>>,
+) -> Result<Option<Brought<'a>>, ErrorReply> {
+    let PermittedKind::Bind { source, .. } = &permit.kind else {
+        return Ok(None);
     };
+    Ok(Some(match passed {
+        Some(file) => Brought::Passed(file),
+        None => Brought::Opened(location(source, roots)?),
+    }))
+}
+
+/// Opens the directory above a path.
+fn above<'p>(path: &'p AbsPath, roots: &Roots) -> Result<(OwnedFd, &'p [u8]), ErrorReply> {
     let Some((directory, name)) = path.split() else {
         return Err(failure::kernel(
             "there is no directory above",
@@ -26,16 +87,7 @@ pub(super) fn open(permit: &Permit<'_>, roots: &Roots) -> Result<Vec<OwnedFd>, E
             Errno::EINVAL,
         ));
     };
-    let above = location(&directory, roots)?;
-    let target = mount
-        .map(|_| target(path, name, &above, roots))
-        .transpose()?;
-    let mut files = vec![above];
-    files.extend(target);
-    if let Some(PermittedKind::Bind { source, .. }) = mount {
-        files.push(location(source, roots)?);
-    }
-    Ok(files)
+    Ok((location(&directory, roots)?, name))
 }
 
 /// Opens a target. When it holds a mount already, it comes unopened, which

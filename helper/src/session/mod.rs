@@ -123,22 +123,23 @@ impl Conversation<'_> {
             self.refuse(Refusal::new(error));
             return Ok(false);
         }
-        let hello: Hello = match self
-            .client
-            .receive(self.order.as_fd(), HANDSHAKE, HANDSHAKE)
-        {
-            Ok(hello) => hello,
-            Err(NoMessage::Gone) => return Ok(false),
-            Err(NoMessage::NoMounter) => {
-                self.refuse(Refusal::new(no_mounter()));
-                return Ok(false);
-            }
-            Err(NoMessage::Bad(error)) => {
-                let error = self.note(None, error)?;
-                self.refuse(Refusal::new(error));
-                return Ok(false);
-            }
-        };
+        let hello: Hello =
+            match self
+                .client
+                .receive(self.order.as_fd(), HANDSHAKE, HANDSHAKE, |_| 0)
+            {
+                Ok((hello, _)) => hello,
+                Err(NoMessage::Gone) => return Ok(false),
+                Err(NoMessage::NoMounter) => {
+                    self.refuse(Refusal::new(no_mounter()));
+                    return Ok(false);
+                }
+                Err(NoMessage::Bad(error)) => {
+                    let error = self.note(None, error)?;
+                    self.refuse(Refusal::new(error));
+                    return Ok(false);
+                }
+            };
         if hello.magic != Hello::MAGIC {
             let error = ErrorReply::new(
                 ErrorCode::MalformedFrame,
@@ -188,14 +189,17 @@ impl Conversation<'_> {
     fn serve(&mut self) -> Result<(), Ended> {
         let limits = *self.context.policy.limits();
         loop {
-            let request = self.client.receive::<Request>(
+            let request = self.client.receive(
                 self.order.as_fd(),
                 limits.idle_timeout,
                 limits.request_timeout,
+                Request::descriptors,
             );
             process::deadline(limits.request_timeout)?;
             let outcome = match request {
-                Ok(request) => self.handle(request).map(|reply| (reply, Then::Continue)),
+                Ok((request, passed)) => self
+                    .handle(request, passed)
+                    .map(|reply| (reply, Then::Continue)),
                 Err(NoMessage::Gone) => return Ok(()),
                 Err(NoMessage::NoMounter) => Err(Ended::NoMounter),
                 Err(NoMessage::Bad(error)) => {
@@ -226,9 +230,9 @@ impl Conversation<'_> {
         }
     }
 
-    fn handle(&mut self, request: Request) -> Result<Reply, Ended> {
+    fn handle(&mut self, request: Request, passed: Vec<OwnedFd>) -> Result<Reply, Ended> {
         match request {
-            Request::Perform(operation) => self.perform(&operation),
+            Request::Perform(operation) => self.perform(&operation, passed),
             Request::Explain(operation) => {
                 self.admitted(Reply::Explained(self.explain(&operation)))
             }
@@ -239,26 +243,27 @@ impl Conversation<'_> {
 
     /// Opens the locations and lets the mounter act. A target that changed
     /// between the two is looked at again: most often another connection was
-    /// mounting the same thing.
-    fn perform(&mut self, operation: &Operation) -> Result<Reply, Ended> {
-        let mut reply = self.attempt(operation)?;
-        for _ in 1..ATTEMPTS {
+    /// mounting the same thing. What was passed is the client's to look at again.
+    fn perform(&mut self, operation: &Operation, passed: Vec<OwnedFd>) -> Result<Reply, Ended> {
+        let attempts = if passed.is_empty() { ATTEMPTS } else { 1 };
+        let mut reply = self.attempt(operation, passed)?;
+        for _ in 1..attempts {
             match &reply {
                 Reply::Error(error) if error.code == ErrorCode::Changed => {}
                 _ => break,
             }
-            reply = self.attempt(operation)?;
+            reply = self.attempt(operation, Vec::new())?;
         }
         Ok(reply)
     }
 
-    fn attempt(&mut self, operation: &Operation) -> Result<Reply, Ended> {
+    fn attempt(&mut self, operation: &Operation, passed: Vec<OwnedFd>) -> Result<Reply, Ended> {
         let verdict = self
             .context
             .policy
             .judge(self.context.peer.identity(), operation);
         let files = match verdict {
-            Verdict::Allowed(permit) => match locate::open(&permit, &self.roots) {
+            Verdict::Allowed(permit) => match locate::open(&permit, &self.roots, &passed) {
                 Ok(files) => files,
                 Err(error) => {
                     return Ok(Reply::Error(self.note(Some(operation), error)?));
@@ -271,6 +276,7 @@ impl Conversation<'_> {
         self.give(&Order::Perform(operation.clone()), &borrowed)?;
         // Before the answer: a descriptor that is open here keeps a mount busy.
         drop(files);
+        drop(passed);
         match self.answer()? {
             OrderReply::Done(reply) => Ok(reply),
             _ => Err(Ended::WrongAnswer),

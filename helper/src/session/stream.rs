@@ -2,12 +2,14 @@
 #![forbid(unsafe_code)]
 
 use std::io::{self, Read, Write};
+use std::mem;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use mountwarden_protocol::{ErrorCode, ErrorReply, frame};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags};
+use nix::sys::socket::MsgFlags;
 use nix::sys::time::TimeSpec;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -28,7 +30,12 @@ pub(super) enum NoMessage {
 pub(super) struct ClientStream {
     socket: OwnedFd,
     deadline: Instant,
-    descriptors_came: bool,
+    /// Whether a byte of the frame was read.
+    begun: bool,
+    /// What came with its first byte.
+    descriptors: Vec<OwnedFd>,
+    /// More came, or later.
+    misplaced: bool,
 }
 
 impl ClientStream {
@@ -36,11 +43,14 @@ impl ClientStream {
         Self {
             socket,
             deadline: Instant::now(),
-            descriptors_came: false,
+            begun: false,
+            descriptors: Vec::new(),
+            misplaced: false,
         }
     }
 
-    /// Receives one message. It may be `idle` before it starts, and must be
+    /// Receives one message with as many descriptors as it `takes`; whatever else
+    /// comes is closed. It may be `idle` before it starts, and must be
     /// whole `within` that time of its first byte: a client that sends one byte
     /// a second holds its connection no longer than one that is silent.
     pub(super) fn receive<T: DeserializeOwned + Serialize>(
@@ -48,28 +58,40 @@ impl ClientStream {
         order: BorrowedFd<'_>,
         idle: Duration,
         within: Duration,
-    ) -> Result<T, NoMessage> {
+        takes: impl FnOnce(&T) -> usize,
+    ) -> Result<(T, Vec<OwnedFd>), NoMessage> {
         self.wait_for_frame(order, idle)?;
         self.deadline = Instant::now().checked_add(within).unwrap_or(self.deadline);
-        let body = match frame::read(self) {
-            Ok(body) => body,
+        (self.begun, self.misplaced) = (false, false);
+        let body = frame::read(self);
+        let descriptors = mem::take(&mut self.descriptors);
+        let body = match body {
             Err(frame::ReadError::Closed) => return Err(NoMessage::Gone),
-            Err(frame::ReadError::Io(error)) => {
-                return Err(self
-                    .descriptors_refused()
-                    .unwrap_or_else(|| cut_short(&error)));
+            Ok(_) | Err(frame::ReadError::Io(_)) if self.misplaced => {
+                return Err(NoMessage::Bad(malformed(
+                    &"descriptors came that were too many, or not with the first byte of a frame",
+                )));
             }
+            Ok(body) => body,
+            Err(frame::ReadError::Io(error)) => return Err(cut_short(&error)),
             Err(error) => return Err(NoMessage::Bad(malformed(&error))),
         };
-        if let Some(refused) = self.descriptors_refused() {
-            return Err(refused);
-        }
-        frame::decode(&body).map_err(|error| {
+        let value = frame::decode(&body).map_err(|error| {
             NoMessage::Bad(match error {
                 frame::DecodeError::Invalid(why) => ErrorReply::new(ErrorCode::InvalidRequest, why),
                 other => malformed(&other),
             })
-        })
+        })?;
+        match (takes(&value), descriptors.len()) {
+            (taken, came) if taken == came => Ok((value, descriptors)),
+            (0, _) => Err(NoMessage::Bad(malformed(
+                &"descriptors came with a message that takes none",
+            ))),
+            (taken, came) => Err(NoMessage::Bad(malformed(&format!(
+                "descriptors came with a message that takes another number of them: {came}, not \
+                 {taken}"
+            )))),
+        }
     }
 
     /// Sends one message. A client that does not read it loses the connection
@@ -92,17 +114,6 @@ impl ClientStream {
             [true, true] => Err(NoMessage::NoMounter),
             [false, true] => Err(NoMessage::Gone),
         }
-    }
-
-    /// No request of this version brings descriptors. The kernel has closed them
-    /// already, because no room for them was offered (`MSG_CTRUNC` in `recvmsg(2)`).
-    fn descriptors_refused(&self) -> Option<NoMessage> {
-        self.descriptors_came.then(|| {
-            NoMessage::Bad(ErrorReply::new(
-                ErrorCode::MalformedFrame,
-                "descriptors came with a message that takes none",
-            ))
-        })
     }
 }
 
@@ -136,9 +147,15 @@ fn poll(polled: &mut [PollFd<'_>], time: Duration) -> Result<i32, Errno> {
 impl Read for ClientStream {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         loop {
-            match socket::receive_bytes(self.socket.as_fd(), buffer) {
+            match socket::receive(self.socket.as_fd(), buffer, MsgFlags::MSG_DONTWAIT) {
                 Ok(received) => {
-                    self.descriptors_came |= received.descriptors_dropped;
+                    // The kernel has closed what did not fit (`MSG_CTRUNC` in `recvmsg(2)`).
+                    let first = !mem::replace(&mut self.begun, true);
+                    let late = !first && !received.descriptors.is_empty();
+                    self.misplaced |= received.truncated || late;
+                    if first && !self.misplaced {
+                        self.descriptors = received.descriptors;
+                    }
                     return Ok(received.length);
                 }
                 Err(Errno::EAGAIN) => {

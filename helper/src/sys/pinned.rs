@@ -61,7 +61,8 @@ pub(crate) static TMPFS_KEYS: [Pinned; 6] = [
 ///
 /// They follow the numbers of its layout in the order in which an order brings
 /// them, and the kernel gives out the lowest number that is free: a descriptor
-/// arrives in its slot. A tmpfs has no source, and its context gets that number.
+/// arrives in its slot. A tmpfs has no source, and its context gets that number. With
+/// a passed target the first slot holds that once more, and is not used.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Slot {
     Directory,

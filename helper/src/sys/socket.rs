@@ -1,11 +1,11 @@
 //! Sockets: messages with descriptors, and the kernel's word about a peer.
 
-use std::io::{IoSlice, IoSliceMut};
+use std::io::IoSlice;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
-use nix::sys::socket::{self, ControlMessage, MsgFlags, SockFlag, accept4, recvmsg, sendmsg};
+use nix::sys::socket::{self, ControlMessage, MsgFlags, SockFlag, accept4, sendmsg};
 use nix::unistd::Pid;
 
 use super::result;
@@ -101,30 +101,6 @@ unsafe fn attached(header: &libc::msghdr) -> (Vec<OwnedFd>, Option<Pid>) {
         next = unsafe { libc::CMSG_NXTHDR(header, next) };
     }
     (descriptors, sender)
-}
-
-/// Bytes of a stream.
-pub(crate) struct Received {
-    /// How many bytes of the buffer were filled; 0 at the end of the stream.
-    pub(crate) length: usize,
-    /// Descriptors came along; the kernel closed them.
-    pub(crate) descriptors_dropped: bool,
-}
-
-/// Receives bytes without waiting and without room for descriptors, which the
-/// kernel then closes (`recvmsg(2)`).
-pub(crate) fn receive_bytes(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> Result<Received, Errno> {
-    let mut vectors = [IoSliceMut::new(buffer)];
-    let message = recvmsg::<()>(
-        socket.as_raw_fd(),
-        &mut vectors,
-        None,
-        MsgFlags::MSG_DONTWAIT,
-    )?;
-    Ok(Received {
-        length: message.bytes,
-        descriptors_dropped: message.flags.contains(MsgFlags::MSG_CTRUNC),
-    })
 }
 
 /// Sends one message with descriptors (`sendmsg(2)`), without SIGPIPE.

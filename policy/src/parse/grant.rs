@@ -10,7 +10,7 @@ use crate::grant::{BindTerms, Grant, Terms, TmpfsTerms};
 use crate::subjects::Subjects;
 use crate::template::Template;
 
-pub(super) const KEYS: [&str; 8] = [
+pub(super) const KEYS: [&str; 10] = [
     "name",
     "users",
     "groups",
@@ -19,6 +19,8 @@ pub(super) const KEYS: [&str; 8] = [
     "shared_target",
     "bind",
     "tmpfs",
+    "passed_target",
+    "target_owner",
 ];
 
 /// The longest name in bytes: every audit line cites one.
@@ -39,6 +41,8 @@ pub(super) fn grant(table: &Table<'_>, accounts: &dyn Accounts) -> Result<Grant,
         None => MountAttributes::NO_SUID | MountAttributes::NO_DEV,
     };
     let shared_target = flag(table, "shared_target")?;
+    let passed_target = flag(table, "passed_target")?;
+    let own_target = owned_by_peer(table, "target_owner")?;
     let bind = match table.get("bind") {
         Some(value) => Some(bind(&value, &subjects)?),
         None => None,
@@ -61,6 +65,8 @@ pub(super) fn grant(table: &Table<'_>, accounts: &dyn Accounts) -> Result<Grant,
             shared_target,
             bind,
             tmpfs,
+            passed_target,
+            own_target,
         },
     })
 }
@@ -75,6 +81,15 @@ fn name(value: &Value<'_>) -> Result<String, Fault> {
 
 fn flag(table: &Table<'_>, key: &'static str) -> Result<bool, Fault> {
     table.get(key).map_or(Ok(false), |value| value.boolean())
+}
+
+/// The one owner that a grant can ask for.
+fn owned_by_peer(table: &Table<'_>, key: &'static str) -> Result<bool, Fault> {
+    match table.get(key) {
+        None => Ok(false),
+        Some(value) if value.as_text() == Some("peer") => Ok(true),
+        Some(value) => Err(value.wrong("\"peer\"")),
+    }
 }
 
 fn force(value: &Value<'_>) -> Result<MountAttributes, Fault> {
@@ -93,11 +108,22 @@ fn force(value: &Value<'_>) -> Result<MountAttributes, Fault> {
 }
 
 fn bind(value: &Value<'_>, subjects: &Subjects) -> Result<BindTerms, Fault> {
-    let table = value.table("[grant.bind]", &["source", "read_only", "recursive"])?;
+    let table = value.table(
+        "[grant.bind]",
+        &[
+            "source",
+            "read_only",
+            "recursive",
+            "passed_source",
+            "source_owner",
+        ],
+    )?;
     Ok(BindTerms {
         sources: roots(&table.require("source")?, subjects, |_, _| Ok(()))?,
         read_only: flag(&table, "read_only")?,
         recursive: flag(&table, "recursive")?,
+        passed_source: flag(&table, "passed_source")?,
+        own_source: owned_by_peer(&table, "source_owner")?,
     })
 }
 

@@ -5,7 +5,8 @@ use mountwarden_policy::{
     MountPermit, Peer, Permit, PermittedKind, Policy, UnmountPermit, Verdict,
 };
 use mountwarden_protocol::{
-    DenyReason, Kind, MountAttributes, MountId, MountOptions, Operation, TmpfsMode, Unmount,
+    DenyReason, Kind, Mount, MountAttributes, MountId, MountOptions, Operation, Passed, TmpfsMode,
+    Unmount,
 };
 
 use crate::support::{
@@ -57,6 +58,9 @@ fn images(source: &str, target: &str, more: MountAttributes) -> Permit<'static> 
         },
         attributes: DEFAULT | MountAttributes::READ_ONLY | more,
         shared_target: false,
+        passed: Passed::empty(),
+        target_owner: None,
+        source_owner: None,
     })
 }
 
@@ -73,6 +77,9 @@ fn scratch(target: &str, bytes: u64, count: u64) -> Permit<'static> {
         },
         attributes: DEFAULT | MountAttributes::NO_EXEC,
         shared_target: true,
+        passed: Passed::empty(),
+        target_owner: None,
+        source_owner: None,
     })
 }
 
@@ -86,6 +93,9 @@ fn trees(recursive: bool, attributes: MountAttributes) -> Permit<'static> {
         },
         attributes,
         shared_target: false,
+        passed: Passed::empty(),
+        target_owner: None,
+        source_owner: None,
     })
 }
 
@@ -95,6 +105,7 @@ fn gone(grant: &'static str, target: &str) -> Permit<'static> {
         target: path(target),
         lazy: false,
         id: None,
+        passed: false,
     })
 }
 
@@ -253,12 +264,14 @@ fn an_unmount_keeps_how_it_was_asked() {
         target: path("/var/scratch/x"),
         lazy: true,
         id,
+        passed: false,
     });
     let permit = Permit::Unmount(UnmountPermit {
         grant: "scratch",
         target: path("/var/scratch/x"),
         lazy: true,
         id,
+        passed: false,
     });
     let verdict = policy.judge(&peer(1000), &operation);
     assert_eq!(verdict.grant(), Some("scratch"));
@@ -526,4 +539,111 @@ fn a_policy_without_grants_denies() {
     let policy = policy("version = 1\n");
     let denial = denied(&policy, &peer(0), &unmount("/mnt"));
     assert_eq!(denial.reason, DenyReason::NoGrant);
+}
+
+const HOMES: &str = r#"
+version = 1
+
+[[grant]]
+name   = "paths"
+users  = ["qemu"]
+target = ["/home/a"]
+  [grant.bind]
+  source = ["/srv/images"]
+  [grant.tmpfs]
+  max_size = "1MiB"
+
+[[grant]]
+name   = "homes"
+users  = ["qemu"]
+target = ["/home/b"]
+passed_target = true
+target_owner  = "peer"
+  [grant.bind]
+  source = ["/srv/images"]
+  passed_source = true
+  source_owner  = "peer"
+  [grant.tmpfs]
+  max_size = "1MiB"
+
+[[grant]]
+name   = "targets"
+users  = ["qemu"]
+target = ["/home/c"]
+passed_target = true
+  [grant.bind]
+  source = ["/srv/images"]
+"#;
+
+fn passing(operation: Operation, locations: Passed) -> Operation {
+    match operation {
+        Operation::Mount(mount) => Operation::Mount(Mount {
+            passed: locations,
+            ..mount
+        }),
+        Operation::Unmount(unmount) => Operation::Unmount(Unmount {
+            passed: locations.contains(Passed::TARGET),
+            ..unmount
+        }),
+    }
+}
+
+/// A descriptor is taken only where the grant says so, for that location.
+#[test]
+fn a_passed_location_needs_its_key() {
+    let policy = policy(HOMES);
+    let verdict = |operation| policy.judge(&peer(1000), &operation);
+    let bound = |target| bind("/srv/images/a", target);
+    for (operation, locations, grant) in [
+        (bound("/home/a/x"), Passed::empty(), Some("paths")),
+        (bound("/home/a/x"), Passed::TARGET, None),
+        (bound("/home/a/x"), Passed::SOURCE, None),
+        (bound("/home/b/x"), Passed::empty(), Some("homes")),
+        (bound("/home/b/x"), Passed::all(), Some("homes")),
+        (bound("/home/c/x"), Passed::TARGET, Some("targets")),
+        (bound("/home/c/x"), Passed::SOURCE, None),
+        (bound("/home/c/x"), Passed::all(), None),
+        (tmpfs(None, None, "/home/a/x"), Passed::TARGET, None),
+        (
+            tmpfs(None, None, "/home/b/x"),
+            Passed::TARGET,
+            Some("homes"),
+        ),
+        (tmpfs(None, None, "/home/b/x"), Passed::SOURCE, None),
+        (unmount("/home/a/x"), Passed::empty(), Some("paths")),
+        (unmount("/home/a/x"), Passed::TARGET, None),
+        (unmount("/home/b/x"), Passed::TARGET, Some("homes")),
+    ] {
+        let operation = passing(operation, locations);
+        let verdict = verdict(operation.clone());
+        assert_eq!(verdict.grant(), grant, "{operation:?}");
+        if let Verdict::Denied(denial) = verdict {
+            assert_eq!(denial.reason, DenyReason::PassedNotGranted, "{denial}");
+        }
+    }
+    // A descriptor opens no root.
+    let beyond = passing(bound("/home/d/x"), Passed::all());
+    let denial = denied(&policy, &peer(1000), &beyond);
+    assert_eq!(denial.reason, DenyReason::TargetNotGranted);
+    let beyond = passing(bind("/srv/other", "/home/b/x"), Passed::all());
+    let denial = denied(&policy, &peer(1000), &beyond);
+    assert_eq!(denial.reason, DenyReason::SourceNotGranted);
+}
+
+/// The owner is the peer's own number, whether its locations are passed or not.
+#[test]
+fn an_owner_that_the_grant_asks_for_is_in_the_permit() {
+    let policy = policy(HOMES);
+    for (target, owner) in [
+        ("/home/a/x", None),
+        ("/home/b/x", Some(1000)),
+        ("/home/c/x", None),
+    ] {
+        let verdict = policy.judge(&peer(1000), &bind("/srv/images", target));
+        let Verdict::Allowed(Permit::Mount(permit)) = verdict else {
+            panic!("{verdict:?}")
+        };
+        assert_eq!(permit.target_owner, owner, "{target}");
+        assert_eq!(permit.source_owner, owner, "{target}");
+    }
 }

@@ -289,3 +289,32 @@ fn a_recursive_bind_of_its_own_targets_is_unwise() {
         );
     }
 }
+
+#[test]
+fn descriptors_of_what_is_anybodys_are_unwise() {
+    let target = "passed_target without target_owner: a peer that is handed a descriptor of \
+                  another user's directory can mount over it";
+    let source = "passed_source without source_owner: a peer that is handed a descriptor of \
+                  another user's file can show it to everyone who reaches the target";
+    for (passed, owned, unwise) in [
+        (false, false, &[][..]),
+        (false, true, &[]),
+        (true, true, &[]),
+        (true, false, &[target, source]),
+    ] {
+        let owner = |of: &str| {
+            if owned {
+                format!("{of}_owner = 'peer'\n")
+            } else {
+                String::new()
+            }
+        };
+        let warnings = of_grant(&format!(
+            "users = [1]\ntarget = ['/mnt/t']\npassed_target = {passed}\n{}\
+             [grant.bind]\nsource = ['/srv/s']\npassed_source = {passed}\n{}",
+            owner("target"),
+            owner("source")
+        ));
+        assert_eq!(warnings, unwise);
+    }
+}

@@ -1,6 +1,8 @@
 //! What a refused client reads.
 
-use mountwarden_protocol::{DenyReason, ErrorCode, ErrorReply, MountOptions};
+use mountwarden_protocol::{
+    DenyReason, ErrorCode, ErrorReply, Mount, MountOptions, Operation, Passed,
+};
 
 use crate::support::{
     bind, bind_kind, denied, grant, mount, path, peer, policy, recursive_bind, tmpfs, unmount,
@@ -25,6 +27,13 @@ target = ["/secret/target"]
   [grant.bind]
   source = ["/secret/source"]
 "#;
+
+fn passed(operation: Operation, passed: Passed) -> Operation {
+    match operation {
+        Operation::Mount(mount) => Operation::Mount(Mount { passed, ..mount }),
+        other @ Operation::Unmount(_) => other,
+    }
+}
 
 #[test]
 fn each_refusal_says_what_and_why_and_what_would_be_allowed() {
@@ -76,6 +85,21 @@ fn each_refusal_says_what_and_why_and_what_would_be_allowed() {
             tmpfs(None, Some(11), "/run/vms/1000/a"),
             "a tmpfs of 11 inodes at /run/vms/1000/a is refused: your grant 'mine' allows at most \
              10",
+        ),
+        (
+            passed(bind("/srv/iso", "/run/vms/1000/a"), Passed::TARGET),
+            "mounting at /run/vms/1000/a by a descriptor is refused: your grant 'mine' takes the \
+             target's path alone; ask the administrator for passed_target",
+        ),
+        (
+            passed(bind("/srv/iso", "/run/vms/1000/a"), Passed::SOURCE),
+            "binding /srv/iso by a descriptor is refused: your grant 'mine' takes the source's \
+             path alone; ask the administrator for passed_source",
+        ),
+        (
+            passed(tmpfs(None, None, "/run/vms/1000/a"), Passed::SOURCE),
+            "a descriptor for the source of the mount at /run/vms/1000/a is refused: this kind of \
+             mount has no source",
         ),
     ] {
         assert_eq!(denied(&policy, &peer(1000), &operation).message, message);

@@ -113,14 +113,14 @@ fn every_table_knows_its_keys() {
             3,
             1,
             "unknown key \"user\" in [[grant]]; the keys are name, users, groups, target, force, \
-             shared_target, bind, tmpfs",
+             shared_target, bind, tmpfs, passed_target, target_owner",
         ),
         (
             "version = 1\n[[grant]]\nname = 'x'\n  [grant.block]\n  device = []\n",
             4,
             10,
             "unknown key \"block\" in [[grant]]; the keys are name, users, groups, target, force, \
-             shared_target, bind, tmpfs",
+             shared_target, bind, tmpfs, passed_target, target_owner",
         ),
     ]);
 }
@@ -451,6 +451,18 @@ fn the_other_keys_of_a_grant_have_types() {
             "shared_target must be true or false, not the string \"no\"",
         ),
         (
+            "passed_target = 1",
+            6,
+            17,
+            "passed_target must be true or false, not 1",
+        ),
+        (
+            "target_owner = 'root'",
+            6,
+            16,
+            "target_owner must be \"peer\", not the string \"root\"",
+        ),
+        (
             "bind = true",
             6,
             8,
@@ -467,6 +479,18 @@ fn the_other_keys_of_a_grant_have_types() {
             8,
             13,
             "recursive must be true or false, not a date or time",
+        ),
+        (
+            "[grant.bind]\nsource = ['/s']\npassed_source = 'peer'",
+            8,
+            17,
+            "passed_source must be true or false, not the string \"peer\"",
+        ),
+        (
+            "[grant.bind]\nsource = ['/s']\nsource_owner = true",
+            8,
+            16,
+            "source_owner must be \"peer\", not true",
         ),
         (
             "tmpfs = {}",

@@ -7,7 +7,8 @@ use std::path::{Component, Path};
 
 use mountwarden_policy::{MountPermit, Peer, Permit, PermittedKind, Policy, Verdict};
 use mountwarden_protocol::{
-    AbsPath, DenyReason, Kind, Mount, MountAttributes, MountOptions, Operation, TmpfsMode, Unmount,
+    AbsPath, DenyReason, Kind, Mount, MountAttributes, MountOptions, Operation, Passed, TmpfsMode,
+    Unmount,
 };
 use proptest::prelude::*;
 
@@ -22,6 +23,15 @@ struct Spec {
     force: Vec<&'static str>,
     sources: Option<(Vec<String>, bool, bool)>,
     tmpfs: Option<(u64, u64)>,
+    passed: PassedSpec,
+}
+
+/// What a grant says of passed locations and of owners.
+#[derive(Debug, Clone, Copy)]
+struct PassedSpec {
+    target: bool,
+    source: bool,
+    owners: [bool; 2],
 }
 
 fn toml(specs: &[Spec]) -> String {
@@ -32,19 +42,24 @@ fn toml(specs: &[Spec]) -> String {
             groups,
             targets,
             force,
+            passed,
             ..
         } = spec;
         write!(
             text,
             "[[grant]]\nname = 'g{index}'\nusers = {users:?}\ngroups = {groups:?}\n\
-             target = {targets:?}\nforce = {force:?}\n"
+             target = {targets:?}\nforce = {force:?}\npassed_target = {}\n{}",
+            passed.target,
+            owner("target", passed.owners[0])
         )
         .unwrap();
         if let Some((sources, read_only, recursive)) = &spec.sources {
             write!(
                 text,
                 "[grant.bind]\nsource = {sources:?}\nread_only = {read_only}\n\
-                 recursive = {recursive}\n"
+                 recursive = {recursive}\npassed_source = {}\n{}",
+                passed.source,
+                owner("source", passed.owners[1])
             )
             .unwrap();
         }
@@ -57,6 +72,14 @@ fn toml(specs: &[Spec]) -> String {
         }
     }
     text
+}
+
+fn owner(location: &str, asked: bool) -> String {
+    if asked {
+        format!("{location}_owner = 'peer'\n")
+    } else {
+        String::new()
+    }
 }
 
 /// Components that are easily taken for one another.
@@ -94,21 +117,29 @@ fn spec() -> impl Strategy<Value = Spec> {
         prop::sample::subsequence(flags, 0..=5),
         prop::option::of(bind),
         prop::option::of((1..5_u64, 1..5_u64)),
+        any::<[bool; 4]>(),
     )
         .prop_filter(
             "a subject and a kind",
-            |(users, groups, _, _, bind, tmpfs)| {
+            |(users, groups, _, _, bind, tmpfs, _)| {
                 !(users.is_empty() && groups.is_empty()) && (bind.is_some() || tmpfs.is_some())
             },
         )
-        .prop_map(|(users, groups, targets, force, sources, tmpfs)| Spec {
-            users,
-            groups,
-            targets,
-            force,
-            sources,
-            tmpfs,
-        })
+        .prop_map(
+            |(users, groups, targets, force, sources, tmpfs, flags)| Spec {
+                users,
+                groups,
+                targets,
+                force,
+                sources,
+                tmpfs,
+                passed: PassedSpec {
+                    target: flags[0],
+                    source: flags[1],
+                    owners: [flags[2], flags[3]],
+                },
+            },
+        )
 }
 
 fn peers() -> impl Strategy<Value = Peer> {
@@ -137,14 +168,16 @@ fn kinds() -> impl Strategy<Value = Kind> {
 
 fn operations() -> impl Strategy<Value = Operation> {
     let options = (0..=31_u32).prop_map(MountOptions::from_bits_truncate);
+    let passed = prop_oneof![2 => Just(0), 1 => 0..4_u32].prop_map(Passed::from_bits_truncate);
     prop_oneof![
-        3 => (kinds(), any_path(0), options).prop_map(|(kind, target, options)| {
-            Operation::Mount(Mount { kind, target: path(&target), options })
+        3 => (kinds(), any_path(0), options, passed).prop_map(|(kind, target, options, passed)| {
+            Operation::Mount(Mount { kind, target: path(&target), options, passed })
         }),
-        1 => any_path(0).prop_map(|target| Operation::Unmount(Unmount {
+        1 => (any_path(0), any::<bool>()).prop_map(|(target, passed)| Operation::Unmount(Unmount {
             target: path(&target),
             lazy: false,
             id: None,
+            passed,
         })),
     ]
 }
@@ -231,6 +264,8 @@ fn expected(specs: &[Spec], peer: &Peer, operation: &Operation) -> Result<usize,
         DenyReason::DevNotGranted,
         DenyReason::SizeAboveMaximum,
         DenyReason::InodesAboveMaximum,
+        DenyReason::PassedNotGranted,
+        DenyReason::PassedNotGranted,
     ][furthest])
 }
 
@@ -241,11 +276,20 @@ fn is_for(spec: &Spec, peer: &Peer) -> bool {
 }
 
 /// Whether each check passes, in the order in which they are made.
-fn checks(spec: &Spec, peer: &Peer, operation: &Operation) -> [bool; 8] {
+fn checks(spec: &Spec, peer: &Peer, operation: &Operation) -> [bool; 10] {
     let target = beneath(operation.target(), &spec.targets, peer, 1);
-    let Operation::Mount(mount) = operation else {
-        return [target, true, true, true, true, true, true, true];
+    let mount = match operation {
+        Operation::Mount(mount) => mount,
+        Operation::Unmount(unmount) => {
+            let passed = !unmount.passed || spec.passed.target;
+            return [
+                target, true, true, true, true, true, true, true, passed, true,
+            ];
+        }
     };
+    let to = !mount.passed.contains(Passed::TARGET) || spec.passed.target;
+    let is_bind = matches!(mount.kind, Kind::Bind { .. });
+    let from = !mount.passed.contains(Passed::SOURCE) || (is_bind && spec.passed.source);
     let keeps = |option, word| !mount.options.contains(option) || !spec.force.contains(&word);
     let suid = keeps(MountOptions::SUID, "nosuid");
     let dev = keeps(MountOptions::DEV, "nodev");
@@ -253,14 +297,18 @@ fn checks(spec: &Spec, peer: &Peer, operation: &Operation) -> [bool; 8] {
         (Kind::Bind { source, recursive }, Some((roots, _, may_recurse)), _) => {
             let source = beneath(source, roots, peer, 0);
             let recursive = !recursive || *may_recurse;
-            [target, true, source, recursive, suid, dev, true, true]
+            [
+                target, true, source, recursive, suid, dev, true, true, to, from,
+            ]
         }
         (Kind::Tmpfs { size, inodes, .. }, _, Some((max_size, max_inodes))) => {
             let size = size.is_none_or(|size| size.get() <= max_size);
             let inodes = inodes.is_none_or(|inodes| inodes.get() <= max_inodes);
-            [target, true, true, true, suid, dev, size, inodes]
+            [target, true, true, true, suid, dev, size, inodes, to, from]
         }
-        _ => [target, false, true, true, true, true, true, true],
+        _ => [
+            target, false, true, true, true, true, true, true, true, true,
+        ],
     }
 }
 
@@ -369,6 +417,11 @@ proptest! {
             force: vec![],
             sources: Some((vec![root.clone()], false, true)),
             tmpfs: Some((1, 1)),
+            passed: PassedSpec {
+                target: true,
+                source: true,
+                owners: [false; 2],
+            },
         };
         let policy = parse(&[spec]);
         let peer = Peer { uid: 1, gid: 1, groups: vec![] };
@@ -377,12 +430,14 @@ proptest! {
                 target: path(&sibling),
                 lazy: false,
                 id: None,
+                passed: false,
             });
             prop_assert!(policy.judge(&peer, &operation).grant().is_none());
             let mount = Operation::Mount(Mount {
                 kind: Kind::Bind { source: path(&sibling), recursive: false },
                 target: path(&format!("{root}/x")),
                 options: MountOptions::empty(),
+                passed: Passed::empty(),
             });
             prop_assert!(policy.judge(&peer, &mount).grant().is_none());
         }
@@ -426,6 +481,11 @@ fn check_permit(
     permit: &MountPermit<'_>,
 ) -> Result<(), TestCaseError> {
     prop_assert_eq!(&permit.target, &mount.target);
+    prop_assert_eq!(permit.passed, mount.passed);
+    let [target_owner, source_owner] = spec.passed.owners.map(|asked| asked.then_some(peer.uid));
+    prop_assert_eq!(permit.target_owner, target_owner);
+    let has_sources = spec.sources.is_some();
+    prop_assert_eq!(permit.source_owner, source_owner.filter(|_| has_sources));
     let names = permit.attributes.names();
     for flag in &spec.force {
         prop_assert!(names.contains(flag), "{flag} is forced: {names:?}");

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 use mountwarden_protocol::frame::{self, DecodeError, MAX_FRAME};
 use mountwarden_protocol::{
     AbsPath, ErrorCode, ErrorReply, Hello, HelloReply, InvalidOption, InvalidPath, ListPage,
-    MountAttributes, MountId, MountInfo, MountOptions, Reply, Request, TmpfsInodes, TmpfsMode,
-    TmpfsSize, Versions,
+    MountAttributes, MountId, MountInfo, MountOptions, Passed, Reply, Request, TmpfsInodes,
+    TmpfsMode, TmpfsSize, Versions,
 };
 
 use super::golden;
@@ -182,7 +182,7 @@ fn attack_01_a_bad_path_is_invalid_and_says_what_is_wrong() {
     // `/..v/images`: two dots begin a name, they are not one.
     let near = patched("request-perform-mount-bind", 20, b"/..");
     assert!(frame::decode::<Request>(&near).is_ok());
-    let empty = [&[0, 0, 0, 0, 1, 0, 0, 0][..], &[0; 8], &[0, 0]].concat();
+    let empty = [&[0, 0, 0, 0, 1, 0, 0, 0][..], &[0; 8], &[0, 0, 0]].concat();
     invalid::<Request>(&empty, &InvalidPath::Empty);
 }
 
@@ -219,7 +219,8 @@ fn attack_18_sizes_and_counts_out_of_range_are_invalid() {
 
 #[test]
 fn attack_17_bits_that_nobody_defined_are_invalid() {
-    let options = body_of("request-perform-mount-bind").len() - 4;
+    let passed = body_of("request-perform-mount-bind").len() - 4;
+    let options = passed - 4;
     let attributes = body_of("reply-mounted").len() - 4;
     for bit in 0..32 {
         let bits = 1_u32 << bit;
@@ -232,9 +233,16 @@ fn attack_17_bits_that_nobody_defined_are_invalid() {
             invalid::<Request>(&request, &InvalidOption::Bits(bits));
             invalid::<Reply>(&reply, &InvalidOption::Bits(bits));
         }
+        let request = patched("request-perform-mount-bind", passed, &bits.to_le_bytes());
+        if bit < 2 {
+            assert!(frame::decode::<Request>(&request).is_ok());
+        } else {
+            invalid::<Request>(&request, &InvalidOption::Bits(bits));
+        }
     }
     assert_eq!(MountOptions::all().bits(), 0b1_1111);
     assert_eq!(MountAttributes::all().bits(), 0b1_1111);
+    assert_eq!(Passed::all().bits(), 0b11);
 }
 
 #[test]
@@ -280,6 +288,34 @@ fn attack_18_sizes_as_text_never_overflow() {
         "1\u{661}",
     ] {
         assert!(text.parse::<TmpfsSize>().is_err(), "{text:?}");
+    }
+}
+
+/// Each passed location brings one descriptor, and nothing else brings any.
+#[test]
+fn attack_22_a_request_says_how_many_descriptors_it_brings() {
+    for (name, count) in [
+        ("request-perform-mount-bind-passed", 2),
+        ("request-perform-unmount-passed", 1),
+        ("request-perform-mount-bind", 0),
+        ("request-perform-unmount", 0),
+        ("request-list-first", 0),
+        ("request-status", 0),
+    ] {
+        let request = frame::decode::<Request>(&body_of(name)).unwrap();
+        assert_eq!(request.descriptors(), count, "{name}");
+        if let Request::Perform(operation) = request {
+            assert_eq!(Request::Explain(operation).descriptors(), 0, "{name}");
+        }
+    }
+    for bits in 0..4_u32 {
+        let at = body_of("request-perform-mount-bind-passed").len() - 4;
+        let body = patched("request-perform-mount-bind-passed", at, &bits.to_le_bytes());
+        let request = frame::decode::<Request>(&body).unwrap();
+        assert_eq!(
+            request.descriptors(),
+            usize::try_from(bits.count_ones()).unwrap()
+        );
     }
 }
 

@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 
 use mountwarden_protocol::frame::{self, MAX_FRAME};
 use mountwarden_protocol::{
-    DenyReason, ErrorCode, Hello, MAX_COMPONENT, MAX_PATH, MountAttributes, MountOptions, VERSION,
+    DenyReason, ErrorCode, Hello, MAX_COMPONENT, MAX_PATH, MountAttributes, MountOptions, Passed,
+    VERSION,
 };
 
 use super::vectors::{self, Message};
@@ -296,6 +297,11 @@ fn the_bits_of_the_document_are_those_of_the_code() {
         .map(|(name, flag)| (flag.bits().trailing_zeros(), name.to_owned()))
         .collect();
     assert_eq!(numbers("options"), options);
+    let passed: Vec<_> = Passed::all()
+        .iter_names()
+        .map(|(name, flag)| (flag.bits().trailing_zeros(), name.to_owned()))
+        .collect();
+    assert_eq!(numbers("passed"), passed);
     let attributes: Vec<_> = MountAttributes::all()
         .iter_names()
         .map(|(name, flag)| (flag.bits().trailing_zeros(), name.to_owned()))

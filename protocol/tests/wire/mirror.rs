@@ -72,6 +72,7 @@ mirror! {
         pub(crate) kind: Kind,
         pub(crate) target: Vec<u8>,
         pub(crate) options: u32,
+        pub(crate) passed: u32,
     }
 
     pub(crate) enum Kind {
@@ -90,6 +91,7 @@ mirror! {
         pub(crate) target: Vec<u8>,
         pub(crate) lazy: bool,
         pub(crate) id: Option<u64>,
+        pub(crate) passed: bool,
     }
 
     pub(crate) enum Reply {
@@ -321,11 +323,13 @@ impl From<&protocol::Operation> for Operation {
                 kind: (&mount.kind).into(),
                 target: path(&mount.target),
                 options: mount.options.bits(),
+                passed: mount.passed.bits(),
             }),
             protocol::Operation::Unmount(unmount) => Self::Unmount(Unmount {
                 target: path(&unmount.target),
                 lazy: unmount.lazy,
                 id: unmount.id.map(u64::from),
+                passed: unmount.passed,
             }),
         }
     }

@@ -111,11 +111,11 @@ proptest! {
         let mut body = vec![0, 0, 0, 0, 1, 0, 0, 0];
         body.extend(u64::try_from(bytes.len()).unwrap().to_le_bytes());
         body.extend(&bytes);
-        body.extend([0, 0]);
+        body.extend([0, 0, 0]);
         match (frame::decode::<Request>(&body), AbsPath::from_bytes(&bytes)) {
             (Ok(request), Ok(target)) => prop_assert_eq!(
                 request,
-                Request::Perform(Operation::Unmount(Unmount { target, lazy: false, id: None }))
+                Request::Perform(Operation::Unmount(Unmount { target, lazy: false, id: None, passed: false }))
             ),
             (Err(DecodeError::Invalid(text)), Err(reason)) => {
                 prop_assert_eq!(text, reason.to_string());

@@ -3,8 +3,8 @@
 use mountwarden_protocol::{
     AbsPath, Counters, DenyReason, ErrorCode, ErrorReply, Explanation, Features, Hello, HelloReply,
     Kind, LandlockReport, Limits, ListPage, Mount, MountAttributes, MountId, MountInfo,
-    MountOptions, Mounted, Operation, Outcome, Refusal, Reply, Request, Role, RoleReport, Status,
-    TmpfsInodes, TmpfsLimits, TmpfsMode, TmpfsSize, Unmount, Unmounted, Versions, Welcome,
+    MountOptions, Mounted, Operation, Outcome, Passed, Refusal, Reply, Request, Role, RoleReport,
+    Status, TmpfsInodes, TmpfsLimits, TmpfsMode, TmpfsSize, Unmount, Unmounted, Versions, Welcome,
 };
 use proptest::collection::vec;
 use proptest::option::of;
@@ -133,15 +133,22 @@ fn kind() -> impl Strategy<Value = Kind> {
 
 fn operation() -> impl Strategy<Value = Operation> {
     prop_oneof![
-        (kind(), path(), any::<u32>()).prop_map(|(kind, target, options)| {
+        (kind(), path(), any::<[u32; 2]>()).prop_map(|(kind, target, [options, passed])| {
             Operation::Mount(Mount {
                 kind,
                 target,
                 options: MountOptions::from_bits_truncate(options),
+                passed: Passed::from_bits_truncate(passed),
             })
         }),
-        (path(), any::<bool>(), of(mount_id()))
-            .prop_map(|(target, lazy, id)| Operation::Unmount(Unmount { target, lazy, id })),
+        (path(), any::<[bool; 2]>(), of(mount_id())).prop_map(|(target, [lazy, passed], id)| {
+            Operation::Unmount(Unmount {
+                target,
+                lazy,
+                id,
+                passed,
+            })
+        }),
     ]
 }
 

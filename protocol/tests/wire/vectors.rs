@@ -4,8 +4,8 @@
 use mountwarden_protocol::{
     AbsPath, Counters, DenyReason, ErrorCode, ErrorReply, Explanation, Features, Hello, HelloReply,
     Kind, LandlockReport, Limits, ListPage, Mount, MountAttributes, MountId, MountInfo,
-    MountOptions, Mounted, Operation, Outcome, Refusal, Reply, Request, Role, RoleReport, Status,
-    TmpfsInodes, TmpfsLimits, TmpfsMode, TmpfsSize, Unmount, Unmounted, Versions, Welcome,
+    MountOptions, Mounted, Operation, Outcome, Passed, Refusal, Reply, Request, Role, RoleReport,
+    Status, TmpfsInodes, TmpfsLimits, TmpfsMode, TmpfsSize, Unmount, Unmounted, Versions, Welcome,
 };
 
 #[derive(Debug)]
@@ -96,6 +96,7 @@ fn bind() -> Operation {
         },
         target: path("/run/vms/7"),
         options: MountOptions::READ_ONLY,
+        passed: Passed::empty(),
     })
 }
 
@@ -105,6 +106,7 @@ fn requests() -> Vec<(&'static str, Request)> {
             kind: Kind::Tmpfs { size, inodes, mode },
             target: path("/run/vms/scratch"),
             options: MountOptions::empty(),
+            passed: Passed::empty(),
         }))
     };
     vec![
@@ -118,6 +120,7 @@ fn requests() -> Vec<(&'static str, Request)> {
                 },
                 target: path("/run/vms/\u{e9}"),
                 options: MountOptions::all(),
+                passed: Passed::empty(),
             })),
         ),
         ("request-perform-mount-tmpfs", tmpfs(None, None, None)),
@@ -135,6 +138,7 @@ fn requests() -> Vec<(&'static str, Request)> {
                 target: path("/run/vms/7"),
                 lazy: false,
                 id: None,
+                passed: false,
             })),
         ),
         (
@@ -143,6 +147,28 @@ fn requests() -> Vec<(&'static str, Request)> {
                 target: path("/run/vms/7"),
                 lazy: true,
                 id: Some(id(0x1_0000_0101)),
+                passed: false,
+            })),
+        ),
+        (
+            "request-perform-mount-bind-passed",
+            Request::Perform(Operation::Mount(Mount {
+                kind: Kind::Bind {
+                    source: path("/srv/images"),
+                    recursive: false,
+                },
+                target: path("/home/ann/vm"),
+                options: MountOptions::empty(),
+                passed: Passed::all(),
+            })),
+        ),
+        (
+            "request-perform-unmount-passed",
+            Request::Perform(Operation::Unmount(Unmount {
+                target: path("/home/ann/vm"),
+                lazy: true,
+                id: None,
+                passed: true,
             })),
         ),
         ("request-explain-mount-bind", Request::Explain(bind())),
@@ -152,6 +178,7 @@ fn requests() -> Vec<(&'static str, Request)> {
                 target: path("/"),
                 lazy: false,
                 id: None,
+                passed: false,
             })),
         ),
         ("request-list-first", Request::List { after: None }),

@@ -222,9 +222,13 @@ pub(super) fn mounter_work() -> Vec<Entry> {
         ),
         call!(
             SYS_umount2,
-            "end a mount by its name, or a failed one by its slot",
+            "end a mount by its name; a failed or a passed one by its slot",
             [name_buffer(0), is!(1, flags = UMOUNT_NOFOLLOW)],
             [name_buffer(0), is!(1, flags = UMOUNT_NOFOLLOW | MNT_DETACH)],
+            [
+                pinned(0, "path", Slot::Target.link()),
+                is!(1, flags = MNT_DETACH)
+            ],
             [
                 pinned(0, "path", Slot::Mount.link()),
                 is!(1, flags = MNT_DETACH)

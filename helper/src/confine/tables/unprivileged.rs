@@ -54,8 +54,8 @@ pub(super) fn session() -> Vec<Entry> {
     vec![
         call!(
             SYS_recvmsg,
-            "the client, the order channel",
-            [client, is!(2, flags = MSG_DONTWAIT)],
+            "the client and what it passes, the order channel",
+            [client, is!(2, flags = MSG_DONTWAIT | MSG_CMSG_CLOEXEC)],
             [order, is!(2, flags = MSG_CMSG_CLOEXEC)]
         ),
         call!(
