@@ -42,8 +42,14 @@ impl<'a> Place<'a> {
                 Errno::EINVAL,
             ));
         };
-        let directory =
-            Location::check(table, home, Slot::Directory, file, &directory, Purpose::Use)?;
+        let directory = Location::check(
+            table,
+            home,
+            Slot::Directory,
+            file,
+            &directory,
+            Purpose::Use { passed: false },
+        )?;
         Ok(Self {
             directory,
             name,

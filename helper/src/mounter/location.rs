@@ -20,26 +20,19 @@ pub(super) struct Location {
     pub(super) mount: MountStatus,
 }
 
-/// What a location is for.
+/// What a location is for, and whether a client opened it instead of the session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Purpose {
     /// Something is done with it.
-    Use,
+    Use { passed: bool },
     /// It may also be the unopened root of a mount, to compare.
-    UseOrCompare,
-    /// Something is done with what a client opened.
-    UsePassed,
-    /// Both of the last.
-    UseOrComparePassed,
+    UseOrCompare { passed: bool },
 }
 
 impl Purpose {
-    fn compares(self) -> bool {
-        matches!(self, Self::UseOrCompare | Self::UseOrComparePassed)
-    }
-
     fn is_passed(self) -> bool {
-        matches!(self, Self::UsePassed | Self::UseOrComparePassed)
+        let (Self::Use { passed } | Self::UseOrCompare { passed }) = self;
+        passed
     }
 }
 
@@ -157,8 +150,10 @@ fn usable(
     flags: OFlag,
     status: &FileStatus,
 ) -> Result<(), (ErrorCode, &'static str)> {
-    if purpose.compares() && flags.contains(OFlag::O_PATH) {
-        return match (status.is_mount_root, purpose.is_passed()) {
+    if let Purpose::UseOrCompare { passed } = purpose
+        && flags.contains(OFlag::O_PATH)
+    {
+        return match (status.is_mount_root, passed) {
             (true, _) => Ok(()),
             (false, true) => Err((ErrorCode::WrongType, "was not opened for reading")),
             (false, false) => Err((ErrorCode::Changed, "holds no mount any more")),

@@ -5,6 +5,7 @@
 //! path and reads no byte of the client.
 #![forbid(unsafe_code)]
 
+mod count;
 mod directory;
 mod existing;
 pub(crate) mod layout;
@@ -13,7 +14,6 @@ mod lock;
 mod mount;
 mod unmount;
 
-use std::ops::ControlFlow;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
@@ -41,7 +41,6 @@ use crate::list;
 use crate::mountinfo::Mountinfo;
 use crate::order::{ChannelError, Order, OrderChannel, OrderReply};
 use crate::peer::AttestedPeer;
-use crate::sys::mount::LSMT_ROOT;
 use crate::sys::pinned::Slot;
 use crate::sys::{self, process};
 use crate::table::{self, Source, Table};
@@ -341,17 +340,10 @@ impl Worker<'_> {
         } else {
             Some(Place::check(table, own, directory, path)?)
         };
-        let purpose = if passed {
-            Purpose::UseOrComparePassed
-        } else {
-            Purpose::UseOrCompare
-        };
+        let purpose = Purpose::UseOrCompare { passed };
         let target = Location::check(table, own, Slot::Target, target, path, purpose)?;
-        let purpose = if permit.passed.contains(Passed::SOURCE) {
-            Purpose::UsePassed
-        } else {
-            Purpose::Use
-        };
+        let passed = permit.passed.contains(Passed::SOURCE);
+        let purpose = Purpose::Use { passed };
         let source = source
             .map(|(path, file)| Location::check(table, own, Slot::Source, file, path, purpose))
             .transpose()?;
@@ -360,6 +352,9 @@ impl Worker<'_> {
             None => mount::not_covered(table, target.mount.id, path)?,
         }
         if let Some(source) = &source {
+            if passed {
+                mount::not_covered(table, source.mount.id, &source.path)?;
+            }
             source.check_owner(permit.source_owner, DenyReason::SourceNotOwned)?;
         }
         if target.status.is_mount_root {
@@ -432,49 +427,6 @@ impl Worker<'_> {
                 TargetLock::take(lock.as_fd(), mount, (!passed).then_some(&status), name)
             })
             .map_err(|errno| failure::kernel("cannot lock", target, errno))
-    }
-
-    /// Takes a place in the user's number of mounts.
-    fn reserve(&self, target: &Location) -> Result<crate::board::Reserved<'_>, ErrorReply> {
-        let limit = self.context.policy.limits().mounts_per_user;
-        let reserved = self.context.mounts.reserve(limit, || self.mounts_of_peer());
-        match reserved {
-            Ok(Some(place)) => Ok(place),
-            Ok(None) => Err(ErrorReply::new(
-                ErrorCode::LimitReached,
-                format!(
-                    "{limit} mounts lie beneath your granted roots, which is the most that \
-                     `mounts_per_user` allows: unmount one before you mount at {}",
-                    target.path
-                ),
-            )
-            .at(&target.path)),
-            Err(errno) => Err(failure::kernel(
-                "cannot count mounts for",
-                &target.path,
-                errno,
-            )),
-        }
-    }
-
-    fn targets_of_peer(&self) -> Vec<AbsPath> {
-        let context = self.context;
-        context.policy.places(context.peer.identity()).targets
-    }
-
-    /// Counts in the kernel's table: linear in the number of all mounts, so it
-    /// is done once for each user, and again when the limit seems reached.
-    fn mounts_of_peer(&self) -> Result<u64, Errno> {
-        let roots = self.targets_of_peer();
-        let mut count: u64 = 0;
-        self.descriptors.table.walk(LSMT_ROOT, 0, |mount| {
-            let point = AbsPath::from_bytes(&mount.point).ok();
-            if point.is_some_and(|point| roots.iter().any(|root| point.is_beneath(root))) {
-                count = count.saturating_add(1);
-            }
-            ControlFlow::Continue(())
-        })?;
-        Ok(count)
     }
 
     fn list(&self, after: Option<MountId>) -> Reply {

@@ -72,13 +72,16 @@ pub(super) fn still_there(place: &Place<'_>, target: &Location) -> Result<(), Er
     Err(ErrorReply::new(ErrorCode::Changed, message).at(path))
 }
 
-/// Fails when another mount covers `path` on the mount `on`. What was passed has no
-/// name that could tell, and attaching would put a second mount on top.
+/// Fails when another mount covers `path`, or a directory above it, on the mount `on`:
+/// what was passed was opened before, and no path leads there now. Attaching to it
+/// could put a second mount on top, and a copy of it show what was hidden.
 pub(super) fn not_covered(table: &Table, on: u64, path: &AbsPath) -> Result<(), ErrorReply> {
     let mut cover = None;
     table
         .walk(on, 0, |mount| {
-            if mount.parent == on && mount.point == path.as_bytes() {
+            let point = AbsPath::from_bytes(&mount.point).ok();
+            let covers = point.is_some_and(|point| *path == point || path.is_beneath(&point));
+            if mount.parent == on && covers {
                 cover = MountId::try_from(mount.id).ok();
                 return ControlFlow::Break(());
             }

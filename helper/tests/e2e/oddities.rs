@@ -191,7 +191,7 @@ fn kernel_objects() -> Vec<Oddity> {
     let memory_to_read = open(&own_link(&memory), libc::O_RDONLY, 0);
     let mut all = vec![
         Oddity::new("a memfd", memory, NOT_FOR_READING),
-        Oddity::new("a memfd, opened for reading", memory_to_read, REMOVED),
+        Oddity::new("a memfd, opened for reading", memory_to_read, ELSEWHERE),
         Oddity::new("/dev/null", read("/dev/null"), NO_FILE),
     ];
     for name in ["mnt", "user", "net"] {
@@ -299,7 +299,7 @@ impl Namespace {
         Self(other)
     }
 
-    fn open(&self, path: &Path) -> OwnedFd {
+    pub(crate) fn open(&self, path: &Path) -> OwnedFd {
         let path = format!("/proc/{}/root{}", self.0.id(), path.display());
         File::open(path).unwrap().into()
     }

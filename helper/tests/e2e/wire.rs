@@ -69,6 +69,16 @@ impl Wire {
         self.0.write_all(&[&length, body].concat()).unwrap();
     }
 
+    /// Sends a request with descriptors.
+    pub(crate) fn send_request(&mut self, request: &Request, descriptors: &[BorrowedFd<'_>]) {
+        if descriptors.is_empty() {
+            return frame::write(&mut self.0, request).unwrap();
+        }
+        let bytes = frame::encode(request).unwrap();
+        let sent = self.send_with(&bytes, descriptors).unwrap();
+        assert_eq!(sent, bytes.len());
+    }
+
     /// Sends bytes with descriptors.
     pub(crate) fn send_with(
         &self,

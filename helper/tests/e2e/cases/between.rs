@@ -5,6 +5,7 @@
 //! the target is held by a file system that the case serves.
 
 use std::fs::{self, File};
+use std::os::fd::BorrowedFd;
 use std::path::Path;
 use std::process::Stdio;
 
@@ -61,13 +62,23 @@ pub(super) fn wait_for_lock(pid: Pid) {
 /// Asks for something, and makes a change after the session opened the paths and
 /// before the mounter looks at what it was sent.
 fn before_the_check(daemon: &Daemon, request: &Request, change: impl FnOnce()) -> Reply {
+    before_the_check_of(daemon, request, &[], change)
+}
+
+/// As above, for a request that passes descriptors.
+pub(super) fn before_the_check_of(
+    daemon: &Daemon,
+    request: &Request,
+    descriptors: &[BorrowedFd<'_>],
+    change: impl FnOnce(),
+) -> Reply {
     let mut wire = Wire::open(&daemon.socket);
     let (session, mounter) = (only(daemon, "mw-session"), only(daemon, "mw-mounter"));
     kill(mounter, Signal::SIGSTOP).unwrap();
     wait_for_state(mounter, 'T');
     wait_for_state(session, 'S');
     let before = sleeps(session);
-    wire.send_body(&crate::wire::body(request));
+    wire.send_request(request, descriptors);
     // It sleeps for the client, and then for its mounter's answer.
     wait_for("the session sent its order", || {
         (sleeps(session) > before && is_in_state(session, 'S')).then_some(())
@@ -92,7 +103,7 @@ pub(super) fn attempts(daemon: &Daemon) -> Vec<Value> {
 }
 
 /// The mounter's first attempt met a change, and said which.
-fn first_saw(daemon: &Daemon, what: &str) {
+pub(super) fn first_saw(daemon: &Daemon, what: &str) {
     let attempts = attempts(daemon);
     let first = attempts.first().expect("an attempt");
     assert_eq!(first["code"], "changed", "{attempts:?}");
@@ -100,7 +111,7 @@ fn first_saw(daemon: &Daemon, what: &str) {
     assert!(message.contains(what), "{message}");
 }
 
-fn error(reply: Reply) -> ErrorReply {
+pub(super) fn error(reply: Reply) -> ErrorReply {
     match reply {
         Reply::Error(error) => error,
         other => panic!("not an error: {other:?}"),

@@ -135,6 +135,11 @@ pub(crate) fn every_form_explains(sandbox: &Sandbox) -> Result<(), Skip> {
             ),
             (vec!["mount", "tmpfs", &a, "--size", "17M"], 3),
             (vec!["unmount", &a, "--lazy", "--id", "5"], 0),
+            (vec!["mount", "bind", &data, &a, "--pass-target"], 3),
+            (vec!["mount", "bind", &data, &a, "--pass-source"], 3),
+            (vec!["mount", "tmpfs", &a, "--pass-target"], 3),
+            (vec!["unmount", &a, "--lazy", "--pass"], 3),
+            (vec!["unmount", &a, "--pass"], 2),
             (vec!["unmount", "/usr"], 3),
         ] {
             let all = [vec!["explain"], arguments].concat();

@@ -110,7 +110,7 @@ pub(crate) fn attack_03_one_at_a_time_under_two_names(sandbox: &Sandbox) -> Resu
 }
 
 /// The mounter of the only other connection.
-fn other_mounter(daemon: &Daemon, than: Pid) -> Pid {
+pub(super) fn other_mounter(daemon: &Daemon, than: Pid) -> Pid {
     let all = kernel::named(daemon.pid(), "mw-mounter");
     let mut others = all.into_iter().filter(|&pid| pid != than);
     others.next().expect("another mounter")

@@ -25,6 +25,8 @@ mod manager;
 mod mountinfo;
 mod mounting;
 mod pace;
+mod passed;
+mod passed_attacks;
 mod paths;
 mod protocol;
 mod races;
@@ -320,6 +322,25 @@ cases! {
         bad_policies
         stale_socket_is_replaced
         a_second_helper_is_refused
+    }
+    passed {
+        beneath_a_private_directory
+        a_private_home
+        owners
+        the_root_of_a_dead_file_system
+        attack_12_covered_since_it_was_opened
+        attack_12_mounted_over_while_attaching
+        attack_12_one_at_a_time
+        attack_03_renamed_before_the_check
+        attack_06_removed_before_the_check
+    }
+    passed_attacks {
+        attack_05_every_descriptor
+        attack_07_beside_a_directory
+        attack_22_descriptors_that_do_not_fit
+        attack_22_orders_that_do_not_fit
+        attack_26_passed_orders
+        attack_26_passed_unmounts
     }
     cli {
         exit_statuses_and_sentences
