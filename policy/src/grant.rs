@@ -23,8 +23,16 @@ pub(crate) struct Terms {
     pub(crate) shared_target: bool,
     pub(crate) bind: Option<BindTerms>,
     pub(crate) tmpfs: Option<TmpfsTerms>,
-    pub(crate) passed_target: bool,
-    pub(crate) own_target: bool,
+    pub(crate) target: LocationTerms,
+}
+
+/// What a location may and must be, beyond where it lies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct LocationTerms {
+    /// It may come as a descriptor.
+    pub(crate) passed: bool,
+    /// It must belong to the peer.
+    pub(crate) own: bool,
 }
 
 /// `[grant.bind]`
@@ -33,8 +41,7 @@ pub(crate) struct BindTerms {
     pub(crate) sources: Vec<Template>,
     pub(crate) read_only: bool,
     pub(crate) recursive: bool,
-    pub(crate) passed_source: bool,
-    pub(crate) own_source: bool,
+    pub(crate) source: LocationTerms,
 }
 
 /// `[grant.tmpfs]`

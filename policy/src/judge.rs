@@ -91,7 +91,7 @@ fn consider_mount<'p>(
         .terms
         .bind
         .as_ref()
-        .is_some_and(|bind| bind.own_source);
+        .is_some_and(|bind| bind.source.own);
     Ok(MountPermit {
         grant: &grant.name,
         target: mount.target.clone(),
@@ -99,13 +99,13 @@ fn consider_mount<'p>(
         attributes,
         shared_target: grant.terms.shared_target,
         passed: mount.passed,
-        target_owner: grant.terms.own_target.then_some(peer.uid),
+        target_owner: grant.terms.target.own.then_some(peer.uid),
         source_owner: own_source.then_some(peer.uid),
     })
 }
 
 fn consider_unmount<'p>(grant: &'p Grant, unmount: &Unmount) -> Result<UnmountPermit<'p>, Check> {
-    if unmount.passed && !grant.terms.passed_target {
+    if unmount.passed && !grant.terms.target.passed {
         return Err(Check::PassedTarget);
     }
     Ok(UnmountPermit {
@@ -119,11 +119,11 @@ fn consider_unmount<'p>(grant: &'p Grant, unmount: &Unmount) -> Result<UnmountPe
 
 /// What the grant takes as a descriptor. A kind without a source takes none for it.
 fn check_passed(grant: &Grant, mount: &Mount) -> Result<(), Check> {
-    if mount.passed.contains(Passed::TARGET) && !grant.terms.passed_target {
+    if mount.passed.contains(Passed::TARGET) && !grant.terms.target.passed {
         return Err(Check::PassedTarget);
     }
     let source = match (&mount.kind, &grant.terms.bind) {
-        (Kind::Bind { .. }, Some(bind)) => bind.passed_source,
+        (Kind::Bind { .. }, Some(bind)) => bind.source.passed,
         _ => false,
     };
     if mount.passed.contains(Passed::SOURCE) && !source {

@@ -99,12 +99,12 @@ fn passed(grant: &Grant) -> impl Iterator<Item = String> {
     let source = terms.bind.as_ref();
     [
         (
-            terms.passed_target && !terms.own_target,
+            terms.target.passed && !terms.target.own,
             "passed_target without target_owner: a peer that is handed a descriptor of another \
              user's directory can mount over it",
         ),
         (
-            source.is_some_and(|bind| bind.passed_source && !bind.own_source),
+            source.is_some_and(|bind| bind.source.passed && !bind.source.own),
             "passed_source without source_owner: a peer that is handed a descriptor of another \
              user's file can show it to everyone who reaches the target",
         ),

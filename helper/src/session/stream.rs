@@ -83,13 +83,13 @@ impl ClientStream {
             })
         })?;
         match (takes(&value), descriptors.len()) {
-            (taken, came) if taken == came => Ok((value, descriptors)),
+            (wanted, came) if wanted == came => Ok((value, descriptors)),
             (0, _) => Err(NoMessage::Bad(malformed(
                 &"descriptors came with a message that takes none",
             ))),
-            (taken, came) => Err(NoMessage::Bad(malformed(&format!(
+            (wanted, came) => Err(NoMessage::Bad(malformed(&format!(
                 "descriptors came with a message that takes another number of them: {came}, not \
-                 {taken}"
+                 {wanted}"
             )))),
         }
     }

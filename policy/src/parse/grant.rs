@@ -6,7 +6,7 @@ use super::subjects::subjects;
 use super::toml_reader::{Table, Value};
 use crate::Accounts;
 use crate::error::{Fault, quoted};
-use crate::grant::{BindTerms, Grant, Terms, TmpfsTerms};
+use crate::grant::{BindTerms, Grant, LocationTerms, Terms, TmpfsTerms};
 use crate::subjects::Subjects;
 use crate::template::Template;
 
@@ -41,8 +41,7 @@ pub(super) fn grant(table: &Table<'_>, accounts: &dyn Accounts) -> Result<Grant,
         None => MountAttributes::NO_SUID | MountAttributes::NO_DEV,
     };
     let shared_target = flag(table, "shared_target")?;
-    let passed_target = flag(table, "passed_target")?;
-    let own_target = owned_by_peer(table, "target_owner")?;
+    let target = location(table, "passed_target", "target_owner")?;
     let bind = match table.get("bind") {
         Some(value) => Some(bind(&value, &subjects)?),
         None => None,
@@ -65,8 +64,7 @@ pub(super) fn grant(table: &Table<'_>, accounts: &dyn Accounts) -> Result<Grant,
             shared_target,
             bind,
             tmpfs,
-            passed_target,
-            own_target,
+            target,
         },
     })
 }
@@ -83,13 +81,20 @@ fn flag(table: &Table<'_>, key: &'static str) -> Result<bool, Fault> {
     table.get(key).map_or(Ok(false), |value| value.boolean())
 }
 
-/// The one owner that a grant can ask for.
-fn owned_by_peer(table: &Table<'_>, key: &'static str) -> Result<bool, Fault> {
-    match table.get(key) {
-        None => Ok(false),
-        Some(value) if value.as_text() == Some("peer") => Ok(true),
-        Some(value) => Err(value.wrong("\"peer\"")),
-    }
+fn location(
+    table: &Table<'_>,
+    passed: &'static str,
+    owner: &'static str,
+) -> Result<LocationTerms, Fault> {
+    let own = match table.get(owner) {
+        None => false,
+        Some(value) if value.as_text() == Some("peer") => true,
+        Some(value) => return Err(value.wrong("\"peer\"")),
+    };
+    Ok(LocationTerms {
+        passed: flag(table, passed)?,
+        own,
+    })
 }
 
 fn force(value: &Value<'_>) -> Result<MountAttributes, Fault> {
@@ -122,8 +127,7 @@ fn bind(value: &Value<'_>, subjects: &Subjects) -> Result<BindTerms, Fault> {
         sources: roots(&table.require("source")?, subjects, |_, _| Ok(()))?,
         read_only: flag(&table, "read_only")?,
         recursive: flag(&table, "recursive")?,
-        passed_source: flag(&table, "passed_source")?,
-        own_source: owned_by_peer(&table, "source_owner")?,
+        source: location(&table, "passed_source", "source_owner")?,
     })
 }
 

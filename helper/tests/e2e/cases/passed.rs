@@ -39,7 +39,7 @@ pub(super) fn policy() -> String {
 pub(super) fn private(sandbox: &Sandbox, name: &str) -> PathBuf {
     let path = sandbox.make_dir(name);
     let above = path.parent().unwrap();
-    fs::set_permissions(above, Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(above, Permissions::from_mode(0o000)).unwrap();
     path
 }
 
