@@ -27,7 +27,7 @@ impl Request {
     #[must_use]
     pub fn descriptors(&self) -> usize {
         match self {
-            Self::Perform(Operation::Mount(mount)) => mount.passed.iter().count(),
+            Self::Perform(Operation::Mount(mount)) => mount.passed.names().len(),
             Self::Perform(Operation::Unmount(unmount)) => usize::from(unmount.passed),
             Self::Explain(_) | Self::List { .. } | Self::Status => 0,
         }

@@ -2,13 +2,15 @@
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
+use std::fs::File;
 use std::io::{BufRead, BufReader, Write as _};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 
 use mountwarden_client::protocol::{Hello, frame};
 use mountwarden_client::{
-    Bind, Client, ErrorKind, MountId, Tmpfs, TmpfsInodes, TmpfsMode, TmpfsSize, Unmount, Versions,
+    Bind, Client, ErrorKind, MountId, Passing, Tmpfs, TmpfsInodes, TmpfsMode, TmpfsSize, Unmount,
+    Versions,
 };
 use nix::sys::signal::{Signal, kill};
 use serde_json::Value;
@@ -27,6 +29,7 @@ connections_per_user = 1
 name = "vm storage"
 users = [@UID@]
 target = ["@DIR@/mnt"]
+passed_target = true
   [grant.bind]
   source = ["@DIR@/src"]
   [grant.tmpfs]
@@ -115,6 +118,13 @@ fn decisions(sandbox: &Sandbox, daemon: &Daemon) -> Vec<(&'static str, String)> 
     all.push(("a lazy unmount", tail.one()));
     client.unmount(Unmount::new(&base).unwrap()).unwrap();
     all.push(("an unmount", tail.one()));
+    let target = File::open(&base).unwrap();
+    let made = client.mount_passing(bind(), Passing::new().target(&target));
+    all.push(("a bind at a target that the client opened", tail.one()));
+    let root = File::open(&base).unwrap();
+    let unmount = Unmount::from(&made.unwrap()).lazy();
+    client.unmount_passing(unmount, &root).unwrap();
+    all.push(("its unmount", tail.one()));
     refused(daemon, 3);
     all.push(("the user has too many connections", tail.one()));
 

@@ -32,6 +32,7 @@ pub(super) fn attack_29_passes_no_other_pointer(
     let pinned = Pinned::of(puppet, scene);
     let [directory, target, source, mount] = [6, 7, 8, 9];
     let (empty, name, link) = (pinned.address(""), pinned.name, pinned.address("9"));
+    let links = ["6", "7", "8"].map(|name| pinned.address(name));
     let [own_empty, path, tmpfs, size, own_link] =
         ["", "/etc", "tmpfs", "size", "9"].map(|text| puppet.text(text));
     let room = puppet.place(&[0; 256]);
@@ -104,6 +105,8 @@ pub(super) fn attack_29_passes_no_other_pointer(
             &[source, 1, 0],
             &[(0, &[target, mount]), (1, &[0])],
         ),
+        by_slot(link, &[own_link, path, links[0], links[2]]),
+        by_slot(links[1], &[own_link, path]),
         // `MNT_FORCE`, `MNT_EXPIRE`; without `UMOUNT_NOFOLLOW`.
         but(
             "umount2",
@@ -113,12 +116,6 @@ pub(super) fn attack_29_passes_no_other_pointer(
                 (0, &[path, empty, own_link, link]),
                 (1, &[0, 2, 8 | 1, 8 | 4]),
             ],
-        ),
-        but(
-            "umount2 by slot",
-            libc::SYS_umount2,
-            &[link, 2],
-            &[(0, &[own_link, path])],
         ),
         but(
             "statx",
@@ -134,4 +131,15 @@ pub(super) fn attack_29_passes_no_other_pointer(
         ),
     ]
     .concat()
+}
+
+/// Lazily, what the link of a slot leads to; in no other way, and no other.
+fn by_slot(link: u64, others: &[u64]) -> Vec<Attempt> {
+    let flags = &[0, 1, 2 | 1, 8, 8 | 2];
+    but(
+        "umount2 by slot",
+        libc::SYS_umount2,
+        &[link, 2],
+        &[(0, others), (1, flags)],
+    )
 }
