@@ -110,9 +110,7 @@ impl Location {
             mount,
         })
     }
-}
 
-impl Location {
     /// Fails where the grant asks for an owner and it is somebody else.
     pub(super) fn check_owner(
         &self,

@@ -71,6 +71,8 @@ again! {
     between::attack_11_shared_while_attaching
     between::attack_31_a_private_file_system
     identity::attack_26_other_users_grants
+    passed::beneath_a_private_directory
+    passed::attack_12_covered_since_it_was_opened
     contending::attack_12_one_at_a_time
     limits::mounts_per_user
     pace::walks_of_the_table_count
