@@ -11,6 +11,7 @@ mod library {
     mod deadline;
     mod handshake;
     mod hostile;
+    mod passing;
     mod reconnect;
     mod requests;
 }
