@@ -108,7 +108,8 @@ fn decisions(sandbox: &Sandbox, daemon: &Daemon) -> Vec<(&'static str, String)> 
         "ended in the unprivileged half: the target is not there",
         tail.one(),
     ));
-    let newer = MountId::try_from(u64::from(made.mount.id) + 1).unwrap();
+    // None that a mount below gets.
+    let newer = MountId::try_from(u64::from(made.mount.id) + 1_000_000_000).unwrap();
     let other = Unmount::new(&scratch).unwrap().id(newer);
     client.unmount(other).unwrap_err();
     all.push(("an unmount of another mount than is there", tail.one()));
