@@ -1,17 +1,18 @@
 //! The client: one connection that is opened again when it was lost.
 
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use mountwarden_protocol::{
-    ErrorCode, Explanation, Mount, MountInfo, Mounted, Operation, Refusal, Reply, Request, Status,
-    Unmounted, Welcome,
+    ErrorCode, Explanation, Kind, Mount, MountInfo, Mounted, Operation, Refusal, Reply, Request,
+    Status, Unmounted, Welcome,
 };
 
 use crate::connection::{Connection, Failure};
 use crate::deadline::Deadline;
 use crate::list::Pages;
-use crate::{Error, ErrorKind, Unmount};
+use crate::{Error, ErrorKind, Fuse, FuseMount, Unmount};
 
 /// Where the helper listens.
 pub const DEFAULT_SOCKET: &str = "/run/mountwarden/mountwarden.sock";
@@ -132,7 +133,8 @@ impl Client {
         }
     }
 
-    /// Mounts a [`Bind`](crate::Bind) or a [`Tmpfs`](crate::Tmpfs).
+    /// Mounts a [`Bind`](crate::Bind), a [`Tmpfs`](crate::Tmpfs) or a
+    /// [`Block`](crate::Block).
     ///
     /// Asking for what is there already is no error: the reply's
     /// [`outcome`](Mounted::outcome) tells.
@@ -142,9 +144,57 @@ impl Client {
     /// [`Busy`](crate::ErrorKind::Busy) when the target holds a different mount,
     /// and whatever else [`ErrorKind`](crate::ErrorKind) lists.
     pub fn mount(&mut self, mount: impl Into<Mount>) -> Result<Mounted, Error> {
-        match self.call(&Request::Perform(Operation::Mount(mount.into())))? {
+        let mount = mount.into();
+        if let Kind::Fuse { .. } = mount.kind {
+            return Err(Error::other_method("Client::mount_fuse"));
+        }
+        match self.call(&Request::Perform(Operation::Mount(mount)))? {
             Reply::Mounted(mounted) => Ok(mounted),
             other => Err(self.misfit(&other, "a mount")),
+        }
+    }
+
+    /// Mounts a [`Fuse`] file system and gives the connection that its program answers
+    /// on. Until it does, whoever looks at the target waits.
+    ///
+    /// A second request is no [`AlreadyMounted`](crate::Outcome::AlreadyMounted): there
+    /// is one connection. So after a lost connection it is not repeated either.
+    ///
+    /// ```no_run
+    /// # fn main() -> Result<(), mountwarden_client::Error> {
+    /// use mountwarden_client::{Client, Fuse};
+    /// let mut client = Client::connect()?;
+    /// let made = client.mount_fuse(Fuse::new("sshfs", "/run/vms/7/remote")?)?;
+    /// // A program of libfuse takes "/dev/fd/N" for the place, N being its number.
+    /// let connection = made.connection;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// As for [`Client::mount`]; [`Protocol`](crate::ErrorKind::Protocol) also for a
+    /// reply without a connection.
+    pub fn mount_fuse(&mut self, fuse: Fuse) -> Result<FuseMount, Error> {
+        let request = Request::Perform(fuse.into());
+        let deadline = Deadline::after(self.timeout);
+        let exchanged = self
+            .connected(deadline)
+            .and_then(|connection| connection.exchange_for_descriptors(&request, deadline));
+        let (connection, reply, descriptors) =
+            exchanged.map_err(|failure| Error::of(failure, &self.socket, self.timeout))?;
+        if !is_last(&reply) {
+            self.connection = Some(connection);
+        }
+        match (reply, <[OwnedFd; 1]>::try_from(descriptors)) {
+            (Reply::Mounted(mounted), Ok([connection])) => Ok(FuseMount {
+                mounted,
+                connection,
+            }),
+            (Reply::Mounted(_), Err(_)) => {
+                Err(self.broken("a FUSE mount did not come with one connection"))
+            }
+            (Reply::Error(error), _) => Err(error.into()),
+            (other, _) => Err(self.misfit(&other, "a FUSE mount")),
         }
     }
 
@@ -291,12 +341,7 @@ impl Client {
     }
 
     fn attempt(&mut self, request: &Request, deadline: Deadline) -> Result<Reply, Failure> {
-        let connection = match self.connection.take() {
-            Some(connection) => connection,
-            None => Connection::open(&self.socket, deadline)?,
-        };
-        self.welcome = connection.welcome();
-        let (connection, reply) = connection.exchange(request, deadline)?;
+        let (connection, reply) = self.connected(deadline)?.exchange(request, deadline)?;
         match reply {
             // Nothing was done: as good as a refused connection.
             Reply::Error(error) if error.code == ErrorCode::Unavailable => {
@@ -309,6 +354,16 @@ impl Client {
                 Ok(reply)
             }
         }
+    }
+
+    /// The connection that is open, or a new one.
+    fn connected(&mut self, deadline: Deadline) -> Result<Connection, Failure> {
+        let connection = match self.connection.take() {
+            Some(connection) => connection,
+            None => Connection::open(&self.socket, deadline)?,
+        };
+        self.welcome = connection.welcome();
+        Ok(connection)
     }
 
     fn misfit(&mut self, reply: &Reply, wanted: &str) -> Error {

@@ -40,6 +40,8 @@ macro_rules! common_options {
     };
 }
 
+pub(crate) use common_options;
+
 /// A directory or a regular file that is to be seen at a second place.
 ///
 /// Unless more is asked for: writable, without the mounts beneath the source,
@@ -296,6 +298,6 @@ impl From<Unmount> for Operation {
     }
 }
 
-fn checked(what: &str, path: &Path) -> Result<AbsPath, Error> {
+pub(crate) fn checked(what: &str, path: &Path) -> Result<AbsPath, Error> {
     AbsPath::new(path).map_err(|error| Error::invalid_path(what, path, error))
 }

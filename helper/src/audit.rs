@@ -103,6 +103,8 @@ impl Subject<'_> {
             Self::Operation(Operation::Mount(mount)) => match mount.kind {
                 Kind::Bind { .. } => "mount-bind",
                 Kind::Tmpfs { .. } => "mount-tmpfs",
+                Kind::Block { .. } => "mount-block",
+                Kind::Fuse { .. } => "mount-fuse",
             },
             Self::Operation(Operation::Unmount(_)) => "unmount",
             Self::Protocol => "protocol",
@@ -117,6 +119,33 @@ fn asked(line: &mut Line, operation: &Operation) {
     match operation {
         Operation::Mount(mount) => {
             match &mount.kind {
+                Kind::Block {
+                    device,
+                    filesystem,
+                    options,
+                } => {
+                    line.text("source", device.as_bytes());
+                    line.name("type", filesystem.as_str());
+                    let options: Vec<String> = options.iter().map(ToString::to_string).collect();
+                    line.text("type_options", options.join(",").as_bytes());
+                }
+                Kind::Fuse {
+                    subtype,
+                    source,
+                    allow_other,
+                    default_permissions,
+                    max_read,
+                } => {
+                    line.name("type", &format!("fuse.{subtype}"));
+                    if let Some(source) = source {
+                        line.text("source", source.as_str().as_bytes());
+                    }
+                    line.truth("allow_other", *allow_other);
+                    line.truth("default_permissions", *default_permissions);
+                    if let Some(bytes) = max_read {
+                        line.number("max_read", *bytes);
+                    }
+                }
                 Kind::Bind { source, recursive } => {
                     line.text("source", source.as_bytes());
                     line.truth("recursive", *recursive);

@@ -42,10 +42,16 @@ pub(crate) enum Check {
     Kind,
     Source,
     Recursive,
+    Device,
+    Filesystem,
     Suid,
     Dev,
     Size,
     Inodes,
+    FilesystemOption,
+    Subtype,
+    SourceName,
+    AllowOther,
 }
 
 impl Check {
@@ -59,6 +65,12 @@ impl Check {
             Self::Dev => DenyReason::DevNotGranted,
             Self::Size => DenyReason::SizeAboveMaximum,
             Self::Inodes => DenyReason::InodesAboveMaximum,
+            Self::Device => DenyReason::DeviceNotGranted,
+            Self::Filesystem => DenyReason::FilesystemNotGranted,
+            Self::FilesystemOption => DenyReason::OptionNotGranted,
+            Self::Subtype => DenyReason::SubtypeNotGranted,
+            Self::SourceName => DenyReason::SourceNameNotGranted,
+            Self::AllowOther => DenyReason::AllowOtherNotGranted,
         }
     }
 }
@@ -122,7 +134,9 @@ impl Denial {
         };
         let target = operation.target();
         let path = match check {
-            Check::Source | Check::Recursive => operation.source().unwrap_or(target),
+            Check::Source | Check::Recursive | Check::Device => {
+                operation.source().unwrap_or(target)
+            }
             _ => target,
         };
         Self {
@@ -158,7 +172,7 @@ fn refused_by(grant: &Grant, check: Check, peer: &Peer, operation: &Operation) -
         Check::Target => target_not_granted(&[grant], peer, operation),
         Check::Kind => format!(
             "a {} mount at {target} is refused: your grant '{name}' allows there only {}",
-            kind_name(kind),
+            kind.name(),
             grant.terms.kinds().join(" and ")
         ),
         Check::Source => format!(
@@ -185,6 +199,72 @@ fn refused_by(grant: &Grant, check: Check, peer: &Peer, operation: &Operation) -
             asked_inodes(kind),
             name,
             grant.terms.tmpfs.map(|tmpfs| tmpfs.max_inodes.get()),
+        ),
+        Check::Device => format!(
+            "mounting the device {source} is refused: your grant '{name}' has only these devices: \
+             {}",
+            listing(&grant.terms.devices(peer.uid))
+        ),
+        Check::Filesystem | Check::FilesystemOption => block_refused(grant, kind),
+        Check::Subtype | Check::SourceName | Check::AllowOther => {
+            fuse_refused(grant, check, target, kind)
+        }
+    }
+}
+
+/// What the grant has instead of the type, or the option, that was asked for.
+fn block_refused(grant: &Grant, kind: &Kind) -> String {
+    let (
+        Some(block),
+        Kind::Block {
+            device,
+            filesystem,
+            options,
+        },
+    ) = (&grant.terms.block, kind)
+    else {
+        return String::new();
+    };
+    let name = &grant.name;
+    match block.refused(options.iter()) {
+        Some(option) if block.filesystems.contains(filesystem) => format!(
+            "the option {option} for {device} is refused: your grant '{name}' has only these \
+             options: {}",
+            listing(&block.options)
+        ),
+        _ => format!(
+            "mounting {device} as {filesystem} is refused: your grant '{name}' has only these \
+             types: {}",
+            listing(&block.filesystems)
+        ),
+    }
+}
+
+fn fuse_refused(grant: &Grant, check: Check, target: &AbsPath, kind: &Kind) -> String {
+    let (
+        Some(fuse),
+        Kind::Fuse {
+            subtype, source, ..
+        },
+    ) = (&grant.terms.fuse, kind)
+    else {
+        return String::new();
+    };
+    let name = &grant.name;
+    match (check, source) {
+        (Check::Subtype, _) => format!(
+            "a FUSE mount of the subtype {subtype} at {target} is refused: your grant '{name}' has \
+             only these subtypes: {}",
+            listing(&fuse.subtypes)
+        ),
+        (Check::SourceName, Some(source)) => format!(
+            "the source {source} for a FUSE mount at {target} is refused: your grant '{name}' has \
+             only these sources: {}; ask without a source",
+            listing(&fuse.sources)
+        ),
+        _ => format!(
+            "allow_other at {target} is refused: your grant '{name}' allows no other user on a \
+             FUSE mount; ask without it"
         ),
     }
 }
@@ -213,21 +293,14 @@ fn above(
 fn asked_size(kind: &Kind) -> Option<u64> {
     match kind {
         Kind::Tmpfs { size, .. } => size.map(TmpfsSize::get),
-        Kind::Bind { .. } => None,
+        Kind::Bind { .. } | Kind::Block { .. } | Kind::Fuse { .. } => None,
     }
 }
 
 fn asked_inodes(kind: &Kind) -> Option<u64> {
     match kind {
         Kind::Tmpfs { inodes, .. } => inodes.map(TmpfsInodes::get),
-        Kind::Bind { .. } => None,
-    }
-}
-
-fn kind_name(kind: &Kind) -> &'static str {
-    match kind {
-        Kind::Bind { .. } => "bind",
-        Kind::Tmpfs { .. } => "tmpfs",
+        Kind::Bind { .. } | Kind::Block { .. } | Kind::Fuse { .. } => None,
     }
 }
 
@@ -238,12 +311,15 @@ fn verb(operation: &Operation) -> &'static str {
     }
 }
 
-/// The roots, as many as fit.
-fn listing(roots: &[AbsPath]) -> String {
+/// What the policy lists, as much as fits.
+fn listing(items: &[impl Display]) -> String {
+    if items.is_empty() {
+        return "none".to_owned();
+    }
     let mut list = String::new();
     let mut shown: usize = 0;
-    for root in roots {
-        let text = brief(root);
+    for item in items {
+        let text = brief(item);
         if list.len().saturating_add(text.len()) > MAX_LISTING {
             break;
         }
@@ -253,7 +329,7 @@ fn listing(roots: &[AbsPath]) -> String {
         list.push_str(&text);
         shown = shown.saturating_add(1);
     }
-    let left = roots.len().saturating_sub(shown);
+    let left = items.len().saturating_sub(shown);
     if left > 0 {
         // Writing to a String cannot fail.
         let _ = write!(list, " and {left} more");

@@ -6,9 +6,10 @@ use mountwarden_protocol::{
 };
 
 use crate::denial::{Check, Denial, Obstacle};
-use crate::grant::{BindTerms, Grant, TmpfsTerms};
+use crate::grant::{BindTerms, FuseTerms, Grant, TmpfsTerms};
+use crate::pattern;
 use crate::protected::Protected;
-use crate::{MountPermit, Peer, Permit, PermittedKind, UnmountPermit, Verdict};
+use crate::{MountPermit, Peer, Permit, PermittedFuse, PermittedKind, UnmountPermit, Verdict};
 
 pub(crate) fn judge<'p>(
     grants: &'p [Grant],
@@ -63,18 +64,41 @@ fn consider_mount<'p>(
     mount: &Mount,
 ) -> Result<MountPermit<'p>, Check> {
     let mut attributes = grant.terms.force | restrictions(mount.options);
-    let kind = match &mount.kind {
+    if is_read_only(grant, &mount.kind) {
+        attributes |= MountAttributes::READ_ONLY;
+    }
+    let kind = permitted(grant, peer, mount)?;
+    Ok(MountPermit {
+        grant: &grant.name,
+        target: mount.target.clone(),
+        kind,
+        attributes,
+        shared_target: grant.terms.shared_target,
+    })
+}
+
+/// Whether the grant has only read-only mounts of this kind.
+fn is_read_only(grant: &Grant, kind: &Kind) -> bool {
+    let terms = &grant.terms;
+    match kind {
+        Kind::Bind { .. } => terms.bind.as_ref().is_some_and(|bind| bind.read_only),
+        Kind::Block { .. } => terms.block.as_ref().is_some_and(|block| block.read_only),
+        Kind::Fuse { .. } => terms.fuse.as_ref().is_some_and(|fuse| fuse.read_only),
+        Kind::Tmpfs { .. } => false,
+    }
+}
+
+/// The kind with every value decided, or the first check that fails.
+fn permitted(grant: &Grant, peer: &Peer, mount: &Mount) -> Result<PermittedKind, Check> {
+    match &mount.kind {
         Kind::Bind { source, recursive } => {
             let bind = grant.terms.bind.as_ref().ok_or(Check::Kind)?;
-            if bind.read_only {
-                attributes |= MountAttributes::READ_ONLY;
-            }
             check_bind(grant, bind, peer, source, *recursive)?;
             check_options(grant, mount.options)?;
-            PermittedKind::Bind {
+            Ok(PermittedKind::Bind {
                 source: source.clone(),
                 recursive: *recursive,
-            }
+            })
         }
         Kind::Tmpfs { size, inodes, mode } => {
             let tmpfs = grant.terms.tmpfs.ok_or(Check::Kind)?;
@@ -82,21 +106,83 @@ fn consider_mount<'p>(
             let size = size.unwrap_or(tmpfs.max_size);
             let inodes = inodes.unwrap_or(tmpfs.max_inodes);
             check_tmpfs(tmpfs, size, inodes)?;
-            PermittedKind::Tmpfs {
+            Ok(PermittedKind::Tmpfs {
                 size,
                 inodes,
                 mode: mode.unwrap_or(TmpfsMode::OWNER_ONLY),
                 uid: peer.uid,
                 gid: peer.gid,
-            }
+            })
         }
+        Kind::Block {
+            device,
+            filesystem,
+            options,
+        } => {
+            let block = grant.terms.block.as_ref().ok_or(Check::Kind)?;
+            let granted = grant.terms.devices(peer.uid);
+            if !granted.iter().any(|pattern| is_device(pattern, device)) {
+                return Err(Check::Device);
+            }
+            if !block.filesystems.contains(filesystem) {
+                return Err(Check::Filesystem);
+            }
+            check_options(grant, mount.options)?;
+            if block.refused(options.iter()).is_some() {
+                return Err(Check::FilesystemOption);
+            }
+            Ok(PermittedKind::Block {
+                device: device.clone(),
+                filesystem: filesystem.clone(),
+                options: options.clone(),
+            })
+        }
+        Kind::Fuse { .. } => {
+            let fuse = grant.terms.fuse.as_ref().ok_or(Check::Kind)?;
+            check_options(grant, mount.options)?;
+            permitted_fuse(fuse, peer, &mount.kind).map(PermittedKind::Fuse)
+        }
+    }
+}
+
+/// Whether a pattern describes the path of a device. Names that are not text are no
+/// device's.
+fn is_device(pattern: &AbsPath, device: &AbsPath) -> bool {
+    let texts = (pattern.as_path().to_str(), device.as_path().to_str());
+    matches!(texts, (Some(pattern), Some(device)) if pattern::matches(pattern, device))
+}
+
+fn permitted_fuse(terms: &FuseTerms, peer: &Peer, kind: &Kind) -> Result<PermittedFuse, Check> {
+    let Kind::Fuse {
+        subtype,
+        source,
+        allow_other,
+        default_permissions,
+        max_read,
+    } = kind
+    else {
+        return Err(Check::Kind);
     };
-    Ok(MountPermit {
-        grant: &grant.name,
-        target: mount.target.clone(),
-        kind,
-        attributes,
-        shared_target: grant.terms.shared_target,
+    if !terms.has_subtype(subtype) {
+        return Err(Check::Subtype);
+    }
+    if source
+        .as_ref()
+        .is_some_and(|source| !terms.has_source(source))
+    {
+        return Err(Check::SourceName);
+    }
+    if *allow_other && !terms.allow_other {
+        return Err(Check::AllowOther);
+    }
+    Ok(PermittedFuse {
+        subtype: subtype.clone(),
+        source: source.clone(),
+        allow_other: *allow_other,
+        default_permissions: *default_permissions || terms.default_permissions,
+        max_read: *max_read,
+        uid: peer.uid,
+        gid: peer.gid,
     })
 }
 

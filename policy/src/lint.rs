@@ -1,5 +1,6 @@
 //! What is legal and unwise.
 
+mod filesystems;
 mod roots;
 mod subjects;
 
@@ -39,6 +40,7 @@ pub(crate) fn lint(limits: &Limits, grants: &[Grant], protected: &Protected) -> 
         messages.extend(subjects::warnings(&grant.terms));
         messages.extend(flags(grant));
         messages.extend(roots::targets(&grant.terms));
+        messages.extend(filesystems::warnings(&grant.terms));
         messages.extend(roots::shared(grant, earlier));
         messages.extend(roots::sources(&grant.terms, protected));
         messages.extend(roots::overlap(&grant.terms));

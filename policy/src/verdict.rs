@@ -1,6 +1,9 @@
 //! What the policy says of one operation.
 
-use mountwarden_protocol::{AbsPath, MountAttributes, MountId, TmpfsInodes, TmpfsMode, TmpfsSize};
+use mountwarden_protocol::{
+    AbsPath, FilesystemName, FilesystemOptions, FuseSubtype, MountAttributes, MountId, SourceName,
+    TmpfsInodes, TmpfsMode, TmpfsSize,
+};
 
 use crate::Denial;
 
@@ -94,6 +97,37 @@ pub enum PermittedKind {
         /// The group of its root directory: the peer's.
         gid: u32,
     },
+    /// A file system on a block device.
+    Block {
+        /// The device, or a symbolic link to it.
+        device: AbsPath,
+        /// The type of the file system.
+        filesystem: FilesystemName,
+        /// Its own options, each of which is granted. Where the attributes have
+        /// [`MountAttributes::READ_ONLY`], the device is not written either.
+        options: FilesystemOptions,
+    },
+    /// A file system that a program of the peer serves.
+    Fuse(PermittedFuse),
+}
+
+/// A FUSE file system, with every value decided.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PermittedFuse {
+    /// What the mount table calls the type, after `fuse.`.
+    pub subtype: FuseSubtype,
+    /// What the mount table shows as the source; `None` for the subtype.
+    pub source: Option<SourceName>,
+    /// Other users may use it too.
+    pub allow_other: bool,
+    /// The kernel checks permissions.
+    pub default_permissions: bool,
+    /// The most bytes of one read.
+    pub max_read: Option<u32>,
+    /// The user whose program serves it: the peer.
+    pub uid: u32,
+    /// That user's group: the peer's.
+    pub gid: u32,
 }
 
 /// An unmount that may be done.

@@ -76,6 +76,18 @@ open_enum! {
         /// The target lies on a mount that other namespaces share, and the grant
         /// does not allow that.
         SharedTarget = 11, "shared-target";
+        /// The device is none of those that the grant has.
+        DeviceNotGranted = 12, "device-not-granted";
+        /// The type of the file system is none of those that the grant has.
+        FilesystemNotGranted = 13, "filesystem-not-granted";
+        /// An option of the file system is none of those that the grant has.
+        OptionNotGranted = 14, "option-not-granted";
+        /// The subtype of the FUSE file system is none of those that the grant has.
+        SubtypeNotGranted = 15, "subtype-not-granted";
+        /// The name of the source is none of those that the grant has.
+        SourceNameNotGranted = 16, "source-name-not-granted";
+        /// `allow_other` was asked for and the grant does not allow it.
+        AllowOtherNotGranted = 17, "allow-other-not-granted";
     }
 }
 

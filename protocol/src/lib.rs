@@ -11,6 +11,7 @@
 
 mod error;
 pub mod escape;
+mod filesystem;
 pub mod frame;
 mod handshake;
 mod open_enum;
@@ -21,6 +22,10 @@ mod request;
 mod status;
 
 pub use error::{DenyReason, ErrorCode, ErrorReply};
+pub use filesystem::{
+    FilesystemName, FilesystemOption, FilesystemOptions, FuseSubtype, InvalidFilesystem, OptionKey,
+    OptionValue, SourceName,
+};
 pub use handshake::{Features, Hello, HelloReply, Refusal, VERSION, Versions, Welcome};
 pub use options::{
     InvalidOption, MountAttributes, MountId, MountOptions, TmpfsInodes, TmpfsMode, TmpfsSize,

@@ -2,7 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{AbsPath, MountId, MountOptions, TmpfsInodes, TmpfsMode, TmpfsSize};
+use crate::{
+    AbsPath, FilesystemName, FilesystemOptions, FuseSubtype, MountId, MountOptions, SourceName,
+    TmpfsInodes, TmpfsMode, TmpfsSize,
+};
 
 /// One request on an open connection; each gets one [`crate::Reply`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -45,15 +48,8 @@ impl Operation {
     #[must_use]
     pub fn source(&self) -> Option<&AbsPath> {
         match self {
-            Self::Mount(Mount {
-                kind: Kind::Bind { source, .. },
-                ..
-            }) => Some(source),
-            Self::Mount(Mount {
-                kind: Kind::Tmpfs { .. },
-                ..
-            })
-            | Self::Unmount(_) => None,
+            Self::Mount(mount) => mount.kind.source(),
+            Self::Unmount(_) => None,
         }
     }
 }
@@ -64,7 +60,7 @@ pub struct Mount {
     /// What is mounted.
     pub kind: Kind,
     /// Where it is attached: an existing directory, or a regular file when a
-    /// regular file is bound.
+    /// regular file is bound or a program serves one.
     pub target: AbsPath,
     /// How it is mounted.
     pub options: MountOptions,
@@ -89,6 +85,53 @@ pub enum Kind {
         /// The mode of its root directory; `None` for [`TmpfsMode::OWNER_ONLY`].
         mode: Option<TmpfsMode>,
     },
+    /// A file system on a block device. Where [`MountOptions::READ_ONLY`] is asked for,
+    /// the device is not written either.
+    Block {
+        /// The device, or a symbolic link to it.
+        device: AbsPath,
+        /// The type of the file system.
+        filesystem: FilesystemName,
+        /// Its own options.
+        options: FilesystemOptions,
+    },
+    /// A file system that a program serves. The reply to a mount brings one
+    /// descriptor: the connected `/dev/fuse` on which the program answers.
+    Fuse {
+        /// What the mount table calls the type, after `fuse.`.
+        subtype: FuseSubtype,
+        /// What the mount table shows as the source; `None` for the subtype.
+        source: Option<SourceName>,
+        /// Other users may use it too (`allow_other` in `mount.fuse3(8)`).
+        allow_other: bool,
+        /// The kernel checks permissions (`default_permissions`).
+        default_permissions: bool,
+        /// The most bytes of one read; `None` for what the kernel takes.
+        max_read: Option<u32>,
+    },
+}
+
+impl Kind {
+    /// The path that is mounted, for kinds that have one.
+    #[must_use]
+    pub fn source(&self) -> Option<&AbsPath> {
+        match self {
+            Self::Bind { source, .. } => Some(source),
+            Self::Block { device, .. } => Some(device),
+            Self::Tmpfs { .. } | Self::Fuse { .. } => None,
+        }
+    }
+
+    /// The kind's name, as the policy and the command line have it.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Bind { .. } => "bind",
+            Self::Tmpfs { .. } => "tmpfs",
+            Self::Block { .. } => "block",
+            Self::Fuse { .. } => "fuse",
+        }
+    }
 }
 
 /// A mount to be ended.

@@ -10,7 +10,7 @@ use mountwarden_protocol::escape::SafePath;
 use mountwarden_protocol::{MountId, Operation, TmpfsInodes, TmpfsMode, TmpfsSize};
 
 use super::exit;
-use crate::{Bind, Error, Tmpfs, Unmount};
+use crate::{Bind, Block, Error, Fuse, Tmpfs, Unmount};
 
 /// Mounts and unmounts what the administrator's policy grants to this user.
 #[derive(Debug, Parser)]
@@ -52,7 +52,7 @@ pub(super) enum Command {
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Change {
-    /// Show a directory or a file at a second place, or mount a tmpfs.
+    /// Show a directory or a file at a second place, or mount a file system.
     Mount {
         #[command(subcommand)]
         kind: Kind,
@@ -124,6 +124,98 @@ pub(super) enum Kind {
         #[command(flatten)]
         with: Permissions,
     },
+
+    /// Mount the file system on a block device.
+    Block {
+        /// The device, or a symbolic link to it; an absolute path without '.' or '..'.
+        device: OsString,
+
+        /// Where: an existing directory.
+        target: OsString,
+
+        /// The type of the file system, as /proc/filesystems has it.
+        #[arg(long = "type", value_name = "TYPE")]
+        filesystem: String,
+
+        /// An option of the file system, where the grant allows it; may be given again.
+        #[arg(long = "option", value_name = "KEY[=VALUE]")]
+        own: Vec<String>,
+
+        /// Nothing can be written, neither through the mount nor to the device.
+        #[arg(long)]
+        read_only: bool,
+
+        #[command(flatten)]
+        without: Restrictions,
+
+        #[command(flatten)]
+        with: Permissions,
+    },
+
+    /// Mount a file system that a program serves, and become that program.
+    Fuse(Served),
+}
+
+/// A file system that a program serves, and the program.
+#[derive(Debug, Args)]
+pub(super) struct Served {
+    /// Where: an existing directory or regular file.
+    target: OsString,
+
+    /// What the mount table calls the type, after 'fuse.'.
+    #[arg(long, value_name = "NAME")]
+    subtype: String,
+
+    /// What the mount table shows as the source [default: the subtype].
+    #[arg(long, value_name = "NAME")]
+    source: Option<String>,
+
+    /// Other users may use it too, where the grant allows it.
+    #[arg(long)]
+    allow_other: bool,
+
+    /// The kernel checks permissions.
+    #[arg(long)]
+    default_permissions: bool,
+
+    /// The most bytes that one read asks the program for.
+    #[arg(long, value_name = "BYTES")]
+    max_read: Option<u32>,
+
+    /// Nothing can be written through the mount.
+    #[arg(long)]
+    read_only: bool,
+
+    #[command(flatten)]
+    without: Restrictions,
+
+    #[command(flatten)]
+    with: Permissions,
+
+    /// The program that becomes of this one and serves the file system, with its
+    /// arguments; {fd} in one stands for the number of the connection, as in
+    /// /dev/fd/{fd}, which libfuse takes for a place.
+    #[arg(last = true, value_name = "PROGRAM")]
+    pub(super) program: Vec<OsString>,
+}
+
+impl Served {
+    /// The file system that the words describe.
+    pub(super) fn fuse(&self) -> Result<Fuse, Error> {
+        let fuse = Fuse::new(&self.subtype, trimmed(&self.target)).map_err(advise)?;
+        let fuse = match &self.source {
+            Some(source) => fuse.source(source)?,
+            None => fuse,
+        };
+        let fuse = when(self.allow_other, fuse, Fuse::allow_other);
+        let fuse = when(self.default_permissions, fuse, Fuse::default_permissions);
+        let fuse = given(self.max_read, fuse, Fuse::max_read);
+        let fuse = when(self.read_only, fuse, Fuse::read_only);
+        let fuse = when(self.without.noexec, fuse, Fuse::no_exec);
+        let fuse = when(self.without.nosymfollow, fuse, Fuse::no_symfollow);
+        let fuse = when(self.with.suid, fuse, Fuse::suid);
+        Ok(when(self.with.dev, fuse, Fuse::dev))
+    }
 }
 
 #[derive(Debug, Args)]
@@ -186,6 +278,31 @@ impl Change {
                     let tmpfs = when(with.suid, tmpfs, Tmpfs::suid);
                     when(with.dev, tmpfs, Tmpfs::dev).into()
                 }
+                Kind::Block {
+                    device,
+                    target,
+                    filesystem,
+                    own,
+                    read_only,
+                    without,
+                    with,
+                } => {
+                    let (device, target) = (trimmed(&device), trimmed(&target));
+                    let mut block = Block::new(device, &filesystem, target).map_err(advise)?;
+                    for option in own {
+                        let (key, value) = match option.split_once('=') {
+                            Some((key, value)) => (key, Some(value)),
+                            None => (option.as_str(), None),
+                        };
+                        block = block.option(key, value)?;
+                    }
+                    let block = when(read_only, block, Block::read_only);
+                    let block = when(without.noexec, block, Block::no_exec);
+                    let block = when(without.nosymfollow, block, Block::no_symfollow);
+                    let block = when(with.suid, block, Block::suid);
+                    when(with.dev, block, Block::dev).into()
+                }
+                Kind::Fuse(served) => served.fuse()?.into(),
             },
             Self::Unmount { target, lazy, id } => {
                 let unmount = Unmount::new(trimmed(&target)).map_err(advise)?;

@@ -5,6 +5,7 @@ mod args;
 mod exit;
 mod json;
 mod output;
+mod serve;
 mod status;
 mod style;
 mod text;
@@ -16,8 +17,9 @@ use clap::Parser;
 use mountwarden_protocol::{Explanation, MountInfo, Mounted, Operation, Status, Unmounted};
 
 use crate::{Client, Error};
-use args::{Arguments, Command};
+use args::{Arguments, Change, Command, Kind};
 use exit::Exit;
+use serve::Serving;
 
 /// Runs the command with this process's arguments.
 #[must_use]
@@ -33,7 +35,13 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Ok(arguments) => {
             let json = arguments.json;
             match perform(arguments) {
-                Ok(answer) => output::answer(&answer, json),
+                Ok(answer) => {
+                    let exit = output::answer(&answer, json);
+                    match answer {
+                        Answer::Serving(serving) => output::error(&serving.become_program(), json),
+                        _ => exit,
+                    }
+                }
                 Err(error) => output::error(&error, json),
             }
         }
@@ -45,6 +53,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
 /// What a command found out or did.
 enum Answer {
     Mounted(Mounted),
+    Serving(Box<Serving>),
     Unmounted(Unmounted),
     List(Vec<MountInfo>),
     Explained {
@@ -72,6 +81,9 @@ fn perform(arguments: Arguments) -> Result<Answer, Error> {
         builder = builder.socket(socket);
     }
     Ok(match arguments.command {
+        Command::Change(Change::Mount {
+            kind: Kind::Fuse(served),
+        }) => Answer::Serving(Box::new(Serving::mount(served, builder.connect()?)?)),
         Command::Change(change) => match change.into_operation()? {
             Operation::Mount(mount) => Answer::Mounted(builder.connect()?.mount(mount)?),
             Operation::Unmount(unmount) => Answer::Unmounted(builder.connect()?.unmount(unmount)?),

@@ -15,6 +15,7 @@ use crate::Error;
 pub(super) fn answer(answer: &Answer) -> String {
     match answer {
         Answer::Mounted(mounted) => mount(mounted),
+        Answer::Serving(serving) => mount(&serving.mounted),
         Answer::Unmounted(unmounted) => unmount(unmounted),
         Answer::List(mounts) => list(mounts),
         Answer::Explained {

@@ -6,12 +6,16 @@ use std::ops::ControlFlow;
 use std::os::fd::AsFd;
 
 use mountwarden_policy::{MountPermit, PermittedKind};
-use mountwarden_protocol::{AbsPath, ErrorCode, ErrorReply, MountId, Mounted, Outcome};
+use mountwarden_protocol::{
+    AbsPath, ErrorCode, ErrorReply, FilesystemName, MountId, Mounted, Outcome,
+};
 use nix::errno::Errno;
 use nix::sys::statfs::fstatfs;
 
+use super::device::Device;
 use super::location::Location;
 use super::mount::described;
+use super::origin::Origin;
 use crate::failure;
 use crate::table::{self, Table};
 
@@ -20,13 +24,17 @@ use crate::table::{self, Table};
 pub(super) fn same(
     table: &Table,
     permit: &MountPermit<'_>,
-    source: Option<&Location>,
+    origin: &Origin,
     target: &Location,
 ) -> Result<Mounted, ErrorReply> {
-    let difference = match (&permit.kind, source) {
-        (PermittedKind::Bind { recursive, .. }, Some(source)) => {
+    let difference = match (&permit.kind, origin) {
+        (PermittedKind::Bind { recursive, .. }, Origin::Location(source)) => {
             bind(table, permit, *recursive, source, target)
         }
+        (PermittedKind::Block { filesystem, .. }, Origin::Device(device)) => {
+            Ok(block(permit, filesystem, device, target))
+        }
+        (PermittedKind::Fuse(_), _) => Ok(Some("a FUSE file system is served once")),
         _ => tmpfs(permit, target),
     };
     let difference = difference
@@ -74,6 +82,26 @@ fn beneath(table: &Table, location: &Location) -> Result<BTreeSet<Vec<u8>>, Errn
         ControlFlow::Continue(())
     })?;
     Ok(places)
+}
+
+/// How the mount at the target differs from one of the device. The options of a file
+/// system do not count: it has one set of them, wherever it is mounted.
+fn block(
+    permit: &MountPermit<'_>,
+    filesystem: &FilesystemName,
+    device: &Device,
+    target: &Location,
+) -> Option<&'static str> {
+    if target.mount.filesystem != filesystem.as_str().as_bytes() || target.mount.root != b"/" {
+        return Some("it is of another type, or shows a part");
+    }
+    if target.status.device.0 == 0 {
+        return Some("its type does not tell which device it is on");
+    }
+    if target.status.device != device.number {
+        return Some("it is of another device");
+    }
+    (table::attributes(&target.mount) != permit.attributes).then_some("it has other attributes")
 }
 
 /// How the mount at the target differs from the tmpfs that `permit` describes.

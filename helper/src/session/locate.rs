@@ -9,11 +9,11 @@ use mountwarden_protocol::{AbsPath, ErrorCode, ErrorReply};
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, openat2};
 
-use super::roots::Roots;
+use super::roots::{FUSE_CONNECTION, Roots};
 use crate::failure;
 
 /// Opens what the order for `permit` must bring, in this order: the directory
-/// above the target; for a mount also the target, and the source if there is one.
+/// above the target; for a mount also the target, and what its kind is made from.
 pub(super) fn open(permit: &Permit<'_>, roots: &Roots) -> Result<Vec<OwnedFd>, ErrorReply> {
     let (path, mount) = match permit {
         Permit::Mount(permit) => (&permit.target, Some(&permit.kind)),
@@ -32,10 +32,41 @@ pub(super) fn open(permit: &Permit<'_>, roots: &Roots) -> Result<Vec<OwnedFd>, E
         .transpose()?;
     let mut files = vec![above];
     files.extend(target);
-    if let Some(PermittedKind::Bind { source, .. }) = mount {
-        files.push(location(source, roots)?);
+    match mount {
+        Some(PermittedKind::Bind { source, .. }) => files.push(location(source, roots)?),
+        Some(PermittedKind::Block { device, .. }) => files.extend(block_device(device)?),
+        Some(PermittedKind::Fuse(_)) => files.push(fuse_connection()?),
+        Some(PermittedKind::Tmpfs { .. }) | None => {}
     }
     Ok(files)
+}
+
+/// Opens a device, and what stands at its path: itself, or a link to it. Neither is
+/// opened for more than to name it, which takes no permission of the device.
+fn block_device(path: &AbsPath) -> Result<[OwnedFd; 2], ErrorReply> {
+    let opened = |flags, resolve| {
+        let how = OpenHow::new().flags(flags).resolve(resolve);
+        openat2(AT_FDCWD, path.as_path(), how)
+            .map_err(|errno| failure::kernel("cannot find the device", path, errno))
+    };
+    let name = OFlag::O_PATH | OFlag::O_CLOEXEC;
+    Ok([
+        opened(name, ResolveFlag::RESOLVE_NO_MAGICLINKS)?,
+        opened(name | OFlag::O_NOFOLLOW, NO_LINKS)?,
+    ])
+}
+
+fn fuse_connection() -> Result<OwnedFd, ErrorReply> {
+    let flags = OFlag::O_RDWR | OFlag::O_CLOEXEC;
+    let how = OpenHow::new().flags(flags).resolve(NO_LINKS);
+    openat2(AT_FDCWD, FUSE_CONNECTION, how).map_err(|errno| {
+        let message = format!(
+            "cannot open {FUSE_CONNECTION}: {}; the kernel needs its module fuse, and the helper's \
+             user the right to read and write it",
+            errno.desc()
+        );
+        ErrorReply::new(ErrorCode::Unsupported, message).errno(failure::number(errno))
+    })
 }
 
 /// Opens a target. When it holds a mount already, it comes unopened, which

@@ -2,6 +2,7 @@
 
 use mountwarden_protocol::{MountAttributes, TmpfsInodes, TmpfsSize};
 
+use super::filesystems::{block, fuse};
 use super::subjects::subjects;
 use super::toml_reader::{Table, Value};
 use crate::Accounts;
@@ -10,7 +11,7 @@ use crate::grant::{BindTerms, Grant, Terms, TmpfsTerms};
 use crate::subjects::Subjects;
 use crate::template::Template;
 
-pub(super) const KEYS: [&str; 8] = [
+pub(super) const KEYS: [&str; 10] = [
     "name",
     "users",
     "groups",
@@ -19,6 +20,8 @@ pub(super) const KEYS: [&str; 8] = [
     "shared_target",
     "bind",
     "tmpfs",
+    "block",
+    "fuse",
 ];
 
 /// The longest name in bytes: every audit line cites one.
@@ -47,22 +50,25 @@ pub(super) fn grant(table: &Table<'_>, accounts: &dyn Accounts) -> Result<Grant,
         Some(value) => Some(tmpfs(&value)?),
         None => None,
     };
-    if bind.is_none() && tmpfs.is_none() {
+    let block = table.get("block").map(|value| block(&value, &subjects));
+    let fuse = table.get("fuse").map(|value| fuse(&value));
+    let terms = Terms {
+        targets,
+        force,
+        shared_target,
+        bind,
+        tmpfs,
+        block: block.transpose()?,
+        fuse: fuse.transpose()?,
+        subjects,
+    };
+    if terms.kinds().is_empty() {
         return Err(table.fault(
-            "the grant allows no kind of mount; give it a table [grant.bind] or [grant.tmpfs]",
+            "the grant allows no kind of mount; give it a table [grant.bind], [grant.tmpfs], \
+             [grant.block] or [grant.fuse]",
         ));
     }
-    Ok(Grant {
-        name,
-        terms: Terms {
-            subjects,
-            targets,
-            force,
-            shared_target,
-            bind,
-            tmpfs,
-        },
-    })
+    Ok(Grant { name, terms })
 }
 
 fn name(value: &Value<'_>) -> Result<String, Fault> {
@@ -73,7 +79,7 @@ fn name(value: &Value<'_>) -> Result<String, Fault> {
     Ok(name.to_owned())
 }
 
-fn flag(table: &Table<'_>, key: &'static str) -> Result<bool, Fault> {
+pub(super) fn flag(table: &Table<'_>, key: &'static str) -> Result<bool, Fault> {
     table.get(key).map_or(Ok(false), |value| value.boolean())
 }
 
@@ -135,7 +141,7 @@ fn inodes_for(size: TmpfsSize) -> Option<TmpfsInodes> {
 }
 
 /// Reads a list of roots; `check` is what one of them must be beyond a path.
-fn roots(
+pub(super) fn roots(
     value: &Value<'_>,
     subjects: &Subjects,
     check: impl Fn(&Value<'_>, &Template) -> Result<(), Fault>,

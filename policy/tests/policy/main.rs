@@ -3,6 +3,7 @@
 #[cfg(test)]
 mod decisions;
 #[cfg(test)]
+mod filesystems;
 mod limits;
 #[cfg(test)]
 mod lint;

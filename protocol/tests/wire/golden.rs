@@ -164,7 +164,15 @@ fn golden_vectors_hold_every_variant_of_every_enumeration() {
         variants::<Operation>(),
         seen(&["Perform(Mount(", "Perform(Unmount("])
     );
-    assert_eq!(variants::<Kind>(), seen(&["kind: Bind {", "kind: Tmpfs {"]));
+    assert_eq!(
+        variants::<Kind>(),
+        seen(&[
+            "kind: Bind {",
+            "kind: Tmpfs {",
+            "kind: Block {",
+            "kind: Fuse {"
+        ])
+    );
     assert_eq!(
         variants::<Reply>(),
         seen(&[

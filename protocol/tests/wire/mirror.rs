@@ -84,6 +84,23 @@ mirror! {
             inodes: Option<u64>,
             mode: Option<u32>,
         },
+        Block {
+            device: Vec<u8>,
+            filesystem: String,
+            options: Vec<FilesystemOption>,
+        },
+        Fuse {
+            subtype: String,
+            source: Option<String>,
+            allow_other: bool,
+            default_permissions: bool,
+            max_read: Option<u32>,
+        },
+    }
+
+    pub(crate) struct FilesystemOption {
+        pub(crate) key: String,
+        pub(crate) value: Option<String>,
     }
 
     pub(crate) struct Unmount {
@@ -342,6 +359,34 @@ impl From<&protocol::Kind> for Kind {
                 size: size.map(u64::from),
                 inodes: inodes.map(u64::from),
                 mode: mode.map(u32::from),
+            },
+            protocol::Kind::Block {
+                device,
+                filesystem,
+                options,
+            } => Self::Block {
+                device: path(device),
+                filesystem: filesystem.to_string(),
+                options: options
+                    .iter()
+                    .map(|option| FilesystemOption {
+                        key: option.key.to_string(),
+                        value: option.value.clone().map(String::from),
+                    })
+                    .collect(),
+            },
+            protocol::Kind::Fuse {
+                subtype,
+                source,
+                allow_other,
+                default_permissions,
+                max_read,
+            } => Self::Fuse {
+                subtype: subtype.to_string(),
+                source: source.clone().map(String::from),
+                allow_other: *allow_other,
+                default_permissions: *default_permissions,
+                max_read: *max_read,
             },
         }
     }

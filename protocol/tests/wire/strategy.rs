@@ -1,10 +1,11 @@
 //! Arbitrary valid values of every message.
 
 use mountwarden_protocol::{
-    AbsPath, Counters, DenyReason, ErrorCode, ErrorReply, Explanation, Features, Hello, HelloReply,
-    Kind, LandlockReport, Limits, ListPage, Mount, MountAttributes, MountId, MountInfo,
-    MountOptions, Mounted, Operation, Outcome, Refusal, Reply, Request, Role, RoleReport, Status,
-    TmpfsInodes, TmpfsLimits, TmpfsMode, TmpfsSize, Unmount, Unmounted, Versions, Welcome,
+    AbsPath, Counters, DenyReason, ErrorCode, ErrorReply, Explanation, Features, FilesystemOption,
+    FilesystemOptions, Hello, HelloReply, Kind, LandlockReport, Limits, ListPage, Mount,
+    MountAttributes, MountId, MountInfo, MountOptions, Mounted, Operation, Outcome, Refusal, Reply,
+    Request, Role, RoleReport, Status, TmpfsInodes, TmpfsLimits, TmpfsMode, TmpfsSize, Unmount,
+    Unmounted, Versions, Welcome,
 };
 use proptest::collection::vec;
 use proptest::option::of;
@@ -128,7 +129,41 @@ fn kind() -> impl Strategy<Value = Kind> {
                 mode: mode.map(|mode| TmpfsMode::try_from(mode).unwrap()),
             }
         }),
+        (path(), "[a-z0-9_]{1,31}", filesystem_options()).prop_map(
+            |(device, filesystem, options)| Kind::Block {
+                device,
+                filesystem: filesystem.parse().unwrap(),
+                options,
+            }
+        ),
+        (
+            "[a-zA-Z0-9_.+-]{1,63}",
+            of("[ -+\\--~]{1,255}"),
+            any::<(bool, bool)>(),
+            of(any::<u32>()),
+        )
+            .prop_map(|(subtype, source, flags, max_read)| Kind::Fuse {
+                subtype: subtype.parse().unwrap(),
+                source: source.map(|source| source.parse().unwrap()),
+                allow_other: flags.0,
+                default_permissions: flags.1,
+                max_read,
+            }),
     ]
+}
+
+fn filesystem_options() -> impl Strategy<Value = FilesystemOptions> {
+    let option = ("[a-zA-Z0-9_.+-]{1,63}", of("[ -+\\--~]{1,255}"));
+    prop::collection::btree_map(option.0, option.1, 0..=FilesystemOptions::MAX).prop_map(
+        |options| {
+            let option = |(key, value): (String, Option<String>)| FilesystemOption {
+                key: key.parse().unwrap(),
+                value: value.map(|value| value.parse().unwrap()),
+            };
+            let options: Vec<_> = options.into_iter().map(option).collect();
+            options.try_into().unwrap()
+        },
+    )
 }
 
 fn operation() -> impl Strategy<Value = Operation> {

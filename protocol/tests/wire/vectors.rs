@@ -130,6 +130,36 @@ fn requests() -> Vec<(&'static str, Request)> {
             ),
         ),
         (
+            "request-perform-mount-block",
+            Request::Perform(Operation::Mount(Mount {
+                kind: Kind::Block {
+                    device: path("/dev/vg0/data"),
+                    filesystem: "ext4".parse().unwrap(),
+                    options: ["discard", "commit=30"]
+                        .map(|option| option.parse().unwrap())
+                        .to_vec()
+                        .try_into()
+                        .unwrap(),
+                },
+                target: path("/run/vms/7/data"),
+                options: MountOptions::READ_ONLY,
+            })),
+        ),
+        (
+            "request-perform-mount-fuse",
+            Request::Perform(Operation::Mount(Mount {
+                kind: Kind::Fuse {
+                    subtype: "sshfs".parse().unwrap(),
+                    source: Some("build@example.org:/srv".parse().unwrap()),
+                    allow_other: true,
+                    default_permissions: false,
+                    max_read: Some(0x0002_0003),
+                },
+                target: path("/run/vms/7/remote"),
+                options: MountOptions::NO_EXEC,
+            })),
+        ),
+        (
             "request-perform-unmount",
             Request::Perform(Operation::Unmount(Unmount {
                 target: path("/run/vms/7"),

@@ -8,7 +8,8 @@ use std::process::{Child, Command, Stdio};
 
 use mountwarden_client::protocol::{Hello, frame};
 use mountwarden_client::{
-    Bind, Client, ErrorKind, MountId, Tmpfs, TmpfsInodes, TmpfsMode, TmpfsSize, Unmount, Versions,
+    Bind, Block, Client, ErrorKind, Fuse, MountId, Tmpfs, TmpfsInodes, TmpfsMode, TmpfsSize,
+    Unmount, Versions,
 };
 use nix::sys::signal::{Signal, kill};
 use serde_json::Value;
@@ -99,6 +100,23 @@ fn decisions(sandbox: &Sandbox, daemon: &Daemon) -> Vec<(&'static str, String)> 
         .mount(Bind::new("/etc", &base).unwrap().recursive())
         .unwrap_err();
     all.push(("denied by the policy", tail.one()));
+    let block = Block::new("/dev/vg0/data", "ext4", &base).unwrap();
+    let block = block.option("commit", Some("30")).unwrap();
+    client
+        .mount(block.option("discard", None).unwrap())
+        .unwrap_err();
+    all.push(("a device, which the grant does not have", tail.one()));
+    let fuse = Fuse::new("sshfs", &base)
+        .unwrap()
+        .source("host:/srv")
+        .unwrap();
+    client
+        .mount_fuse(fuse.allow_other().max_read(65536))
+        .unwrap_err();
+    all.push((
+        "a FUSE file system, which the grant does not have",
+        tail.one(),
+    ));
     let missing = Tmpfs::new(sandbox.path("mnt/missing")).unwrap();
     client.mount(missing).unwrap_err();
     all.push((

@@ -4,6 +4,7 @@ mod absent;
 mod asking;
 mod audit;
 pub(crate) mod between;
+mod block;
 mod cli;
 pub(crate) mod confinement;
 mod contending;
@@ -29,6 +30,8 @@ mod paths;
 mod protocol;
 mod races;
 mod restart;
+mod rounds;
+mod serving;
 mod slow;
 mod start;
 mod tmpfs;
@@ -66,6 +69,36 @@ mod escape {
 }
 
 cases! {
+    rounds {
+        bind
+        tmpfs
+        block
+        fuse
+    }
+    serving {
+        a_client_serves_it
+        a_file_serves_as_well
+        the_kernel_waits_for_the_program
+        attack_12_busy_for_another
+        attack_17_identity_is_the_kernels
+        attack_17_refused_unless_granted
+        attack_30_a_client_that_is_gone_leaves_nothing
+        a_program_that_does_not_start
+        squashfuse_as_a_user
+        sshfs_as_a_user
+    }
+    block {
+        ext4
+        xfs
+        btrfs
+        attack_12_busy_for_another
+        attack_13_a_link_leads_straight_to_its_device
+        attack_14_refused_unless_granted
+        attack_19_read_only_reaches_the_device
+        a_corrupt_file_system_is_an_error
+        an_unknown_type_is_unsupported
+        by_the_command
+    }
     mounting {
         bind_directory
         bind_file

@@ -29,7 +29,7 @@ use super::confinement::{items, only, tables};
 use crate::daemon::{Daemon, wait_for};
 use crate::kernel::{children, unchanged};
 use crate::puppet::{Outcome, Puppet};
-use crate::sandbox::Sandbox;
+use crate::sandbox::{POLICY, Sandbox};
 use crate::symbols::Symbols;
 use crate::wire::Wire;
 use crate::{Case, Skip};
@@ -148,6 +148,19 @@ struct Scene<'a> {
     symbols: OnceCell<Symbols>,
 }
 
+const FILESYSTEMS: &str = r#"
+[[grant]]
+name = "file systems"
+users = [@UID@]
+target = ["@DIR@/served"]
+  [grant.block]
+  device = ["/dev/mountwarden-none"]
+  filesystems = ["ext4"]
+  options = ["discard"]
+  [grant.fuse]
+  subtypes = ["none"]
+"#;
+
 impl<'a> Scene<'a> {
     fn start(sandbox: &'a Sandbox) -> Self {
         // Only Landlock is between the helper's user and these.
@@ -158,6 +171,8 @@ impl<'a> Scene<'a> {
         ] {
             set_permissions(sandbox.path(name), Permissions::from_mode(mode)).unwrap();
         }
+        // Every kind, so that a mounter has every form.
+        sandbox.policy(&format!("{POLICY}{FILESYSTEMS}"));
         let daemon = Daemon::start(sandbox);
         let mut kept = daemon.client();
         let abi = kept.status().unwrap().roles[0].landlock.abi;
