@@ -143,7 +143,12 @@ fn connect(context: BorrowedFd<'_>, fuse: &PermittedFuse, root_mode: u32) -> Res
             mount::set_flag(context, key)?;
         }
     }
-    mount::create_filesystem(context)
+    // With a connection that serves one already, the kernel would show that one again,
+    // with the options that it was made with.
+    match mount::create_new_filesystem(context) {
+        Err(Errno::EOPNOTSUPP) => mount::create_filesystem(context),
+        other => other,
+    }
 }
 
 fn set(context: BorrowedFd<'_>, key: Pinned, value: &str) -> Result<(), Errno> {

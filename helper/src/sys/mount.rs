@@ -263,6 +263,7 @@ pub(crate) const FSOPEN_CLOEXEC: u32 = 1;
 pub(crate) const FSCONFIG_SET_FLAG: u32 = 0;
 pub(crate) const FSCONFIG_SET_STRING: u32 = 1;
 pub(crate) const FSCONFIG_CMD_CREATE: u32 = 6;
+pub(crate) const FSCONFIG_CMD_CREATE_EXCL: u32 = 8;
 pub(crate) const FSMOUNT_CLOEXEC: u32 = 1;
 const UMOUNT: i32 = libc::UMOUNT_NOFOLLOW;
 const UMOUNT_LAZY: i32 = libc::UMOUNT_NOFOLLOW | libc::MNT_DETACH;
@@ -333,10 +334,17 @@ pub(crate) fn set_flag(context: BorrowedFd<'_>, key: Pinned) -> Result<(), Errno
     unsafe { configure(context, FSCONFIG_SET_FLAG, key.as_ptr(), ptr::null()) }
 }
 
-/// Makes the file system that a context describes.
+/// Makes the file system that a context describes, or shows one that is mounted.
 pub(crate) fn create_filesystem(context: BorrowedFd<'_>) -> Result<(), Errno> {
     // SAFETY: this command takes no key and no value.
     unsafe { configure(context, FSCONFIG_CMD_CREATE, ptr::null(), ptr::null()) }
+}
+
+/// Makes the file system that a context describes, which must be a new one. Before
+/// Linux 6.6 there is no such call, and it is `EOPNOTSUPP`.
+pub(crate) fn create_new_filesystem(context: BorrowedFd<'_>) -> Result<(), Errno> {
+    // SAFETY: this command takes no key and no value.
+    unsafe { configure(context, FSCONFIG_CMD_CREATE_EXCL, ptr::null(), ptr::null()) }
 }
 
 /// `fsconfig(2)`

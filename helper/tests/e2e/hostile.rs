@@ -59,6 +59,7 @@ pub(crate) enum OrderReply {
         counters: Counters,
         uptime_seconds: u64,
     },
+    Answered,
 }
 
 /// A message as it is sent.

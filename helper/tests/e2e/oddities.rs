@@ -299,7 +299,7 @@ impl Namespace {
         Self(other)
     }
 
-    fn open(&self, path: &Path) -> OwnedFd {
+    pub(crate) fn open(&self, path: &Path) -> OwnedFd {
         let path = format!("/proc/{}/root{}", self.0.id(), path.display());
         File::open(path).unwrap().into()
     }

@@ -18,7 +18,8 @@ use crate::confine::entry::{
 };
 use crate::mounter::layout::{CLIENT, LOCK, ORDER, PROC};
 use crate::sys::mount::{
-    FSCONFIG_CMD_CREATE, FSCONFIG_SET_FLAG, FSCONFIG_SET_STRING, FSMOUNT_CLOEXEC, FSOPEN_CLOEXEC,
+    FSCONFIG_CMD_CREATE, FSCONFIG_CMD_CREATE_EXCL, FSCONFIG_SET_FLAG, FSCONFIG_SET_STRING,
+    FSMOUNT_CLOEXEC, FSOPEN_CLOEXEC,
 };
 use crate::sys::pinned::{
     DEVICE, EMPTY, FUSE, FUSE_FD, FUSE_FLAGS, FUSE_KEYS, MOUNTWARDEN, PROC_SELF_FD, READ_ONLY,
@@ -314,6 +315,12 @@ pub(super) fn mounter_fuse() -> Vec<Entry> {
             set,
             pinned(2, "key", FUSE_FD),
             pinned(3, "value", Slot::Source.link())
+        ],
+        [
+            CONTEXT,
+            is!(1, cmd = FSCONFIG_CMD_CREATE_EXCL),
+            null(2, "key"),
+            null(3, "value")
         ],
         [CONTEXT, set, pinned(2, "key", SOURCE)]
     );

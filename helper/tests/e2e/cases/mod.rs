@@ -18,6 +18,7 @@ mod hostile_channel;
 mod hostile_flood;
 mod hostile_gate;
 mod hostile_grants;
+mod hostile_kinds;
 mod hostile_orders;
 mod identity;
 mod life;
@@ -69,6 +70,12 @@ mod escape {
 }
 
 cases! {
+    hostile_kinds {
+        attack_13_every_descriptor_as_a_device
+        attack_26_a_connection_in_use
+        attack_26_every_descriptor_as_a_connection
+        attack_26_what_others_are_granted
+    }
     rounds {
         bind
         tmpfs
