@@ -211,7 +211,13 @@ pub(crate) fn attack_28_tables_are_printed(sandbox: &Sandbox) -> Result<(), Skip
             calls(role).len().to_string(),
             table["system_calls"].to_string()
         );
-        assert_eq!(tables["landlock_abi"], report.landlock.abi, "{role}");
+        // A role to which the kernel can deny nothing has no domain.
+        let abi = if items(&table["landlock"]["denied"]).is_empty() {
+            &Value::from(0)
+        } else {
+            &tables["landlock_abi"]
+        };
+        assert_eq!(abi, &report.landlock.abi, "{role}");
         let holds = u64::from(!items(&table["capabilities"]).is_empty()) << 21;
         assert_eq!(holds, report.capabilities, "{role}");
         assert!(text.contains(&format!("\n{role}: {}\n", table["is"].as_str().unwrap())));

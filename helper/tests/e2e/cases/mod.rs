@@ -178,6 +178,7 @@ cases! {
         attack_32_restart_with_live_mounts
         processes_are_confined
         attack_28_tables_are_printed
+        attack_05_every_descriptor_in_every_place
     }
     paths {
         attack_01_malformed_paths

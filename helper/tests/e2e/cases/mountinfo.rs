@@ -77,6 +77,7 @@ again! {
     restart::attack_32_restart_with_live_mounts
     confinement::processes_are_confined
     confinement::attack_28_tables_are_printed
+    hostile_orders::attack_05_every_descriptor_in_every_place
 }
 
 /// It says so when it starts, and each half's tables hold just what it needs.
