@@ -139,6 +139,15 @@ pub(crate) fn needs_unique_ids() -> Result<(), Skip> {
     }
 }
 
+/// Whether of two unmounts of a mount at the same moment one fails. Before Linux 6.17 the
+/// second finds nothing to do and succeeds too (`do_umount` in `fs/namespace.c`).
+pub(crate) fn ends_a_mount_once() -> bool {
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+    let mut numbers = release.split(['.', '-']).map(str::parse::<u32>);
+    let mut next = || numbers.next().unwrap().unwrap();
+    (next(), next()) >= (6, 17)
+}
+
 /// `MOUNT_ATTR_RDONLY`, `NOSUID`, `NODEV`, `NOEXEC`, `NOSYMFOLLOW`
 pub(crate) const RDONLY: u64 = 1;
 pub(crate) const NOSUID: u64 = 2;
