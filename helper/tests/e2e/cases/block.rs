@@ -251,8 +251,7 @@ pub(crate) fn attack_13_a_link_leads_straight_to_its_device(sandbox: &Sandbox) -
         assert!(error.to_string().contains(why), "{name}: {error}");
     }
     let mounted = client.mount(block("straight")).unwrap();
-    let line = kernel::only(&target);
-    assert_eq!(line.filesystem, "ext4");
+    assert_eq!(kernel::only(&target).filesystem, "ext4");
     client.unmount(&mounted).unwrap();
     Ok(())
 }

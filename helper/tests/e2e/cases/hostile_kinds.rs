@@ -63,9 +63,9 @@ pub(crate) fn attack_13_every_descriptor_as_a_device(sandbox: &Sandbox) -> Resul
     };
 
     let no_device = (ErrorCode::WrongType, "is not a block device");
-    let not_here = (ErrorCode::Changed, "is not in the helper's mount namespace");
+    let foreign_mount = (ErrorCode::Changed, "is not in the helper's mount namespace");
     let removed = (ErrorCode::Changed, "was removed while the request ran");
-    let not_there = (
+    let other_path = (
         ErrorCode::Changed,
         "was renamed or replaced while the request ran",
     );
@@ -73,12 +73,12 @@ pub(crate) fn attack_13_every_descriptor_as_a_device(sandbox: &Sandbox) -> Resul
     let leads_away = (ErrorCode::Changed, "does not lead straight to the device");
     for oddity in oddities::anywhere(sandbox, &daemon, &hostile)? {
         let file = oddity.as_fd().try_clone_to_owned().unwrap();
-        refused(&oddity.what, 2, &file, &[not_here, removed, no_device])?;
+        refused(&oddity.what, 2, &file, &[foreign_mount, removed, no_device])?;
         refused(
             &oddity.what,
             3,
             &file,
-            &[not_here, removed, not_there, too_long],
+            &[foreign_mount, removed, other_path, too_long],
         )?;
     }
     let devices = [
@@ -90,16 +90,16 @@ pub(crate) fn attack_13_every_descriptor_as_a_device(sandbox: &Sandbox) -> Resul
     ];
     for (what, file) in &devices {
         refused(what, 2, file, &[leads_away])?;
-        refused(what, 3, file, &[not_there])?;
+        refused(what, 3, file, &[other_path])?;
     }
     for (what, path) in [
         ("a granted link to another", &to_other),
         ("a link that is not granted", &elsewhere),
     ] {
-        refused(what, 3, &named(path), &[not_there])?;
+        refused(what, 3, &named(path), &[other_path])?;
     }
     let theirs = foreign.open(disk.path());
-    refused("another namespace's device", 2, &theirs, &[not_here])?;
+    refused("another namespace's device", 2, &theirs, &[foreign_mount])?;
 
     let files = right();
     let reply = hostile.channel.perform(&operation, &borrowed(&files));

@@ -310,7 +310,7 @@ pub(crate) fn squashfuse_as_a_user(sandbox: &Sandbox) -> Result<(), Skip> {
         .arg(&image)
         .args(["-quiet", "-no-progress"]);
     match make.output() {
-        Ok(made) => assert!(made.status.success(), "{made:?}"),
+        Ok(output) => assert!(output.status.success(), "{output:?}"),
         Err(error) => return Err(Skip(format!("mksquashfs cannot be started: {error}"))),
     }
     runs(sandbox, "squashfuse", &["squashfuse", "-f"], &image)
