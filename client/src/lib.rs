@@ -48,4 +48,4 @@ pub use mountwarden_protocol::{
     LandlockReport, Limits, MountAttributes, MountId, MountInfo, Mounted, Operation, Outcome, Role,
     RoleReport, Status, TmpfsInodes, TmpfsLimits, TmpfsMode, TmpfsSize, Unmounted, Versions,
 };
-pub use operation::{Bind, Tmpfs, Unmount};
+pub use operation::{Bind, Remount, Tmpfs, Unmount};

@@ -105,6 +105,7 @@ impl Subject<'_> {
                 Kind::Tmpfs { .. } => "mount-tmpfs",
             },
             Self::Operation(Operation::Unmount(_)) => "unmount",
+            Self::Operation(Operation::Remount(_)) => "remount",
             Self::Protocol => "protocol",
             Self::Connection => "connection",
         }
@@ -141,6 +142,18 @@ fn asked(line: &mut Line, operation: &Operation) {
                 line.number("only_id", id);
             }
         }
+        Operation::Remount(remount) => {
+            line.name("set", &remount.set.names().join(","));
+            if let Some(lift) = &remount.lift {
+                line.name("lift", &lift.attributes.names().join(","));
+            }
+            if let Some(source) = operation.source() {
+                line.text("source", source.as_bytes());
+            }
+            if let Some(id) = remount.id {
+                line.number("only_id", id);
+            }
+        }
     }
 }
 
@@ -158,6 +171,11 @@ fn success(line: &mut Line, reply: &Reply) {
         Reply::Unmounted(unmounted) => {
             line.name("result", "unmounted");
             line.number("id", unmounted.id);
+        }
+        Reply::Remounted(mount) => {
+            line.name("result", "remounted");
+            line.number("id", mount.id);
+            line.name("flags", &mount.attributes.names().join(","));
         }
         _ => line.name("result", "done"),
     }

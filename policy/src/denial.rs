@@ -3,7 +3,8 @@
 use std::fmt::{Display, Write as _};
 
 use mountwarden_protocol::{
-    AbsPath, DenyReason, ErrorCode, ErrorReply, Kind, Mount, Operation, TmpfsInodes, TmpfsSize,
+    AbsPath, DenyReason, ErrorCode, ErrorReply, Kind, MountAttributes, Operation, Remount,
+    TmpfsInodes, TmpfsSize,
 };
 
 use crate::Peer;
@@ -39,11 +40,13 @@ impl From<Denial> for ErrorReply {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Check {
     Target,
+    Remount,
     Kind,
     Source,
     Recursive,
     Suid,
     Dev,
+    Forced,
     Size,
     Inodes,
 }
@@ -52,11 +55,13 @@ impl Check {
     pub(crate) fn reason(self) -> DenyReason {
         match self {
             Self::Target => DenyReason::TargetNotGranted,
+            Self::Remount => DenyReason::RemountNotGranted,
             Self::Kind => DenyReason::KindNotGranted,
             Self::Source => DenyReason::SourceNotGranted,
             Self::Recursive => DenyReason::RecursiveNotGranted,
             Self::Suid => DenyReason::SuidNotGranted,
             Self::Dev => DenyReason::DevNotGranted,
+            Self::Forced => DenyReason::AttributeForced,
             Self::Size => DenyReason::SizeAboveMaximum,
             Self::Inodes => DenyReason::InodesAboveMaximum,
         }
@@ -148,17 +153,17 @@ fn target_not_granted(own: &[&Grant], peer: &Peer, operation: &Operation) -> Str
 
 /// The message for a check that comes after the target's.
 fn refused_by(grant: &Grant, check: Check, peer: &Peer, operation: &Operation) -> String {
-    let Operation::Mount(mount) = operation else {
-        return target_not_granted(&[grant], peer, operation);
-    };
-    let Mount { target, kind, .. } = mount;
-    let name = &grant.name;
+    let (target, kind, name) = (operation.target(), operation.kind(), &grant.name);
     let source = operation.source().unwrap_or(target);
     match check {
         Check::Target => target_not_granted(&[grant], peer, operation),
+        Check::Remount => format!(
+            "remounting {target} is refused: your grant '{name}' does not allow to change the \
+             attributes of a mount; unmount it, and mount it as it should be"
+        ),
         Check::Kind => format!(
             "a {} mount at {target} is refused: your grant '{name}' allows there only {}",
-            kind_name(kind),
+            kind.map_or("", kind_name),
             grant.terms.kinds().join(" and ")
         ),
         Check::Source => format!(
@@ -172,6 +177,10 @@ fn refused_by(grant: &Grant, check: Check, peer: &Peer, operation: &Operation) -
         ),
         Check::Suid => option_refused(target, "suid", name),
         Check::Dev => option_refused(target, "dev", name),
+        Check::Forced => format!(
+            "lifting {} at {target} is refused: your grant '{name}' forces that",
+            forced(grant, operation).names().join(" and ")
+        ),
         Check::Size => above(
             target,
             "bytes",
@@ -186,6 +195,16 @@ fn refused_by(grant: &Grant, check: Check, peer: &Peer, operation: &Operation) -
             name,
             grant.terms.tmpfs.map(|tmpfs| tmpfs.max_inodes.get()),
         ),
+    }
+}
+
+/// What was to be lifted although the grant forces it.
+fn forced(grant: &Grant, operation: &Operation) -> MountAttributes {
+    match operation {
+        Operation::Remount(Remount {
+            lift: Some(lift), ..
+        }) => lift.attributes & grant.terms.forced(&lift.kind),
+        _ => MountAttributes::empty(),
     }
 }
 
@@ -210,15 +229,15 @@ fn above(
     )
 }
 
-fn asked_size(kind: &Kind) -> Option<u64> {
-    match kind {
+fn asked_size(kind: Option<&Kind>) -> Option<u64> {
+    match kind? {
         Kind::Tmpfs { size, .. } => size.map(TmpfsSize::get),
         Kind::Bind { .. } => None,
     }
 }
 
-fn asked_inodes(kind: &Kind) -> Option<u64> {
-    match kind {
+fn asked_inodes(kind: Option<&Kind>) -> Option<u64> {
+    match kind? {
         Kind::Tmpfs { inodes, .. } => inodes.map(TmpfsInodes::get),
         Kind::Bind { .. } => None,
     }
@@ -235,6 +254,7 @@ fn verb(operation: &Operation) -> &'static str {
     match operation {
         Operation::Mount(_) => "mounting at",
         Operation::Unmount(_) => "unmounting",
+        Operation::Remount(_) => "remounting",
     }
 }
 

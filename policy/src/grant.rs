@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use mountwarden_protocol::{AbsPath, MountAttributes, TmpfsInodes, TmpfsSize};
+use mountwarden_protocol::{AbsPath, Kind, MountAttributes, TmpfsInodes, TmpfsSize};
 
 use crate::subjects::Subjects;
 use crate::template::Template;
@@ -23,6 +23,7 @@ pub(crate) struct Terms {
     pub(crate) shared_target: bool,
     pub(crate) bind: Option<BindTerms>,
     pub(crate) tmpfs: Option<TmpfsTerms>,
+    pub(crate) remount: bool,
 }
 
 /// `[grant.bind]`
@@ -54,6 +55,15 @@ impl Terms {
     /// The source roots as they are written.
     pub(crate) fn sources(&self) -> &[Template] {
         self.bind.as_ref().map_or(&[], |bind| &bind.sources)
+    }
+
+    /// The attributes that every mount of this kind has.
+    pub(crate) fn forced(&self, kind: &Kind) -> MountAttributes {
+        let read_only = self.bind.as_ref().is_some_and(|bind| bind.read_only);
+        match kind {
+            Kind::Bind { .. } if read_only => self.force | MountAttributes::READ_ONLY,
+            _ => self.force,
+        }
     }
 
     /// The kinds of mount that the grant has a table for.

@@ -1,14 +1,16 @@
 //! The decision.
 
 use mountwarden_protocol::{
-    AbsPath, Kind, Mount, MountAttributes, MountOptions, Operation, TmpfsInodes, TmpfsMode,
-    TmpfsSize, Unmount,
+    AbsPath, Kind, Lift, Mount, MountAttributes, MountOptions, Operation, Remount, TmpfsInodes,
+    TmpfsMode, TmpfsSize, Unmount,
 };
 
 use crate::denial::{Check, Denial, Obstacle};
 use crate::grant::{BindTerms, Grant, TmpfsTerms};
 use crate::protected::Protected;
-use crate::{MountPermit, Peer, Permit, PermittedKind, UnmountPermit, Verdict};
+use crate::{
+    MountPermit, Peer, Permit, PermittedKind, PermittedLift, RemountPermit, UnmountPermit, Verdict,
+};
 
 pub(crate) fn judge<'p>(
     grants: &'p [Grant],
@@ -54,6 +56,7 @@ fn consider<'p>(grant: &'p Grant, peer: &Peer, operation: &Operation) -> Result<
             lazy: *lazy,
             id: *id,
         })),
+        Operation::Remount(remount) => consider_remount(grant, peer, remount).map(Permit::Remount),
     }
 }
 
@@ -62,42 +65,83 @@ fn consider_mount<'p>(
     peer: &Peer,
     mount: &Mount,
 ) -> Result<MountPermit<'p>, Check> {
-    let mut attributes = grant.terms.force | restrictions(mount.options);
-    let kind = match &mount.kind {
+    check_kind(grant, peer, &mount.kind)?;
+    check_options(grant, mount.options)?;
+    let kind = permitted(grant, peer, &mount.kind)?;
+    Ok(MountPermit {
+        grant: &grant.name,
+        target: mount.target.clone(),
+        kind,
+        attributes: grant.terms.forced(&mount.kind) | restrictions(mount.options),
+        shared_target: grant.terms.shared_target,
+    })
+}
+
+/// What is lifted, the peer could have left out when it made the mount; so a
+/// remount gives nobody more than an unmount and a mount.
+fn consider_remount<'p>(
+    grant: &'p Grant,
+    peer: &Peer,
+    remount: &Remount,
+) -> Result<RemountPermit<'p>, Check> {
+    if !grant.terms.remount {
+        return Err(Check::Remount);
+    }
+    let mut set = remount.set | grant.terms.force;
+    let mut permitted_lift = None;
+    if let Some(Lift { attributes, kind }) = &remount.lift {
+        check_kind(grant, peer, kind)?;
+        let forced = grant.terms.forced(kind);
+        if attributes.intersects(forced) {
+            return Err(Check::Forced);
+        }
+        set |= forced;
+        permitted_lift = Some(PermittedLift {
+            attributes: *attributes,
+            kind: permitted(grant, peer, kind)?,
+        });
+    }
+    Ok(RemountPermit {
+        grant: &grant.name,
+        target: remount.target.clone(),
+        set,
+        lift: permitted_lift,
+        id: remount.id,
+    })
+}
+
+/// Whether the kind, and its source, are granted at all.
+fn check_kind(grant: &Grant, peer: &Peer, kind: &Kind) -> Result<(), Check> {
+    match kind {
         Kind::Bind { source, recursive } => {
             let bind = grant.terms.bind.as_ref().ok_or(Check::Kind)?;
-            if bind.read_only {
-                attributes |= MountAttributes::READ_ONLY;
-            }
-            check_bind(grant, bind, peer, source, *recursive)?;
-            check_options(grant, mount.options)?;
-            PermittedKind::Bind {
-                source: source.clone(),
-                recursive: *recursive,
-            }
+            check_bind(grant, bind, peer, source, *recursive)
         }
+        Kind::Tmpfs { .. } => grant.terms.tmpfs.map(drop).ok_or(Check::Kind),
+    }
+}
+
+/// The kind with every value decided.
+fn permitted(grant: &Grant, peer: &Peer, kind: &Kind) -> Result<PermittedKind, Check> {
+    match kind {
+        Kind::Bind { source, recursive } => Ok(PermittedKind::Bind {
+            source: source.clone(),
+            recursive: *recursive,
+        }),
         Kind::Tmpfs { size, inodes, mode } => {
             let tmpfs = grant.terms.tmpfs.ok_or(Check::Kind)?;
-            check_options(grant, mount.options)?;
             let size = size.unwrap_or(tmpfs.max_size);
             let inodes = inodes.unwrap_or(tmpfs.max_inodes);
             check_tmpfs(tmpfs, size, inodes)?;
-            PermittedKind::Tmpfs {
+            Ok(PermittedKind::Tmpfs {
                 size,
                 inodes,
                 mode: mode.unwrap_or(TmpfsMode::OWNER_ONLY),
                 uid: peer.uid,
                 gid: peer.gid,
-            }
+            })
         }
-    };
-    Ok(MountPermit {
-        grant: &grant.name,
-        target: mount.target.clone(),
-        kind,
-        attributes,
-        shared_target: grant.terms.shared_target,
-    })
+    }
 }
 
 fn check_bind(

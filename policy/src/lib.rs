@@ -32,4 +32,6 @@ pub use limits::Limits;
 pub use lint::Warning;
 pub use peer::{Accounts, Peer};
 pub use policy::{Places, Policy};
-pub use verdict::{MountPermit, Permit, PermittedKind, UnmountPermit, Verdict};
+pub use verdict::{
+    MountPermit, Permit, PermittedKind, PermittedLift, RemountPermit, UnmountPermit, Verdict,
+};

@@ -33,6 +33,8 @@ pub enum Permit<'p> {
     Mount(MountPermit<'p>),
     /// An unmount.
     Unmount(UnmountPermit<'p>),
+    /// A change of a mount's attributes.
+    Remount(RemountPermit<'p>),
 }
 
 impl<'p> Permit<'p> {
@@ -42,6 +44,7 @@ impl<'p> Permit<'p> {
         match self {
             Self::Mount(permit) => permit.grant,
             Self::Unmount(permit) => permit.grant,
+            Self::Remount(permit) => permit.grant,
         }
     }
 }
@@ -116,4 +119,29 @@ impl<'p> UnmountPermit<'p> {
     pub fn grant(&self) -> &'p str {
         self.grant
     }
+}
+
+/// A change of attributes that may be made.
+#[must_use]
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RemountPermit<'p> {
+    /// The name of the grant that allows it.
+    pub grant: &'p str,
+    /// Where the mount is attached.
+    pub target: AbsPath,
+    /// What it gets: what was asked for and what is forced.
+    pub set: MountAttributes,
+    /// What it loses.
+    pub lift: Option<PermittedLift>,
+    /// Only if the topmost mount at the target has this id.
+    pub id: Option<MountId>,
+}
+
+/// Attributes that a mount may lose, if it is what was said.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PermittedLift {
+    /// Which; none that the grant forces.
+    pub attributes: MountAttributes,
+    /// What the mount must be.
+    pub kind: PermittedKind,
 }

@@ -76,6 +76,11 @@ open_enum! {
         /// The target lies on a mount that other namespaces share, and the grant
         /// does not allow that.
         SharedTarget = 11, "shared-target";
+        /// The grant does not allow to change the attributes of a mount.
+        RemountNotGranted = 12, "remount-not-granted";
+        /// An attribute was to be lifted that the grant, or the mount that the
+        /// source lies on, forces.
+        AttributeForced = 13, "attribute-forced";
     }
 }
 

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{AbsPath, MountId, MountOptions, TmpfsInodes, TmpfsMode, TmpfsSize};
+use crate::{AbsPath, MountAttributes, MountId, MountOptions, TmpfsInodes, TmpfsMode, TmpfsSize};
 
 /// One request on an open connection; each gets one [`crate::Reply`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,6 +29,8 @@ pub enum Operation {
     Mount(Mount),
     /// Unmount.
     Unmount(Unmount),
+    /// Change the attributes of a mount.
+    Remount(Remount),
 }
 
 impl Operation {
@@ -38,22 +40,26 @@ impl Operation {
         match self {
             Self::Mount(mount) => &mount.target,
             Self::Unmount(unmount) => &unmount.target,
+            Self::Remount(remount) => &remount.target,
+        }
+    }
+
+    /// The kind of mount that it is about, where the request names one.
+    #[must_use]
+    pub fn kind(&self) -> Option<&Kind> {
+        match self {
+            Self::Mount(mount) => Some(&mount.kind),
+            Self::Unmount(_) => None,
+            Self::Remount(remount) => remount.lift.as_ref().map(|lift| &lift.kind),
         }
     }
 
     /// The path that is mounted, for kinds that have one.
     #[must_use]
     pub fn source(&self) -> Option<&AbsPath> {
-        match self {
-            Self::Mount(Mount {
-                kind: Kind::Bind { source, .. },
-                ..
-            }) => Some(source),
-            Self::Mount(Mount {
-                kind: Kind::Tmpfs { .. },
-                ..
-            })
-            | Self::Unmount(_) => None,
+        match self.kind()? {
+            Kind::Bind { source, .. } => Some(source),
+            Kind::Tmpfs { .. } => None,
         }
     }
 }
@@ -101,4 +107,27 @@ pub struct Unmount {
     pub lazy: bool,
     /// Only if the topmost mount at the target has this id.
     pub id: Option<MountId>,
+}
+
+/// Attributes to be changed of a mount that is there, and of no mount beneath it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Remount {
+    /// Where it is attached.
+    pub target: AbsPath,
+    /// What it gets.
+    pub set: MountAttributes,
+    /// What it loses.
+    pub lift: Option<Lift>,
+    /// Only if the topmost mount at the target has this id.
+    pub id: Option<MountId>,
+}
+
+/// Attributes that a mount is to lose. What is in [`Remount::set`] too, it keeps.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lift {
+    /// Which.
+    pub attributes: MountAttributes,
+    /// What the mount is. Nothing is lifted from one that is something else, or
+    /// that the peer may not make without these attributes.
+    pub kind: Kind,
 }

@@ -46,6 +46,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
 enum Answer {
     Mounted(Mounted),
     Unmounted(Unmounted),
+    Remounted(MountInfo),
     List(Vec<MountInfo>),
     Explained {
         operation: Operation,
@@ -75,6 +76,7 @@ fn perform(arguments: Arguments) -> Result<Answer, Error> {
         Command::Change(change) => match change.into_operation()? {
             Operation::Mount(mount) => Answer::Mounted(builder.connect()?.mount(mount)?),
             Operation::Unmount(unmount) => Answer::Unmounted(builder.connect()?.unmount(unmount)?),
+            Operation::Remount(remount) => Answer::Remounted(builder.connect()?.remount(remount)?),
         },
         Command::Explain { operation } => {
             let operation = operation.into_operation()?;

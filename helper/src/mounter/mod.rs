@@ -7,20 +7,22 @@
 
 mod directory;
 mod existing;
+mod files;
 pub(crate) mod layout;
 mod location;
 mod lock;
 mod mount;
+mod remount;
 mod unmount;
 
 use std::ops::ControlFlow;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use mountwarden_policy::{MountPermit, Permit, PermittedKind, Policy, UnmountPermit, Verdict};
+use mountwarden_policy::{MountPermit, Permit, Policy, RemountPermit, UnmountPermit, Verdict};
 use mountwarden_protocol::{
-    AbsPath, ErrorCode, ErrorReply, MountId, Mounted, Operation, Outcome, Reply, RoleReport,
-    Unmounted,
+    AbsPath, ErrorCode, ErrorReply, MountId, MountInfo, Mounted, Operation, Outcome, Reply,
+    RoleReport, Unmounted,
 };
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags};
@@ -30,6 +32,7 @@ use nix::unistd::{Pid, fchdir};
 use thiserror::Error;
 
 use self::directory::Place;
+use self::files::Files;
 use self::location::{Location, Purpose};
 use self::lock::TargetLock;
 use crate::audit::{By, Record, Subject};
@@ -287,6 +290,9 @@ impl Worker<'_> {
             Verdict::Allowed(Permit::Unmount(permit)) => {
                 answer(self.unmount(&permit, files)?, Reply::Unmounted)
             }
+            Verdict::Allowed(Permit::Remount(permit)) => {
+                answer(self.remount(&permit, files)?, Reply::Remounted)
+            }
         };
         self.context.board.add(count_of(&reply));
         let record = Record {
@@ -306,46 +312,19 @@ impl Worker<'_> {
         permit: &MountPermit<'_>,
         files: Vec<OwnedFd>,
     ) -> Result<Result<Mounted, ErrorReply>, Ended> {
-        let mut files = files.into_iter();
-        let (Some(directory), Some(target)) = (files.next(), files.next()) else {
-            return Err(Ended::Violation("a mount takes a directory and a target"));
-        };
-        let source = match (&permit.kind, files.next(), files.next()) {
-            (PermittedKind::Bind { source: path, .. }, Some(file), None) => Some((path, file)),
-            (PermittedKind::Tmpfs { .. }, None, None) => None,
-            _ => {
-                return Err(Ended::Violation(
-                    "the descriptors are not those of this kind",
-                ));
-            }
-        };
-        Ok(self.locked_mount(permit, directory, target, source))
+        let files = Files::of(Some(&permit.kind), files)?;
+        Ok(self.locked_mount(permit, files))
     }
 
     fn locked_mount(
         &self,
         permit: &MountPermit<'_>,
-        directory: OwnedFd,
-        target: OwnedFd,
-        source: Option<(&AbsPath, OwnedFd)>,
+        files: Files<'_>,
     ) -> Result<Mounted, ErrorReply> {
-        let own = self.descriptors.own.as_fd();
-        let path = &permit.target;
-        let _lock = self.lock(&directory, path)?;
+        let _lock = self.lock(&files.directory, &permit.target)?;
         let table = &self.descriptors.table;
-        let place = Place::check(table, own, directory, path)?;
-        let target = Location::check(
-            table,
-            own,
-            Slot::Target,
-            target,
-            path,
-            Purpose::UseOrCompare,
-        )?;
-        let source = source
-            .map(|(path, file)| Location::check(table, own, Slot::Source, file, path, Purpose::Use))
-            .transpose()?;
-        mount::still_there(&place, &target)?;
+        let place = self.place(files.directory, &permit.target)?;
+        let (target, source) = self.locations(&place, files.target, files.source)?;
         if target.status.is_mount_root {
             return existing::same(table, permit, source.as_ref(), &target);
         }
@@ -373,11 +352,55 @@ impl Worker<'_> {
         directory: OwnedFd,
     ) -> Result<Unmounted, ErrorReply> {
         let _lock = self.lock(&directory, &permit.target)?;
-        let (table, own) = (&self.descriptors.table, self.descriptors.own.as_fd());
-        let place = Place::check(table, own, directory, &permit.target)?;
-        let unmounted = unmount::unmount(table, permit, &place)?;
+        let place = self.place(directory, &permit.target)?;
+        let unmounted = unmount::unmount(&self.descriptors.table, permit, &place)?;
         self.context.mounts.release();
         Ok(unmounted)
+    }
+
+    fn remount(
+        &self,
+        permit: &RemountPermit<'_>,
+        files: Vec<OwnedFd>,
+    ) -> Result<Result<MountInfo, ErrorReply>, Ended> {
+        let kind = permit.lift.as_ref().map(|lift| &lift.kind);
+        let files = Files::of(kind, files)?;
+        Ok(self.locked_remount(permit, files))
+    }
+
+    fn locked_remount(
+        &self,
+        permit: &RemountPermit<'_>,
+        files: Files<'_>,
+    ) -> Result<MountInfo, ErrorReply> {
+        let _lock = self.lock(&files.directory, &permit.target)?;
+        let place = self.place(files.directory, &permit.target)?;
+        let id = place.mounted(permit.id)?;
+        let (target, source) = self.locations(&place, files.target, files.source)?;
+        let table = &self.descriptors.table;
+        remount::remount(table, permit, id, source.as_ref(), &target)
+    }
+
+    fn place<'a>(&'a self, directory: OwnedFd, path: &'a AbsPath) -> Result<Place<'a>, ErrorReply> {
+        let (table, own) = (&self.descriptors.table, self.descriptors.own.as_fd());
+        Place::check(table, own, directory, path)
+    }
+
+    /// The target, which is where the name of `place` leads, and the source.
+    fn locations(
+        &self,
+        place: &Place<'_>,
+        target: OwnedFd,
+        source: Option<(&AbsPath, OwnedFd)>,
+    ) -> Result<(Location, Option<Location>), ErrorReply> {
+        let (table, own) = (&self.descriptors.table, self.descriptors.own.as_fd());
+        let compare = Purpose::UseOrCompare;
+        let target = Location::check(table, own, Slot::Target, target, place.path(), compare)?;
+        let source = source
+            .map(|(path, file)| Location::check(table, own, Slot::Source, file, path, Purpose::Use))
+            .transpose()?;
+        mount::still_there(place, &target)?;
+        Ok((target, source))
     }
 
     /// Waits until no other mounter works at the place. All else is looked at
@@ -466,6 +489,7 @@ fn count_of(reply: &Reply) -> Count {
         }
         Reply::Mounted(_) => Count::Mounted,
         Reply::Unmounted(_) => Count::Unmounted,
+        Reply::Remounted(_) => Count::Remounted,
         Reply::Error(error) if error.code == ErrorCode::Denied => Count::Denied,
         _ => Count::Failed,
     }

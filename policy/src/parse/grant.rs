@@ -10,7 +10,7 @@ use crate::grant::{BindTerms, Grant, Terms, TmpfsTerms};
 use crate::subjects::Subjects;
 use crate::template::Template;
 
-pub(super) const KEYS: [&str; 8] = [
+pub(super) const KEYS: [&str; 9] = [
     "name",
     "users",
     "groups",
@@ -19,6 +19,7 @@ pub(super) const KEYS: [&str; 8] = [
     "shared_target",
     "bind",
     "tmpfs",
+    "remount",
 ];
 
 /// The longest name in bytes: every audit line cites one.
@@ -39,6 +40,7 @@ pub(super) fn grant(table: &Table<'_>, accounts: &dyn Accounts) -> Result<Grant,
         None => MountAttributes::NO_SUID | MountAttributes::NO_DEV,
     };
     let shared_target = flag(table, "shared_target")?;
+    let remount = flag(table, "remount")?;
     let bind = match table.get("bind") {
         Some(value) => Some(bind(&value, &subjects)?),
         None => None,
@@ -61,6 +63,7 @@ pub(super) fn grant(table: &Table<'_>, accounts: &dyn Accounts) -> Result<Grant,
             shared_target,
             bind,
             tmpfs,
+            remount,
         },
     })
 }

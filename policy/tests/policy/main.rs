@@ -17,6 +17,8 @@ mod properties;
 #[cfg(test)]
 mod protected;
 #[cfg(test)]
+mod remounts;
+#[cfg(test)]
 mod several;
 #[cfg(test)]
 mod support;

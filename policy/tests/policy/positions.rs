@@ -113,14 +113,14 @@ fn every_table_knows_its_keys() {
             3,
             1,
             "unknown key \"user\" in [[grant]]; the keys are name, users, groups, target, force, \
-             shared_target, bind, tmpfs",
+             shared_target, bind, tmpfs, remount",
         ),
         (
             "version = 1\n[[grant]]\nname = 'x'\n  [grant.block]\n  device = []\n",
             4,
             10,
             "unknown key \"block\" in [[grant]]; the keys are name, users, groups, target, force, \
-             shared_target, bind, tmpfs",
+             shared_target, bind, tmpfs, remount",
         ),
     ]);
 }

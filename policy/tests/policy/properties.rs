@@ -7,7 +7,8 @@ use std::path::{Component, Path};
 
 use mountwarden_policy::{MountPermit, Peer, Permit, PermittedKind, Policy, Verdict};
 use mountwarden_protocol::{
-    AbsPath, DenyReason, Kind, Mount, MountAttributes, MountOptions, Operation, TmpfsMode, Unmount,
+    AbsPath, DenyReason, Kind, Lift, Mount, MountAttributes, MountOptions, Operation, Remount,
+    TmpfsMode, Unmount,
 };
 use proptest::prelude::*;
 
@@ -22,6 +23,7 @@ struct Spec {
     force: Vec<&'static str>,
     sources: Option<(Vec<String>, bool, bool)>,
     tmpfs: Option<(u64, u64)>,
+    remount: bool,
 }
 
 fn toml(specs: &[Spec]) -> String {
@@ -32,12 +34,13 @@ fn toml(specs: &[Spec]) -> String {
             groups,
             targets,
             force,
+            remount,
             ..
         } = spec;
         write!(
             text,
             "[[grant]]\nname = 'g{index}'\nusers = {users:?}\ngroups = {groups:?}\n\
-             target = {targets:?}\nforce = {force:?}\n"
+             target = {targets:?}\nforce = {force:?}\nremount = {remount}\n"
         )
         .unwrap();
         if let Some((sources, read_only, recursive)) = &spec.sources {
@@ -94,21 +97,25 @@ fn spec() -> impl Strategy<Value = Spec> {
         prop::sample::subsequence(flags, 0..=5),
         prop::option::of(bind),
         prop::option::of((1..5_u64, 1..5_u64)),
+        any::<bool>(),
     )
         .prop_filter(
             "a subject and a kind",
-            |(users, groups, _, _, bind, tmpfs)| {
+            |(users, groups, _, _, bind, tmpfs, _)| {
                 !(users.is_empty() && groups.is_empty()) && (bind.is_some() || tmpfs.is_some())
             },
         )
-        .prop_map(|(users, groups, targets, force, sources, tmpfs)| Spec {
-            users,
-            groups,
-            targets,
-            force,
-            sources,
-            tmpfs,
-        })
+        .prop_map(
+            |(users, groups, targets, force, sources, tmpfs, remount)| Spec {
+                users,
+                groups,
+                targets,
+                force,
+                sources,
+                tmpfs,
+                remount,
+            },
+        )
 }
 
 fn peers() -> impl Strategy<Value = Peer> {
@@ -146,7 +153,19 @@ fn operations() -> impl Strategy<Value = Operation> {
             lazy: false,
             id: None,
         })),
+        1 => (any_path(0), attributes(), prop::option::of((attributes(), kinds()))).prop_map(
+            |(target, set, lift)| Operation::Remount(Remount {
+                target: path(&target),
+                set,
+                lift: lift.map(|(attributes, kind)| Lift { attributes, kind }),
+                id: None,
+            })
+        ),
     ]
+}
+
+fn attributes() -> impl Strategy<Value = MountAttributes> {
+    (0..=31_u32).prop_map(MountAttributes::from_bits_truncate)
 }
 
 /// A grant of the policy that an operation aims at, and by how much it misses.
@@ -196,6 +215,13 @@ fn aimed(specs: &[Spec], peer: &Peer, operation: &Operation, aim: Option<Aim>) -
             }
         }
         Operation::Unmount(unmount) => unmount.target = near(&spec.targets, aim.beyond_target),
+        Operation::Remount(remount) => {
+            remount.target = near(&spec.targets, aim.beyond_target);
+            let kind = remount.lift.as_mut().map(|lift| &mut lift.kind);
+            if let (Some(Kind::Bind { source, .. }), Some((roots, ..))) = (kind, &spec.sources) {
+                *source = near(roots, aim.beyond_source);
+            }
+        }
     }
     operation
 }
@@ -224,11 +250,13 @@ fn expected(specs: &[Spec], peer: &Peer, operation: &Operation) -> Result<usize,
     }
     Err([
         DenyReason::TargetNotGranted,
+        DenyReason::RemountNotGranted,
         DenyReason::KindNotGranted,
         DenyReason::SourceNotGranted,
         DenyReason::RecursiveNotGranted,
         DenyReason::SuidNotGranted,
         DenyReason::DevNotGranted,
+        DenyReason::AttributeForced,
         DenyReason::SizeAboveMaximum,
         DenyReason::InodesAboveMaximum,
     ][furthest])
@@ -241,26 +269,44 @@ fn is_for(spec: &Spec, peer: &Peer) -> bool {
 }
 
 /// Whether each check passes, in the order in which they are made.
-fn checks(spec: &Spec, peer: &Peer, operation: &Operation) -> [bool; 8] {
-    let target = beneath(operation.target(), &spec.targets, peer, 1);
-    let Operation::Mount(mount) = operation else {
-        return [target, true, true, true, true, true, true, true];
-    };
-    let keeps = |option, word| !mount.options.contains(option) || !spec.force.contains(&word);
-    let suid = keeps(MountOptions::SUID, "nosuid");
-    let dev = keeps(MountOptions::DEV, "nodev");
-    match (&mount.kind, &spec.sources, spec.tmpfs) {
+fn checks(spec: &Spec, peer: &Peer, operation: &Operation) -> [bool; 10] {
+    let mut checks = [true; 10];
+    checks[0] = beneath(operation.target(), &spec.targets, peer, 1);
+    match operation {
+        Operation::Mount(mount) => {
+            let keeps =
+                |option, word| !mount.options.contains(option) || !spec.force.contains(&word);
+            checks[5] = keeps(MountOptions::SUID, "nosuid");
+            checks[6] = keeps(MountOptions::DEV, "nodev");
+            check_kind(spec, peer, &mount.kind, &mut checks);
+        }
+        Operation::Unmount(_) => {}
+        Operation::Remount(remount) => {
+            checks[1] = spec.remount;
+            if let Some(lift) = &remount.lift {
+                let names = lift.attributes.names();
+                let is_bind = matches!(lift.kind, Kind::Bind { .. });
+                let read_only = is_bind && spec.sources.as_ref().is_some_and(|(_, ro, _)| *ro);
+                let forced = |name| spec.force.contains(name) || (read_only && *name == "ro");
+                checks[7] = !names.iter().any(forced);
+                check_kind(spec, peer, &lift.kind, &mut checks);
+            }
+        }
+    }
+    checks
+}
+
+fn check_kind(spec: &Spec, peer: &Peer, kind: &Kind, checks: &mut [bool; 10]) {
+    match (kind, &spec.sources, spec.tmpfs) {
         (Kind::Bind { source, recursive }, Some((roots, _, may_recurse)), _) => {
-            let source = beneath(source, roots, peer, 0);
-            let recursive = !recursive || *may_recurse;
-            [target, true, source, recursive, suid, dev, true, true]
+            checks[3] = beneath(source, roots, peer, 0);
+            checks[4] = !recursive || *may_recurse;
         }
         (Kind::Tmpfs { size, inodes, .. }, _, Some((max_size, max_inodes))) => {
-            let size = size.is_none_or(|size| size.get() <= max_size);
-            let inodes = inodes.is_none_or(|inodes| inodes.get() <= max_inodes);
-            [target, true, true, true, suid, dev, size, inodes]
+            checks[8] = size.is_none_or(|size| size.get() <= max_size);
+            checks[9] = inodes.is_none_or(|inodes| inodes.get() <= max_inodes);
         }
-        _ => [target, false, true, true, true, true, true, true],
+        _ => checks[2] = false,
     }
 }
 
@@ -369,6 +415,7 @@ proptest! {
             force: vec![],
             sources: Some((vec![root.clone()], false, true)),
             tmpfs: Some((1, 1)),
+            remount: true,
         };
         let policy = parse(&[spec]);
         let peer = Peer { uid: 1, gid: 1, groups: vec![] };

@@ -162,7 +162,7 @@ fn golden_vectors_hold_every_variant_of_every_enumeration() {
     );
     assert_eq!(
         variants::<Operation>(),
-        seen(&["Perform(Mount(", "Perform(Unmount("])
+        seen(&["Perform(Mount(", "Perform(Unmount(", "Perform(Remount("])
     );
     assert_eq!(variants::<Kind>(), seen(&["kind: Bind {", "kind: Tmpfs {"]));
     assert_eq!(
@@ -173,7 +173,8 @@ fn golden_vectors_hold_every_variant_of_every_enumeration() {
             "Reply(Unmounted(",
             "Reply(List(",
             "Reply(Explained(",
-            "Reply(Status("
+            "Reply(Status(",
+            "Reply(Remounted("
         ])
     );
     assert_eq!(

@@ -66,6 +66,7 @@ mirror! {
     pub(crate) enum Operation {
         Mount(Mount),
         Unmount(Unmount),
+        Remount(Remount),
     }
 
     pub(crate) struct Mount {
@@ -92,6 +93,18 @@ mirror! {
         pub(crate) id: Option<u64>,
     }
 
+    pub(crate) struct Remount {
+        pub(crate) target: Vec<u8>,
+        pub(crate) set: u32,
+        pub(crate) lift: Option<Lift>,
+        pub(crate) id: Option<u64>,
+    }
+
+    pub(crate) struct Lift {
+        pub(crate) attributes: u32,
+        pub(crate) kind: Kind,
+    }
+
     pub(crate) enum Reply {
         Error(ErrorReply),
         Mounted(Mounted),
@@ -99,6 +112,7 @@ mirror! {
         List(ListPage),
         Explained(Explanation),
         Status(Status),
+        Remounted(MountInfo),
     }
 
     pub(crate) enum Outcome {
@@ -197,6 +211,7 @@ mirror! {
         pub(crate) failed: u64,
         pub(crate) delayed: u64,
         pub(crate) killed: u64,
+        pub(crate) remounted: u64,
     }
 }
 
@@ -327,6 +342,15 @@ impl From<&protocol::Operation> for Operation {
                 lazy: unmount.lazy,
                 id: unmount.id.map(u64::from),
             }),
+            protocol::Operation::Remount(remount) => Self::Remount(Remount {
+                target: path(&remount.target),
+                set: remount.set.bits(),
+                lift: remount.lift.as_ref().map(|lift| Lift {
+                    attributes: lift.attributes.bits(),
+                    kind: (&lift.kind).into(),
+                }),
+                id: remount.id.map(u64::from),
+            }),
         }
     }
 }
@@ -368,6 +392,7 @@ impl From<&protocol::Reply> for Reply {
             }),
             protocol::Reply::Explained(explanation) => Self::Explained(explanation.into()),
             protocol::Reply::Status(status) => Self::Status((&**status).into()),
+            protocol::Reply::Remounted(mount) => Self::Remounted(mount.into()),
         }
     }
 }
@@ -431,6 +456,7 @@ impl From<&protocol::Status> for Status {
                 failed: from.counters.failed,
                 delayed: from.counters.delayed,
                 killed: from.counters.killed,
+                remounted: from.counters.remounted,
             },
         }
     }

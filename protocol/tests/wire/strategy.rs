@@ -2,9 +2,9 @@
 
 use mountwarden_protocol::{
     AbsPath, Counters, DenyReason, ErrorCode, ErrorReply, Explanation, Features, Hello, HelloReply,
-    Kind, LandlockReport, Limits, ListPage, Mount, MountAttributes, MountId, MountInfo,
-    MountOptions, Mounted, Operation, Outcome, Refusal, Reply, Request, Role, RoleReport, Status,
-    TmpfsInodes, TmpfsLimits, TmpfsMode, TmpfsSize, Unmount, Unmounted, Versions, Welcome,
+    Kind, LandlockReport, Lift, Limits, ListPage, Mount, MountAttributes, MountId, MountInfo,
+    MountOptions, Mounted, Operation, Outcome, Refusal, Remount, Reply, Request, Role, RoleReport,
+    Status, TmpfsInodes, TmpfsLimits, TmpfsMode, TmpfsSize, Unmount, Unmounted, Versions, Welcome,
 };
 use proptest::collection::vec;
 use proptest::option::of;
@@ -131,6 +131,10 @@ fn kind() -> impl Strategy<Value = Kind> {
     ]
 }
 
+fn lift() -> impl Strategy<Value = Lift> {
+    (attributes(), kind()).prop_map(|(attributes, kind)| Lift { attributes, kind })
+}
+
 fn operation() -> impl Strategy<Value = Operation> {
     prop_oneof![
         (kind(), path(), any::<u32>()).prop_map(|(kind, target, options)| {
@@ -142,6 +146,14 @@ fn operation() -> impl Strategy<Value = Operation> {
         }),
         (path(), any::<bool>(), of(mount_id()))
             .prop_map(|(target, lazy, id)| Operation::Unmount(Unmount { target, lazy, id })),
+        (path(), attributes(), of(lift()), of(mount_id())).prop_map(|(target, set, lift, id)| {
+            Operation::Remount(Remount {
+                target,
+                set,
+                lift,
+                id,
+            })
+        }),
     ]
 }
 
@@ -229,7 +241,7 @@ fn status() -> impl Strategy<Value = Status> {
             idle_timeout_ms: idle,
         },
     );
-    let counters = any::<[u64; 9]>().prop_map(|numbers| {
+    let counters = any::<[u64; 10]>().prop_map(|numbers| {
         let [
             connections_open,
             connections,
@@ -240,6 +252,7 @@ fn status() -> impl Strategy<Value = Status> {
             failed,
             delayed,
             killed,
+            remounted,
         ] = numbers;
         Counters {
             connections_open,
@@ -251,6 +264,7 @@ fn status() -> impl Strategy<Value = Status> {
             failed,
             delayed,
             killed,
+            remounted,
         }
     });
     (
@@ -284,5 +298,6 @@ pub(crate) fn reply() -> impl Strategy<Value = Reply> {
             .prop_map(|(mounts, next)| Reply::List(ListPage { mounts, next })),
         explanation().prop_map(Reply::Explained),
         status().prop_map(|status| Reply::Status(Box::new(status))),
+        mount_info().prop_map(Reply::Remounted),
     ]
 }

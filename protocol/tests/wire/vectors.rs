@@ -3,9 +3,9 @@
 
 use mountwarden_protocol::{
     AbsPath, Counters, DenyReason, ErrorCode, ErrorReply, Explanation, Features, Hello, HelloReply,
-    Kind, LandlockReport, Limits, ListPage, Mount, MountAttributes, MountId, MountInfo,
-    MountOptions, Mounted, Operation, Outcome, Refusal, Reply, Request, Role, RoleReport, Status,
-    TmpfsInodes, TmpfsLimits, TmpfsMode, TmpfsSize, Unmount, Unmounted, Versions, Welcome,
+    Kind, LandlockReport, Lift, Limits, ListPage, Mount, MountAttributes, MountId, MountInfo,
+    MountOptions, Mounted, Operation, Outcome, Refusal, Remount, Reply, Request, Role, RoleReport,
+    Status, TmpfsInodes, TmpfsLimits, TmpfsMode, TmpfsSize, Unmount, Unmounted, Versions, Welcome,
 };
 
 #[derive(Debug)]
@@ -154,6 +154,30 @@ fn requests() -> Vec<(&'static str, Request)> {
                 id: None,
             })),
         ),
+        (
+            "request-perform-remount",
+            Request::Perform(Operation::Remount(Remount {
+                target: path("/run/vms/7"),
+                set: MountAttributes::READ_ONLY | MountAttributes::NO_EXEC,
+                lift: None,
+                id: None,
+            })),
+        ),
+        (
+            "request-perform-remount-lift-by-id",
+            Request::Perform(Operation::Remount(Remount {
+                target: path("/run/vms/7"),
+                set: MountAttributes::NO_SYMFOLLOW,
+                lift: Some(Lift {
+                    attributes: MountAttributes::READ_ONLY,
+                    kind: Kind::Bind {
+                        source: path("/srv/images"),
+                        recursive: false,
+                    },
+                }),
+                id: Some(id(0x1_0000_0102)),
+            })),
+        ),
         ("request-list-first", Request::List { after: None }),
         (
             "request-list-after",
@@ -218,6 +242,10 @@ fn replies() -> Vec<(&'static str, Reply)> {
             }),
         ),
         ("reply-status", Reply::Status(Box::new(status()))),
+        (
+            "reply-remounted",
+            Reply::Remounted(mount_info(0x1_0000_0102, "/run/vms/7")),
+        ),
     ]);
     replies
 }
@@ -336,6 +364,7 @@ fn status() -> Status {
             failed: 7,
             delayed: 8,
             killed: 9,
+            remounted: 10,
         },
     }
 }

@@ -137,7 +137,7 @@ pub(super) fn mounter_checks() -> Vec<Entry> {
 pub(super) fn mounter_work() -> Vec<Entry> {
     // A tmpfs has no source, so that its context gets that number.
     let context = fd(0, Slot::Source.number(), "the free slot of a source");
-    let made = slot(0, Slot::Mount);
+    let (made, target) = (slot(0, Slot::Mount), slot(0, Slot::Target));
     let empty = pinned(1, "path", EMPTY);
     let size = long(4, "size", 32, "sizeof(struct mount_attr)");
     let [source, others @ ..] = TMPFS_KEYS;
@@ -180,8 +180,9 @@ pub(super) fn mounter_work() -> Vec<Entry> {
         ),
         call!(
             SYS_mount_setattr,
-            "attributes, which are only ever added",
+            "the attributes of a new mount; of a target, when it is remounted",
             [made, empty, is!(2, flags = AT_EMPTY_PATH), size],
+            [target, empty, is!(2, flags = AT_EMPTY_PATH), size],
             [
                 made,
                 empty,

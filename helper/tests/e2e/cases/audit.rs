@@ -8,7 +8,8 @@ use std::process::{Child, Command, Stdio};
 
 use mountwarden_client::protocol::{Hello, frame};
 use mountwarden_client::{
-    Bind, Client, ErrorKind, MountId, Tmpfs, TmpfsInodes, TmpfsMode, TmpfsSize, Unmount, Versions,
+    Bind, Client, ErrorKind, MountAttributes, MountId, Remount, Tmpfs, TmpfsInodes, TmpfsMode,
+    TmpfsSize, Unmount, Versions,
 };
 use nix::sys::signal::{Signal, kill};
 use serde_json::Value;
@@ -26,6 +27,7 @@ connections_per_user = 1
 [[grant]]
 name = "vm storage"
 users = [@UID@]
+remount = true
 target = ["@DIR@/mnt"]
   [grant.bind]
   source = ["@DIR@/src"]
@@ -99,6 +101,11 @@ fn decisions(sandbox: &Sandbox, daemon: &Daemon) -> Vec<(&'static str, String)> 
         .mount(Bind::new("/etc", &base).unwrap().recursive())
         .unwrap_err();
     all.push(("denied by the policy", tail.one()));
+    let remount = Remount::new(&base).unwrap().no_exec();
+    let lifted = MountAttributes::READ_ONLY;
+    let remount = remount.lift_from_bind(lifted, sandbox.path("src/data"));
+    client.remount(remount.unwrap()).unwrap();
+    all.push(("other attributes of a bind", tail.one()));
     let missing = Tmpfs::new(sandbox.path("mnt/missing")).unwrap();
     client.mount(missing).unwrap_err();
     all.push((

@@ -28,6 +28,7 @@ mod pace;
 mod paths;
 mod protocol;
 mod races;
+mod remounting;
 mod restart;
 mod slow;
 mod start;
@@ -122,6 +123,8 @@ cases! {
         has_its_limits_and_owner
         busy_then_lazy
         by_id
+        attack_16_what_others_put_there_stays
+        attack_31_dead_and_hung_file_systems
         topmost_of_a_stack
         list_is_the_peers_own
         list_goes_over_pages
@@ -205,7 +208,6 @@ cases! {
     absent {
         attack_13_devices_are_no_sources
         attack_14_no_file_system_can_be_named
-        attack_16_nothing_is_remounted
         attack_35_no_reply_brings_a_descriptor
     }
     audit {
@@ -213,6 +215,20 @@ cases! {
         a_flood_of_connections_is_one_line
         attack_25_a_user_without_a_number
         a_log_that_is_gone_ends_the_helper
+    }
+    remounting {
+        attack_16_forced_flags_are_never_lifted
+        attack_16_only_where_granted
+        attack_16_what_others_put_there_stays
+        attack_16_a_mount_is_no_proof_of_itself
+        attack_16_replaced_before_the_check
+        attack_16_locked_by_the_kernel
+        attack_19_flags_are_the_kernels
+        attack_26_roots_of_other_mounts
+        attack_31_dead_and_hung_file_systems
+        forced_flags_come_with_it
+        by_id_and_where_nothing_is
+        busy_while_open_for_writing
     }
     coverage {
         every_entry_is_used

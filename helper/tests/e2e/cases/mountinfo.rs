@@ -61,6 +61,8 @@ again! {
     tmpfs::has_its_limits_and_owner
     unmounting::busy_then_lazy
     unmounting::by_id
+    remounting::attack_16_what_others_put_there_stays
+    remounting::attack_31_dead_and_hung_file_systems
     unmounting::topmost_of_a_stack
     asking::list_is_the_peers_own
     asking::list_goes_over_pages

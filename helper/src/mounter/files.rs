@@ -1,0 +1,42 @@
+//! The descriptors that an order brings.
+#![forbid(unsafe_code)]
+
+use std::os::fd::OwnedFd;
+
+use mountwarden_policy::PermittedKind;
+use mountwarden_protocol::AbsPath;
+
+use super::Ended;
+
+/// The descriptors of a mount or a remount.
+pub(super) struct Files<'a> {
+    pub(super) directory: OwnedFd,
+    pub(super) target: OwnedFd,
+    pub(super) source: Option<(&'a AbsPath, OwnedFd)>,
+}
+
+impl<'a> Files<'a> {
+    /// Those that an order about this kind brings.
+    pub(super) fn of(kind: Option<&'a PermittedKind>, files: Vec<OwnedFd>) -> Result<Self, Ended> {
+        let mut files = files.into_iter();
+        let (Some(directory), Some(target)) = (files.next(), files.next()) else {
+            return Err(Ended::Violation(
+                "a mount or remount takes a directory and a target",
+            ));
+        };
+        let source = match (kind, files.next(), files.next()) {
+            (Some(PermittedKind::Bind { source, .. }), Some(file), None) => Some((source, file)),
+            (Some(PermittedKind::Tmpfs { .. }) | None, None, None) => None,
+            _ => {
+                return Err(Ended::Violation(
+                    "the descriptors are not those of this kind",
+                ));
+            }
+        };
+        Ok(Self {
+            directory,
+            target,
+            source,
+        })
+    }
+}
