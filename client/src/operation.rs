@@ -4,7 +4,7 @@ use std::path::Path;
 
 use mountwarden_protocol::{
     AbsPath, Kind, Lift, Mount, MountAttributes, MountId, MountInfo, MountOptions, Mounted,
-    Operation, Remount as RemountRequest, TmpfsInodes, TmpfsMode, TmpfsSize,
+    Operation, Propagation, Remount as RemountRequest, TmpfsInodes, TmpfsMode, TmpfsSize,
     Unmount as UnmountRequest,
 };
 
@@ -38,6 +38,14 @@ macro_rules! common_options {
             self.options.insert(MountOptions::DEV);
             self
         }
+
+        /// What is mounted on the mount appears on its source too, in every mount
+        /// namespace that shares it, and the other way round. Without it the mount
+        /// is private. Denied unless the grant allows it.
+        pub fn shared(mut self) -> Self {
+            self.propagation = Propagation::Shared;
+            self
+        }
     };
 }
 
@@ -64,6 +72,7 @@ pub struct Bind {
     target: AbsPath,
     recursive: bool,
     options: MountOptions,
+    propagation: Propagation,
 }
 
 impl Bind {
@@ -79,6 +88,7 @@ impl Bind {
             target: checked("target", target.as_ref())?,
             recursive: false,
             options: MountOptions::empty(),
+            propagation: Propagation::Private,
         })
     }
 
@@ -91,6 +101,14 @@ impl Bind {
     /// With the mounts beneath the source. Denied unless the grant allows it.
     pub fn recursive(mut self) -> Self {
         self.recursive = true;
+        self
+    }
+
+    /// What is mounted on the source appears on the mount, and nothing the other way.
+    /// [`Unsupported`](crate::ErrorKind::Unsupported) where the source lies on a
+    /// private mount, denied unless the grant allows it.
+    pub fn slave(mut self) -> Self {
+        self.propagation = Propagation::Slave;
         self
     }
 
@@ -121,6 +139,7 @@ pub struct Tmpfs {
     inodes: Option<TmpfsInodes>,
     mode: Option<TmpfsMode>,
     options: MountOptions,
+    propagation: Propagation,
 }
 
 impl Tmpfs {
@@ -135,6 +154,7 @@ impl Tmpfs {
             inodes: None,
             mode: None,
             options: MountOptions::empty(),
+            propagation: Propagation::Private,
         })
     }
 
@@ -344,6 +364,7 @@ impl From<Bind> for Mount {
             },
             target: bind.target,
             options: bind.options,
+            propagation: bind.propagation,
         }
     }
 }
@@ -358,6 +379,7 @@ impl From<Tmpfs> for Mount {
             },
             target: tmpfs.target,
             options: tmpfs.options,
+            propagation: tmpfs.propagation,
         }
     }
 }

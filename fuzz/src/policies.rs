@@ -4,7 +4,8 @@ use std::path::Path;
 
 use mountwarden_policy::{Accounts, Peer, Permit, Policy, PolicyError, Verdict};
 use mountwarden_protocol::{
-    AbsPath, Kind, Lift, Mount, MountAttributes, MountOptions, Operation, Remount, Unmount,
+    AbsPath, Kind, Lift, Mount, MountAttributes, MountOptions, Operation, Propagation, Remount,
+    Unmount,
 };
 
 struct Known;
@@ -159,6 +160,7 @@ fn operations() -> impl Iterator<Item = Operation> {
                         kind,
                         target: target.clone(),
                         options: MountOptions::READ_ONLY,
+                        propagation: Propagation::Shared,
                     });
                     [mount, remount]
                 })

@@ -9,7 +9,9 @@
 use std::fmt::Write as _;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use mountwarden_protocol::{ErrorCode, ErrorReply, Kind, Operation, Outcome, Reply, Role};
+use mountwarden_protocol::{
+    ErrorCode, ErrorReply, Kind, Operation, Outcome, Propagation, Reply, Role,
+};
 use nix::errno::Errno;
 use nix::unistd::{Pid, getpid};
 
@@ -135,6 +137,9 @@ fn asked(line: &mut Line, operation: &Operation) {
                 }
             }
             line.name("options", &mount.options.names().join(","));
+            if mount.propagation != Propagation::Private {
+                line.name("propagation", mount.propagation.name());
+            }
         }
         Operation::Unmount(unmount) => {
             line.truth("lazy", unmount.lazy);
@@ -320,6 +325,7 @@ mod tests {
 
     use mountwarden_protocol::{
         AbsPath, DenyReason, ErrorCode, ErrorReply, Kind, Mount, MountId, MountOptions, Operation,
+        Propagation,
     };
     use proptest::prelude::*;
 
@@ -372,6 +378,7 @@ mod tests {
             },
             target: path(2),
             options: MountOptions::all(),
+            propagation: Propagation::Shared,
         };
         let id = MountId::try_from(u64::MAX).expect("an id");
         let mut error = ErrorReply::new(ErrorCode::UnsupportedVersion, "\u{1f600}".repeat(600));

@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use mountwarden_protocol::{AbsPath, MountAttributes, MountId, MountInfo};
+use mountwarden_protocol::{AbsPath, MountAttributes, MountId, MountInfo, Propagation};
 use nix::errno::Errno;
 
 use crate::files;
@@ -42,6 +42,26 @@ pub(crate) fn attributes(mount: &MountStatus) -> MountAttributes {
 /// appears in them too (`mount_namespaces(7)`).
 pub(crate) fn is_shared(mount: &MountStatus) -> bool {
     mount.propagation & libc::MS_SHARED != 0
+}
+
+/// How mounts beneath a mount spread. What is shared and a slave at once is shared.
+pub(crate) fn propagation(mount: &MountStatus) -> Propagation {
+    if is_shared(mount) {
+        Propagation::Shared
+    } else if mount.propagation & libc::MS_SLAVE != 0 {
+        Propagation::Slave
+    } else {
+        Propagation::Private
+    }
+}
+
+/// The kernel's bit of a propagation.
+pub(crate) fn propagation_bit(propagation: Propagation) -> u64 {
+    match propagation {
+        Propagation::Private => libc::MS_PRIVATE,
+        Propagation::Slave => libc::MS_SLAVE,
+        Propagation::Shared => libc::MS_SHARED,
+    }
 }
 
 /// The mount as clients see it; `None` where its paths are not [`AbsPath`]s,

@@ -47,6 +47,7 @@ pub(crate) enum Check {
     Suid,
     Dev,
     Forced,
+    Propagation,
     Size,
     Inodes,
 }
@@ -62,6 +63,7 @@ impl Check {
             Self::Suid => DenyReason::SuidNotGranted,
             Self::Dev => DenyReason::DevNotGranted,
             Self::Forced => DenyReason::AttributeForced,
+            Self::Propagation => DenyReason::PropagationNotGranted,
             Self::Size => DenyReason::SizeAboveMaximum,
             Self::Inodes => DenyReason::InodesAboveMaximum,
         }
@@ -106,6 +108,19 @@ impl Denial {
                 "{} {target} is refused: {relation} that is never mounted over or unmounted, \
                  whatever the policy grants",
                 verb(operation)
+            ),
+        }
+    }
+
+    /// What is mounted on a shared bind is mounted on its source too.
+    pub(crate) fn shares_protected(source: &AbsPath, place: &AbsPath) -> Self {
+        Self {
+            reason: DenyReason::TargetProtected,
+            path: source.clone(),
+            message: format!(
+                "a shared bind of {source} is refused: what is mounted on it would cover {}, or lie \
+                 in it, a place that is never mounted over, whatever the policy grants",
+                brief(place)
             ),
         }
     }
@@ -180,6 +195,10 @@ fn refused_by(grant: &Grant, check: Check, peer: &Peer, operation: &Operation) -
         Check::Forced => format!(
             "lifting {} at {target} is refused: your grant '{name}' forces that",
             forced(grant, operation).names().join(" and ")
+        ),
+        Check::Propagation => format!(
+            "a mount at {target} that is not private is refused: your grant '{name}' does not allow \
+             that propagation"
         ),
         Check::Size => above(
             target,

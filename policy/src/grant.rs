@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use mountwarden_protocol::{AbsPath, Kind, MountAttributes, TmpfsInodes, TmpfsSize};
+use mountwarden_protocol::{AbsPath, Kind, MountAttributes, Propagation, TmpfsInodes, TmpfsSize};
 
 use crate::subjects::Subjects;
 use crate::template::Template;
@@ -24,6 +24,8 @@ pub(crate) struct Terms {
     pub(crate) bind: Option<BindTerms>,
     pub(crate) tmpfs: Option<TmpfsTerms>,
     pub(crate) remount: bool,
+    /// Beside private.
+    pub(crate) propagation: BTreeSet<Propagation>,
 }
 
 /// `[grant.bind]`

@@ -1,8 +1,8 @@
 //! The decision.
 
 use mountwarden_protocol::{
-    AbsPath, Kind, Lift, Mount, MountAttributes, MountOptions, Operation, Remount, TmpfsInodes,
-    TmpfsMode, TmpfsSize, Unmount,
+    AbsPath, Kind, Lift, Mount, MountAttributes, MountOptions, Operation, Propagation, Remount,
+    TmpfsInodes, TmpfsMode, TmpfsSize, Unmount,
 };
 
 use crate::denial::{Check, Denial, Obstacle};
@@ -27,6 +27,13 @@ pub(crate) fn judge<'p>(
     }
     if let Some(place) = protected.hit_by(operation.target()) {
         return Verdict::Denied(Denial::protected(operation, place));
+    }
+    if let Operation::Mount(mount) = operation
+        && mount.propagation == Propagation::Shared
+        && let Some(source) = operation.source()
+        && let Some(place) = protected.hit_by(source)
+    {
+        return Verdict::Denied(Denial::shares_protected(source, place));
     }
     let mut nearest: Option<Obstacle<'_>> = None;
     for grant in &own {
@@ -67,6 +74,10 @@ fn consider_mount<'p>(
 ) -> Result<MountPermit<'p>, Check> {
     check_kind(grant, peer, &mount.kind)?;
     check_options(grant, mount.options)?;
+    let propagation = mount.propagation;
+    if propagation != Propagation::Private && !grant.terms.propagation.contains(&propagation) {
+        return Err(Check::Propagation);
+    }
     let kind = permitted(grant, peer, &mount.kind)?;
     Ok(MountPermit {
         grant: &grant.name,
@@ -74,6 +85,7 @@ fn consider_mount<'p>(
         kind,
         attributes: grant.terms.forced(&mount.kind) | restrictions(mount.options),
         shared_target: grant.terms.shared_target,
+        propagation,
     })
 }
 

@@ -1,6 +1,8 @@
 //! What the policy says of one operation.
 
-use mountwarden_protocol::{AbsPath, MountAttributes, MountId, TmpfsInodes, TmpfsMode, TmpfsSize};
+use mountwarden_protocol::{
+    AbsPath, MountAttributes, MountId, Propagation, TmpfsInodes, TmpfsMode, TmpfsSize,
+};
 
 use crate::Denial;
 
@@ -64,6 +66,8 @@ pub struct MountPermit<'p> {
     pub attributes: MountAttributes,
     /// Whether the target may lie on a mount that other namespaces share.
     pub shared_target: bool,
+    /// How mounts beneath it spread.
+    pub propagation: Propagation,
 }
 
 impl<'p> MountPermit<'p> {

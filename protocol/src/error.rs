@@ -81,6 +81,8 @@ open_enum! {
         /// An attribute was to be lifted that the grant, or the mount that the
         /// source lies on, forces.
         AttributeForced = 13, "attribute-forced";
+        /// The grant allows only mounts of another propagation.
+        PropagationNotGranted = 14, "propagation-not-granted";
     }
 }
 

@@ -74,6 +74,33 @@ pub struct Mount {
     pub target: AbsPath,
     /// How it is mounted.
     pub options: MountOptions,
+    /// How mounts beneath it spread.
+    pub propagation: Propagation,
+}
+
+/// Which other places get what is mounted on a mount, and the other way round
+/// (`mount_namespaces(7)`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
+pub enum Propagation {
+    /// None.
+    #[default]
+    Private,
+    /// It gets what is mounted on its source, and gives nothing.
+    Slave,
+    /// It and its source, and every namespace that shares them, get the same.
+    Shared,
+}
+
+impl Propagation {
+    /// The name as `mount(8)` spells it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Private => "private",
+            Self::Slave => "slave",
+            Self::Shared => "shared",
+        }
+    }
 }
 
 /// What is mounted.

@@ -128,6 +128,14 @@ pub(super) enum Kind {
         #[arg(long)]
         recursive: bool,
 
+        /// What is mounted on the source appears on the mount; not the other way.
+        #[arg(long)]
+        slave: bool,
+
+        /// What is mounted on the mount appears on its source, and the other way.
+        #[arg(long, conflicts_with = "slave")]
+        shared: bool,
+
         #[command(flatten)]
         without: Restrictions,
 
@@ -153,6 +161,10 @@ pub(super) enum Kind {
         /// The mode of its root directory, in octal [default: 0700].
         #[arg(long, value_name = "MODE", value_parser = mode)]
         mode: Option<TmpfsMode>,
+
+        /// What is mounted on the mount appears in later mount namespaces too.
+        #[arg(long)]
+        shared: bool,
 
         #[command(flatten)]
         without: Restrictions,
@@ -288,12 +300,16 @@ impl Change {
                     target,
                     read_only,
                     recursive,
+                    slave,
+                    shared,
                     without,
                     with,
                 } => {
                     let bind = Bind::new(trimmed(&source), trimmed(&target)).map_err(advise)?;
                     let bind = when(read_only, bind, Bind::read_only);
                     let bind = when(recursive, bind, Bind::recursive);
+                    let bind = when(slave, bind, Bind::slave);
+                    let bind = when(shared, bind, Bind::shared);
                     let bind = when(without.noexec, bind, Bind::no_exec);
                     let bind = when(without.nosymfollow, bind, Bind::no_symfollow);
                     let bind = when(with.suid, bind, Bind::suid);
@@ -304,6 +320,7 @@ impl Change {
                     size,
                     inodes,
                     mode,
+                    shared,
                     without,
                     with,
                 } => {
@@ -311,6 +328,7 @@ impl Change {
                     let tmpfs = given(size, tmpfs, Tmpfs::size);
                     let tmpfs = given(inodes, tmpfs, Tmpfs::inodes);
                     let tmpfs = given(mode, tmpfs, Tmpfs::mode);
+                    let tmpfs = when(shared, tmpfs, Tmpfs::shared);
                     let tmpfs = when(without.noexec, tmpfs, Tmpfs::no_exec);
                     let tmpfs = when(without.nosymfollow, tmpfs, Tmpfs::no_symfollow);
                     let tmpfs = when(with.suid, tmpfs, Tmpfs::suid);

@@ -4,7 +4,8 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 
 use mountwarden_client::protocol::{
-    Kind, Lift, ListPage, Mount, MountOptions, Operation, Remount, Reply, Request, Unmount,
+    Kind, Lift, ListPage, Mount, MountOptions, Operation, Propagation, Remount, Reply, Request,
+    Unmount,
 };
 use mountwarden_client::{
     AbsPath, DenyReason, ErrorCode, ErrorReply, Explanation, MountAttributes, MountInfo, Outcome,
@@ -76,6 +77,7 @@ fn bind(recursive: bool, options: MountOptions) -> Operation {
         },
         target: path("/b"),
         options,
+        propagation: Propagation::Private,
     })
 }
 
@@ -89,7 +91,18 @@ fn tmpfs(
         kind: Kind::Tmpfs { size, inodes, mode },
         target: path("/b"),
         options,
+        propagation: Propagation::Private,
     })
+}
+
+fn spreading(operation: Operation, propagation: Propagation) -> Operation {
+    match operation {
+        Operation::Mount(mount) => Operation::Mount(Mount {
+            propagation,
+            ..mount
+        }),
+        other => other,
+    }
 }
 
 fn unmount(lazy: bool, number: Option<u64>) -> Operation {
@@ -212,6 +225,18 @@ fn the_words_become_the_request() {
         (
             "mount bind /a /b --read-only --recursive --noexec --nosymfollow --suid --dev",
             bind(true, MountOptions::all()),
+        ),
+        (
+            "mount bind /a /b --slave",
+            spreading(bind(false, none), Propagation::Slave),
+        ),
+        (
+            "mount bind /a /b --shared",
+            spreading(bind(false, none), Propagation::Shared),
+        ),
+        (
+            "mount tmpfs /b --shared",
+            spreading(tmpfs(None, None, None, none), Propagation::Shared),
         ),
         ("mount tmpfs /b", tmpfs(None, None, None, none)),
         (

@@ -10,6 +10,8 @@ const WRONG: &[&[&str]] = &[
     &["mount"],
     &["mount", "bind", "/a"],
     &["mount", "tmpfs", "/a", "--read-only"],
+    &["mount", "tmpfs", "/a", "--slave"],
+    &["mount", "bind", "/a", "/b", "--slave", "--shared"],
     &["mount", "tmpfs", "/a", "--size", "0"],
     &["mount", "tmpfs", "/a", "--size", "-1"],
     &["mount", "tmpfs", "/a", "--size=-1"],

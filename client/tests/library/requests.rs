@@ -1,7 +1,7 @@
 //! What the builders send, and what they refuse to build.
 
 use mountwarden_client::protocol::{
-    Kind, Mount, MountOptions, Operation, Reply, Request, Unmount as UnmountRequest,
+    Kind, Mount, MountOptions, Operation, Propagation, Reply, Request, Unmount as UnmountRequest,
 };
 use mountwarden_client::{
     Bind, Client, DenyReason, ErrorCode, ErrorKind, ErrorReply, InvalidPath, Outcome, Tmpfs,
@@ -23,6 +23,7 @@ fn mount_request(kind: Kind, options: MountOptions) -> Request {
         kind,
         target: path("/b"),
         options,
+        propagation: Propagation::Private,
     }))
 }
 

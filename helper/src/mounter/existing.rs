@@ -29,6 +29,9 @@ pub(super) fn same(
         None if table::attributes(&target.mount) != permit.attributes | inherited(source) => {
             Some("it has other attributes")
         }
+        None if table::propagation(&target.mount) != permit.propagation => {
+            Some("it has another propagation")
+        }
         None => limits(&permit.kind, target)
             .map_err(|errno| failure::kernel("cannot examine the mount at", &target.path, errno))?,
         other => other,

@@ -375,23 +375,28 @@ const MOUNT_ATTR_SIZE: u64 = 32;
 const _: () = assert!(size_of::<MountAttr>() == 32);
 
 /// Adds attributes to a mount, with those beneath it where `recursive`, and
-/// makes it private. It never takes one away.
+/// sets their propagation (`MS_PRIVATE`, ...). It takes no attribute away.
 ///
 /// # Errors
 /// What the kernel reports.
-pub fn restrict(mount: BorrowedFd<'_>, attributes: u64, recursive: bool) -> Result<(), Errno> {
+pub fn restrict(
+    mount: BorrowedFd<'_>,
+    attributes: u64,
+    propagation: u64,
+    recursive: bool,
+) -> Result<(), Errno> {
     let flags = if recursive {
         EMPTY_PATH | RECURSIVE
     } else {
         EMPTY_PATH
     };
-    let private = MountAttr {
+    let restriction = MountAttr {
         set: attributes,
         clear: 0,
-        propagation: libc::MS_PRIVATE,
+        propagation,
         userns_fd: 0,
     };
-    set_attributes(mount, flags, &private)
+    set_attributes(mount, flags, &restriction)
 }
 
 /// Takes attributes away from a mount and adds others, which win; mounts beneath it

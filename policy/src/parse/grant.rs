@@ -1,6 +1,8 @@
 //! `[[grant]]`
 
-use mountwarden_protocol::{MountAttributes, TmpfsInodes, TmpfsSize};
+use std::collections::BTreeSet;
+
+use mountwarden_protocol::{MountAttributes, Propagation, TmpfsInodes, TmpfsSize};
 
 use super::subjects::subjects;
 use super::toml_reader::{Table, Value};
@@ -10,7 +12,7 @@ use crate::grant::{BindTerms, Grant, Terms, TmpfsTerms};
 use crate::subjects::Subjects;
 use crate::template::Template;
 
-pub(super) const KEYS: [&str; 9] = [
+pub(super) const KEYS: [&str; 10] = [
     "name",
     "users",
     "groups",
@@ -20,6 +22,7 @@ pub(super) const KEYS: [&str; 9] = [
     "bind",
     "tmpfs",
     "remount",
+    "propagation",
 ];
 
 /// The longest name in bytes: every audit line cites one.
@@ -41,6 +44,10 @@ pub(super) fn grant(table: &Table<'_>, accounts: &dyn Accounts) -> Result<Grant,
     };
     let shared_target = flag(table, "shared_target")?;
     let remount = flag(table, "remount")?;
+    let propagation = match table.get("propagation") {
+        Some(value) => propagation(&value)?,
+        None => BTreeSet::new(),
+    };
     let bind = match table.get("bind") {
         Some(value) => Some(bind(&value, &subjects)?),
         None => None,
@@ -64,6 +71,7 @@ pub(super) fn grant(table: &Table<'_>, accounts: &dyn Accounts) -> Result<Grant,
             bind,
             tmpfs,
             remount,
+            propagation,
         },
     })
 }
@@ -93,6 +101,18 @@ fn force(value: &Value<'_>) -> Result<MountAttributes, Fault> {
         };
     }
     Ok(attributes)
+}
+
+fn propagation(value: &Value<'_>) -> Result<BTreeSet<Propagation>, Fault> {
+    value
+        .list("a list of slave and shared")?
+        .iter()
+        .map(|element| match element.as_text() {
+            Some("slave") => Ok(Propagation::Slave),
+            Some("shared") => Ok(Propagation::Shared),
+            _ => Err(element.wrong("slave or shared")),
+        })
+        .collect()
 }
 
 fn bind(value: &Value<'_>, subjects: &Subjects) -> Result<BindTerms, Fault> {

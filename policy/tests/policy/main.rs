@@ -13,6 +13,8 @@ mod places;
 #[cfg(test)]
 mod positions;
 #[cfg(test)]
+mod propagation;
+#[cfg(test)]
 mod properties;
 #[cfg(test)]
 mod protected;

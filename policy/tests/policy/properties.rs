@@ -7,8 +7,8 @@ use std::path::{Component, Path};
 
 use mountwarden_policy::{MountPermit, Peer, Permit, PermittedKind, Policy, Verdict};
 use mountwarden_protocol::{
-    AbsPath, DenyReason, Kind, Lift, Mount, MountAttributes, MountOptions, Operation, Remount,
-    TmpfsMode, Unmount,
+    AbsPath, DenyReason, Kind, Lift, Mount, MountAttributes, MountOptions, Operation, Propagation,
+    Remount, TmpfsMode, Unmount,
 };
 use proptest::prelude::*;
 
@@ -24,6 +24,7 @@ struct Spec {
     sources: Option<(Vec<String>, bool, bool)>,
     tmpfs: Option<(u64, u64)>,
     remount: bool,
+    propagation: Vec<&'static str>,
 }
 
 fn toml(specs: &[Spec]) -> String {
@@ -35,12 +36,13 @@ fn toml(specs: &[Spec]) -> String {
             targets,
             force,
             remount,
+            propagation,
             ..
         } = spec;
         write!(
             text,
             "[[grant]]\nname = 'g{index}'\nusers = {users:?}\ngroups = {groups:?}\n\
-             target = {targets:?}\nforce = {force:?}\nremount = {remount}\n"
+             target = {targets:?}\nforce = {force:?}\nremount = {remount}\npropagation = {propagation:?}\n"
         )
         .unwrap();
         if let Some((sources, read_only, recursive)) = &spec.sources {
@@ -98,15 +100,16 @@ fn spec() -> impl Strategy<Value = Spec> {
         prop::option::of(bind),
         prop::option::of((1..5_u64, 1..5_u64)),
         any::<bool>(),
+        prop::sample::subsequence(vec!["slave", "shared"], 0..=2),
     )
         .prop_filter(
             "a subject and a kind",
-            |(users, groups, _, _, bind, tmpfs, _)| {
+            |(users, groups, _, _, bind, tmpfs, ..)| {
                 !(users.is_empty() && groups.is_empty()) && (bind.is_some() || tmpfs.is_some())
             },
         )
         .prop_map(
-            |(users, groups, targets, force, sources, tmpfs, remount)| Spec {
+            |(users, groups, targets, force, sources, tmpfs, remount, propagation)| Spec {
                 users,
                 groups,
                 targets,
@@ -114,6 +117,7 @@ fn spec() -> impl Strategy<Value = Spec> {
                 sources,
                 tmpfs,
                 remount,
+                propagation,
             },
         )
 }
@@ -144,10 +148,22 @@ fn kinds() -> impl Strategy<Value = Kind> {
 
 fn operations() -> impl Strategy<Value = Operation> {
     let options = (0..=31_u32).prop_map(MountOptions::from_bits_truncate);
+    let all = [
+        Propagation::Private,
+        Propagation::Slave,
+        Propagation::Shared,
+    ];
+    let propagation =
+        prop_oneof![2 => Just(Propagation::Private), 1 => prop::sample::select(all.to_vec())];
     prop_oneof![
-        3 => (kinds(), any_path(0), options).prop_map(|(kind, target, options)| {
-            Operation::Mount(Mount { kind, target: path(&target), options })
-        }),
+        3 => (kinds(), any_path(0), options, propagation).prop_map(
+            |(kind, target, options, propagation)| Operation::Mount(Mount {
+                kind,
+                target: path(&target),
+                options,
+                propagation,
+            })
+        ),
         1 => any_path(0).prop_map(|target| Operation::Unmount(Unmount {
             target: path(&target),
             lazy: false,
@@ -231,10 +247,14 @@ fn expected(specs: &[Spec], peer: &Peer, operation: &Operation) -> Result<usize,
     if !specs.iter().any(|spec| is_for(spec, peer)) {
         return Err(DenyReason::NoGrant);
     }
-    let target = operation.target().as_path();
-    let first = target.components().nth(1);
     let system = ["proc", "sys"].map(|name| Some(Component::Normal(name.as_ref())));
-    if system.contains(&first) || ["/", "/etc"].map(Path::new).contains(&target) {
+    let protected = |path: &AbsPath| {
+        let path = path.as_path();
+        system.contains(&path.components().nth(1)) || ["/", "/etc"].map(Path::new).contains(&path)
+    };
+    let shares =
+        matches!(operation, Operation::Mount(mount) if mount.propagation == Propagation::Shared);
+    if protected(operation.target()) || (shares && operation.source().is_some_and(protected)) {
         return Err(DenyReason::TargetProtected);
     }
     let mut furthest = 0;
@@ -257,6 +277,7 @@ fn expected(specs: &[Spec], peer: &Peer, operation: &Operation) -> Result<usize,
         DenyReason::SuidNotGranted,
         DenyReason::DevNotGranted,
         DenyReason::AttributeForced,
+        DenyReason::PropagationNotGranted,
         DenyReason::SizeAboveMaximum,
         DenyReason::InodesAboveMaximum,
     ][furthest])
@@ -269,8 +290,8 @@ fn is_for(spec: &Spec, peer: &Peer) -> bool {
 }
 
 /// Whether each check passes, in the order in which they are made.
-fn checks(spec: &Spec, peer: &Peer, operation: &Operation) -> [bool; 10] {
-    let mut checks = [true; 10];
+fn checks(spec: &Spec, peer: &Peer, operation: &Operation) -> [bool; 11] {
+    let mut checks = [true; 11];
     checks[0] = beneath(operation.target(), &spec.targets, peer, 1);
     match operation {
         Operation::Mount(mount) => {
@@ -278,6 +299,8 @@ fn checks(spec: &Spec, peer: &Peer, operation: &Operation) -> [bool; 10] {
                 |option, word| !mount.options.contains(option) || !spec.force.contains(&word);
             checks[5] = keeps(MountOptions::SUID, "nosuid");
             checks[6] = keeps(MountOptions::DEV, "nodev");
+            let asked = mount.propagation;
+            checks[8] = asked == Propagation::Private || spec.propagation.contains(&asked.name());
             check_kind(spec, peer, &mount.kind, &mut checks);
         }
         Operation::Unmount(_) => {}
@@ -296,15 +319,15 @@ fn checks(spec: &Spec, peer: &Peer, operation: &Operation) -> [bool; 10] {
     checks
 }
 
-fn check_kind(spec: &Spec, peer: &Peer, kind: &Kind, checks: &mut [bool; 10]) {
+fn check_kind(spec: &Spec, peer: &Peer, kind: &Kind, checks: &mut [bool; 11]) {
     match (kind, &spec.sources, spec.tmpfs) {
         (Kind::Bind { source, recursive }, Some((roots, _, may_recurse)), _) => {
             checks[3] = beneath(source, roots, peer, 0);
             checks[4] = !recursive || *may_recurse;
         }
         (Kind::Tmpfs { size, inodes, .. }, _, Some((max_size, max_inodes))) => {
-            checks[8] = size.is_none_or(|size| size.get() <= max_size);
-            checks[9] = inodes.is_none_or(|inodes| inodes.get() <= max_inodes);
+            checks[9] = size.is_none_or(|size| size.get() <= max_size);
+            checks[10] = inodes.is_none_or(|inodes| inodes.get() <= max_inodes);
         }
         _ => checks[2] = false,
     }
@@ -416,6 +439,7 @@ proptest! {
             sources: Some((vec![root.clone()], false, true)),
             tmpfs: Some((1, 1)),
             remount: true,
+            propagation: vec![],
         };
         let policy = parse(&[spec]);
         let peer = Peer { uid: 1, gid: 1, groups: vec![] };
@@ -430,6 +454,7 @@ proptest! {
                 kind: Kind::Bind { source: path(&sibling), recursive: false },
                 target: path(&format!("{root}/x")),
                 options: MountOptions::empty(),
+                propagation: Propagation::Private,
             });
             prop_assert!(policy.judge(&peer, &mount).grant().is_none());
         }
@@ -473,6 +498,7 @@ fn check_permit(
     permit: &MountPermit<'_>,
 ) -> Result<(), TestCaseError> {
     prop_assert_eq!(&permit.target, &mount.target);
+    prop_assert_eq!(permit.propagation, mount.propagation);
     let names = permit.attributes.names();
     for flag in &spec.force {
         prop_assert!(names.contains(flag), "{flag} is forced: {names:?}");

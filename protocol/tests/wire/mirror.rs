@@ -73,6 +73,13 @@ mirror! {
         pub(crate) kind: Kind,
         pub(crate) target: Vec<u8>,
         pub(crate) options: u32,
+        pub(crate) propagation: Propagation,
+    }
+
+    pub(crate) enum Propagation {
+        Private,
+        Slave,
+        Shared,
     }
 
     pub(crate) enum Kind {
@@ -336,6 +343,11 @@ impl From<&protocol::Operation> for Operation {
                 kind: (&mount.kind).into(),
                 target: path(&mount.target),
                 options: mount.options.bits(),
+                propagation: match mount.propagation {
+                    protocol::Propagation::Private => Propagation::Private,
+                    protocol::Propagation::Slave => Propagation::Slave,
+                    protocol::Propagation::Shared => Propagation::Shared,
+                },
             }),
             protocol::Operation::Unmount(unmount) => Self::Unmount(Unmount {
                 target: path(&unmount.target),

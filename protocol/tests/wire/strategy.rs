@@ -3,8 +3,9 @@
 use mountwarden_protocol::{
     AbsPath, Counters, DenyReason, ErrorCode, ErrorReply, Explanation, Features, Hello, HelloReply,
     Kind, LandlockReport, Lift, Limits, ListPage, Mount, MountAttributes, MountId, MountInfo,
-    MountOptions, Mounted, Operation, Outcome, Refusal, Remount, Reply, Request, Role, RoleReport,
-    Status, TmpfsInodes, TmpfsLimits, TmpfsMode, TmpfsSize, Unmount, Unmounted, Versions, Welcome,
+    MountOptions, Mounted, Operation, Outcome, Propagation, Refusal, Remount, Reply, Request, Role,
+    RoleReport, Status, TmpfsInodes, TmpfsLimits, TmpfsMode, TmpfsSize, Unmount, Unmounted,
+    Versions, Welcome,
 };
 use proptest::collection::vec;
 use proptest::option::of;
@@ -131,19 +132,30 @@ fn kind() -> impl Strategy<Value = Kind> {
     ]
 }
 
+fn propagation() -> impl Strategy<Value = Propagation> {
+    select(vec![
+        Propagation::Private,
+        Propagation::Slave,
+        Propagation::Shared,
+    ])
+}
+
 fn lift() -> impl Strategy<Value = Lift> {
     (attributes(), kind()).prop_map(|(attributes, kind)| Lift { attributes, kind })
 }
 
 fn operation() -> impl Strategy<Value = Operation> {
     prop_oneof![
-        (kind(), path(), any::<u32>()).prop_map(|(kind, target, options)| {
-            Operation::Mount(Mount {
-                kind,
-                target,
-                options: MountOptions::from_bits_truncate(options),
-            })
-        }),
+        (kind(), path(), any::<u32>(), propagation()).prop_map(
+            |(kind, target, options, propagation)| {
+                Operation::Mount(Mount {
+                    kind,
+                    target,
+                    options: MountOptions::from_bits_truncate(options),
+                    propagation,
+                })
+            }
+        ),
         (path(), any::<bool>(), of(mount_id()))
             .prop_map(|(target, lazy, id)| Operation::Unmount(Unmount { target, lazy, id })),
         (path(), attributes(), of(lift()), of(mount_id())).prop_map(|(target, set, lift, id)| {

@@ -4,8 +4,9 @@
 use mountwarden_protocol::{
     AbsPath, Counters, DenyReason, ErrorCode, ErrorReply, Explanation, Features, Hello, HelloReply,
     Kind, LandlockReport, Lift, Limits, ListPage, Mount, MountAttributes, MountId, MountInfo,
-    MountOptions, Mounted, Operation, Outcome, Refusal, Remount, Reply, Request, Role, RoleReport,
-    Status, TmpfsInodes, TmpfsLimits, TmpfsMode, TmpfsSize, Unmount, Unmounted, Versions, Welcome,
+    MountOptions, Mounted, Operation, Outcome, Propagation, Refusal, Remount, Reply, Request, Role,
+    RoleReport, Status, TmpfsInodes, TmpfsLimits, TmpfsMode, TmpfsSize, Unmount, Unmounted,
+    Versions, Welcome,
 };
 
 #[derive(Debug)]
@@ -96,6 +97,7 @@ fn bind() -> Operation {
         },
         target: path("/run/vms/7"),
         options: MountOptions::READ_ONLY,
+        propagation: Propagation::Private,
     })
 }
 
@@ -105,6 +107,7 @@ fn requests() -> Vec<(&'static str, Request)> {
             kind: Kind::Tmpfs { size, inodes, mode },
             target: path("/run/vms/scratch"),
             options: MountOptions::empty(),
+            propagation: Propagation::Shared,
         }))
     };
     vec![
@@ -118,6 +121,7 @@ fn requests() -> Vec<(&'static str, Request)> {
                 },
                 target: path("/run/vms/\u{e9}"),
                 options: MountOptions::all(),
+                propagation: Propagation::Slave,
             })),
         ),
         ("request-perform-mount-tmpfs", tmpfs(None, None, None)),

@@ -227,7 +227,7 @@ pub(crate) fn attack_12_stacked_over_before_the_check(sandbox: &Sandbox) -> Resu
 }
 
 /// A request for a mount at `leaf`, which waits in the kernel to be attached.
-fn while_attaching(
+pub(super) fn while_attaching(
     daemon: &Daemon,
     server: &Server,
     mut wire: Wire,

@@ -26,6 +26,7 @@ mod mountinfo;
 mod mounting;
 mod pace;
 mod paths;
+mod propagating;
 mod protocol;
 mod races;
 mod remounting;
@@ -125,6 +126,8 @@ cases! {
         by_id
         attack_16_what_others_put_there_stays
         attack_31_dead_and_hung_file_systems
+        attack_11_a_slave_receives_and_does_not_send
+        shared_goes_both_ways
         topmost_of_a_stack
         list_is_the_peers_own
         list_goes_over_pages
@@ -229,6 +232,18 @@ cases! {
         forced_flags_come_with_it
         by_id_and_where_nothing_is
         busy_while_open_for_writing
+    }
+    propagating {
+        attack_11_a_private_mount_spreads_nothing
+        attack_11_a_slave_receives_and_does_not_send
+        attack_11_only_where_granted
+        attack_11_shared_on_a_shared_target
+        attack_11_target_shared_while_attaching
+        attack_08_sources_that_nothing_covers
+        shared_goes_both_ways
+        a_shared_tmpfs
+        a_slave_needs_a_master
+        already_mounted_has_the_same
     }
     coverage {
         every_entry_is_used
