@@ -38,6 +38,12 @@ pub(crate) fn attributes(mount: &MountStatus) -> MountAttributes {
         .fold(MountAttributes::empty(), |all, (ours, _)| all | ours)
 }
 
+/// Whether files on the mount show other owners than they have
+/// (`MOUNT_ATTR_IDMAP` in `mount_setattr(2)`).
+pub(crate) fn is_idmapped(mount: &MountStatus) -> bool {
+    mount.attributes & 0x10_0000 != 0
+}
+
 /// Whether other namespaces share the mount, so that what is mounted on it
 /// appears in them too (`mount_namespaces(7)`).
 pub(crate) fn is_shared(mount: &MountStatus) -> bool {

@@ -173,10 +173,10 @@ fn verify(
     // The kernel shares what is attached to a shared mount. Of what is to be shared
     // anyway, only the target tells.
     let spread = match permit.propagation {
-        Propagation::Shared => table.status_of_mount(status.parent).map_err(failed)?,
-        Propagation::Private | Propagation::Slave => status.clone(),
+        Propagation::Shared => &table.status_of_mount(status.parent).map_err(failed)?,
+        Propagation::Private | Propagation::Slave => &status,
     };
-    if table::is_shared(&spread) && !permit.shared_target {
+    if table::is_shared(spread) && !permit.shared_target {
         return Err(shared_target(target, permit.grant));
     }
     if table::propagation(&status) != permit.propagation {

@@ -101,6 +101,10 @@ fn decisions(sandbox: &Sandbox, daemon: &Daemon) -> Vec<(&'static str, String)> 
         .mount(Bind::new("/etc", &base).unwrap().recursive())
         .unwrap_err();
     all.push(("denied by the policy", tail.one()));
+    client
+        .mount(Tmpfs::new(&base).unwrap().shared())
+        .unwrap_err();
+    all.push(("a propagation that is not granted", tail.one()));
     let remount = Remount::new(&base).unwrap().no_exec();
     let lifted = MountAttributes::READ_ONLY;
     let remount = remount.lift_from_bind(lifted, sandbox.path("src/data"));

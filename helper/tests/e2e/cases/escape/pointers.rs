@@ -74,9 +74,20 @@ pub(super) fn attack_29_passes_no_other_pointer(
             libc::SYS_mount_setattr,
             &attributes,
             &[
-                (0, &[directory, target, source]),
+                (0, &[directory, source]),
                 (1, &paths),
                 (2, &[0, 0x8000, 0x1100]),
+                (4, &[24, 40]),
+            ],
+        ),
+        // Of a target, never with the mounts beneath it.
+        but(
+            "mount_setattr of a target",
+            libc::SYS_mount_setattr,
+            &[target, empty, EMPTY, room, 32],
+            &[
+                (1, &paths),
+                (2, &[0, 0x8000, 0x9000, 0x1100]),
                 (4, &[24, 40]),
             ],
         ),
