@@ -6,7 +6,8 @@ use std::process::{Child, ChildStdin, ChildStdout, Stdio};
 
 use mountwarden_client::protocol::{Mount, Operation, Propagation, Reply, Request};
 use mountwarden_client::{
-    Bind, Client, DenyReason, ErrorCode, ErrorKind, Explanation, MountInfo, Outcome, Tmpfs, Unmount,
+    Bind, Client, DenyReason, ErrorCode, ErrorKind, Explanation, MountInfo, Outcome, Remount,
+    Tmpfs, Unmount,
 };
 use nix::mount::{MsFlags, mount};
 
@@ -163,12 +164,15 @@ pub(crate) fn shared_goes_both_ways(sandbox: &Sandbox) -> Result<(), Skip> {
 
 /// It has no source: what is mounted on it appears in namespaces that are made later.
 pub(crate) fn a_shared_tmpfs(sandbox: &Sandbox) -> Result<(), Skip> {
-    granted(sandbox, "");
+    granted(sandbox, "remount = true");
     let target = sandbox.path("mnt/a");
     let daemon = Daemon::start(sandbox);
     let mut client = daemon.client();
     let tmpfs = Tmpfs::new(&target).unwrap();
     let made = client.mount(tmpfs.shared()).unwrap();
+    assert_eq!(is_shared_and_slave(&made.mount), (true, false));
+    let changed = Remount::new(&target).unwrap().no_exec();
+    client.remount(changed).unwrap();
     assert_eq!(is_shared_and_slave(&made.mount), (true, false));
     let [ours, theirs] = ["mnt/a/ours", "mnt/a/theirs"].map(|name| sandbox.make_dir(name));
     let mut elsewhere = Elsewhere::copy(sandbox);
