@@ -12,7 +12,7 @@ use mountwarden_protocol::{
 use crate::connection::{Connection, Failure};
 use crate::deadline::Deadline;
 use crate::list::Pages;
-use crate::{Error, ErrorKind, Fuse, FuseMount, Unmount};
+use crate::{Error, ErrorKind, Fuse, FuseMount, Remount, Unmount};
 
 /// Where the helper listens.
 pub const DEFAULT_SOCKET: &str = "/run/mountwarden/mountwarden.sock";
@@ -226,6 +226,32 @@ impl Client {
         }
     }
 
+    /// Changes the attributes of a mount that is there, and gives it as it is then.
+    ///
+    /// ```no_run
+    /// # fn main() -> Result<(), mountwarden_client::Error> {
+    /// use mountwarden_client::{Client, Remount};
+    /// let mut client = Client::connect()?;
+    /// let sealed = client.remount(Remount::new("/run/vms/7/images")?.read_only())?;
+    /// println!("{}", sealed.attributes.names().join(","));
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`Denied`](crate::ErrorKind::Denied) by the policy,
+    /// [`NotMounted`](crate::ErrorKind::NotMounted) when nothing is there,
+    /// [`IdMismatch`](crate::ErrorKind::IdMismatch) when another mount is,
+    /// [`Busy`](crate::ErrorKind::Busy) when it is in use or not what is lifted from,
+    /// and whatever else [`ErrorKind`](crate::ErrorKind) lists.
+    pub fn remount(&mut self, remount: impl Into<Remount>) -> Result<MountInfo, Error> {
+        let remount: mountwarden_protocol::Remount = remount.into().into();
+        match self.call(&Request::Perform(Operation::Remount(remount)))? {
+            Reply::Remounted(mount) => Ok(mount),
+            other => Err(self.misfit(&other, "a remount")),
+        }
+    }
+
     /// The mounts at places that the policy grants to this user, in the order of
     /// their ids.
     ///
@@ -374,6 +400,7 @@ impl Client {
             Reply::List(_) => "a list",
             Reply::Explained(_) => "an explanation",
             Reply::Status(_) => "a status",
+            Reply::Remounted(_) => "a remount",
         };
         self.broken(&format!("it answered a request for {wanted} with {got}"))
     }
@@ -402,7 +429,7 @@ fn changes(request: &Request) -> bool {
 fn repeatable(request: &Request) -> bool {
     match request {
         Request::Perform(Operation::Unmount(unmount)) => unmount.id.is_some(),
-        Request::Perform(Operation::Mount(_))
+        Request::Perform(Operation::Mount(_) | Operation::Remount(_))
         | Request::Explain(_)
         | Request::List { .. }
         | Request::Status => true,

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use mountwarden_protocol::{
     AbsPath, FilesystemName, FilesystemOption, FilesystemOptions, FuseSubtype, InvalidFilesystem,
-    Kind, Mount, MountOptions, Mounted, Operation, OptionKey, OptionValue, SourceName,
+    Kind, Mount, MountOptions, Mounted, Operation, OptionKey, OptionValue, Propagation, SourceName,
 };
 
 use crate::Error;
@@ -37,6 +37,7 @@ pub struct Block {
     target: AbsPath,
     own: FilesystemOptions,
     options: MountOptions,
+    propagation: Propagation,
 }
 
 impl Block {
@@ -58,6 +59,7 @@ impl Block {
             target: checked("target", target.as_ref())?,
             own: FilesystemOptions::default(),
             options: MountOptions::empty(),
+            propagation: Propagation::Private,
         })
     }
 
@@ -114,6 +116,7 @@ pub struct Fuse {
     default_permissions: bool,
     max_read: Option<u32>,
     options: MountOptions,
+    propagation: Propagation,
 }
 
 impl Fuse {
@@ -132,6 +135,7 @@ impl Fuse {
             default_permissions: false,
             max_read: None,
             options: MountOptions::empty(),
+            propagation: Propagation::Private,
         })
     }
 
@@ -194,6 +198,7 @@ impl From<Block> for Mount {
             },
             target: block.target,
             options: block.options,
+            propagation: block.propagation,
         }
     }
 }
@@ -216,6 +221,7 @@ impl From<Fuse> for Operation {
             },
             target: fuse.target,
             options: fuse.options,
+            propagation: fuse.propagation,
         })
     }
 }

@@ -52,4 +52,4 @@ pub use mountwarden_protocol::{
     MountId, MountInfo, Mounted, Operation, Outcome, Role, RoleReport, Status, TmpfsInodes,
     TmpfsLimits, TmpfsMode, TmpfsSize, Unmounted, Versions,
 };
-pub use operation::{Bind, Tmpfs, Unmount};
+pub use operation::{Bind, Remount, Tmpfs, Unmount};

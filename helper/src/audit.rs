@@ -9,7 +9,9 @@
 use std::fmt::Write as _;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use mountwarden_protocol::{ErrorCode, ErrorReply, Kind, Operation, Outcome, Reply, Role};
+use mountwarden_protocol::{
+    ErrorCode, ErrorReply, Kind, Operation, Outcome, Propagation, Reply, Role,
+};
 use nix::errno::Errno;
 use nix::unistd::{Pid, getpid};
 
@@ -107,6 +109,7 @@ impl Subject<'_> {
                 Kind::Fuse { .. } => "mount-fuse",
             },
             Self::Operation(Operation::Unmount(_)) => "unmount",
+            Self::Operation(Operation::Remount(_)) => "remount",
             Self::Protocol => "protocol",
             Self::Connection => "connection",
         }
@@ -163,10 +166,25 @@ fn asked(line: &mut Line, operation: &Operation) {
                 }
             }
             line.name("options", &mount.options.names().join(","));
+            if mount.propagation != Propagation::Private {
+                line.name("propagation", mount.propagation.name());
+            }
         }
         Operation::Unmount(unmount) => {
             line.truth("lazy", unmount.lazy);
             if let Some(id) = unmount.id {
+                line.number("only_id", id);
+            }
+        }
+        Operation::Remount(remount) => {
+            line.name("set", &remount.set.names().join(","));
+            if let Some(lift) = &remount.lift {
+                line.name("lift", &lift.attributes.names().join(","));
+            }
+            if let Some(source) = operation.source() {
+                line.text("source", source.as_bytes());
+            }
+            if let Some(id) = remount.id {
                 line.number("only_id", id);
             }
         }
@@ -187,6 +205,11 @@ fn success(line: &mut Line, reply: &Reply) {
         Reply::Unmounted(unmounted) => {
             line.name("result", "unmounted");
             line.number("id", unmounted.id);
+        }
+        Reply::Remounted(mount) => {
+            line.name("result", "remounted");
+            line.number("id", mount.id);
+            line.name("flags", &mount.attributes.names().join(","));
         }
         _ => line.name("result", "done"),
     }
@@ -331,6 +354,7 @@ mod tests {
 
     use mountwarden_protocol::{
         AbsPath, DenyReason, ErrorCode, ErrorReply, Kind, Mount, MountId, MountOptions, Operation,
+        Propagation,
     };
     use proptest::prelude::*;
 
@@ -383,6 +407,7 @@ mod tests {
             },
             target: path(2),
             options: MountOptions::all(),
+            propagation: Propagation::Shared,
         };
         let id = MountId::try_from(u64::MAX).expect("an id");
         let mut error = ErrorReply::new(ErrorCode::UnsupportedVersion, "\u{1f600}".repeat(600));

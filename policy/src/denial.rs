@@ -3,7 +3,8 @@
 use std::fmt::{Display, Write as _};
 
 use mountwarden_protocol::{
-    AbsPath, DenyReason, ErrorCode, ErrorReply, Kind, Mount, Operation, TmpfsInodes, TmpfsSize,
+    AbsPath, DenyReason, ErrorCode, ErrorReply, Kind, MountAttributes, Operation, Remount,
+    TmpfsInodes, TmpfsSize,
 };
 
 use crate::Peer;
@@ -39,6 +40,7 @@ impl From<Denial> for ErrorReply {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Check {
     Target,
+    Remount,
     Kind,
     Source,
     Recursive,
@@ -46,6 +48,8 @@ pub(crate) enum Check {
     Filesystem,
     Suid,
     Dev,
+    Forced,
+    Propagation,
     Size,
     Inodes,
     FilesystemOption,
@@ -58,11 +62,14 @@ impl Check {
     pub(crate) fn reason(self) -> DenyReason {
         match self {
             Self::Target => DenyReason::TargetNotGranted,
+            Self::Remount => DenyReason::RemountNotGranted,
             Self::Kind => DenyReason::KindNotGranted,
             Self::Source => DenyReason::SourceNotGranted,
             Self::Recursive => DenyReason::RecursiveNotGranted,
             Self::Suid => DenyReason::SuidNotGranted,
             Self::Dev => DenyReason::DevNotGranted,
+            Self::Forced => DenyReason::AttributeForced,
+            Self::Propagation => DenyReason::PropagationNotGranted,
             Self::Size => DenyReason::SizeAboveMaximum,
             Self::Inodes => DenyReason::InodesAboveMaximum,
             Self::Device => DenyReason::DeviceNotGranted,
@@ -117,6 +124,19 @@ impl Denial {
         }
     }
 
+    /// What is mounted on a shared bind is mounted on its source too.
+    pub(crate) fn shares_protected(source: &AbsPath, place: &AbsPath) -> Self {
+        Self {
+            reason: DenyReason::TargetProtected,
+            path: source.clone(),
+            message: format!(
+                "a shared bind of {source} is refused: what is mounted on it would cover {}, or lie \
+                 in it, a place that is never mounted over, whatever the policy grants",
+                brief(place)
+            ),
+        }
+    }
+
     pub(crate) fn not_granted(
         nearest: Option<Obstacle<'_>>,
         own: &[&Grant],
@@ -162,17 +182,17 @@ fn target_not_granted(own: &[&Grant], peer: &Peer, operation: &Operation) -> Str
 
 /// The message for a check that comes after the target's.
 fn refused_by(grant: &Grant, check: Check, peer: &Peer, operation: &Operation) -> String {
-    let Operation::Mount(mount) = operation else {
-        return target_not_granted(&[grant], peer, operation);
-    };
-    let Mount { target, kind, .. } = mount;
-    let name = &grant.name;
+    let (target, kind, name) = (operation.target(), operation.kind(), &grant.name);
     let source = operation.source().unwrap_or(target);
     match check {
         Check::Target => target_not_granted(&[grant], peer, operation),
+        Check::Remount => format!(
+            "remounting {target} is refused: your grant '{name}' does not allow to change the \
+             attributes of a mount; unmount it, and mount it as it should be"
+        ),
         Check::Kind => format!(
             "a {} mount at {target} is refused: your grant '{name}' allows there only {}",
-            kind.name(),
+            kind.map_or("", Kind::name),
             grant.terms.kinds().join(" and ")
         ),
         Check::Source => format!(
@@ -186,6 +206,14 @@ fn refused_by(grant: &Grant, check: Check, peer: &Peer, operation: &Operation) -
         ),
         Check::Suid => option_refused(target, "suid", name),
         Check::Dev => option_refused(target, "dev", name),
+        Check::Forced => format!(
+            "lifting {} at {target} is refused: your grant '{name}' forces that",
+            forced(grant, operation).names().join(" and ")
+        ),
+        Check::Propagation => format!(
+            "a mount at {target} that is not private is refused: your grant '{name}' does not allow \
+             that propagation"
+        ),
         Check::Size => above(
             target,
             "bytes",
@@ -213,14 +241,14 @@ fn refused_by(grant: &Grant, check: Check, peer: &Peer, operation: &Operation) -
 }
 
 /// What the grant has instead of the type, or the option, that was asked for.
-fn block_refused(grant: &Grant, kind: &Kind) -> String {
+fn block_refused(grant: &Grant, kind: Option<&Kind>) -> String {
     let (
         Some(block),
-        Kind::Block {
+        Some(Kind::Block {
             device,
             filesystem,
             options,
-        },
+        }),
     ) = (&grant.terms.block, kind)
     else {
         return String::new();
@@ -240,12 +268,12 @@ fn block_refused(grant: &Grant, kind: &Kind) -> String {
     }
 }
 
-fn fuse_refused(grant: &Grant, check: Check, target: &AbsPath, kind: &Kind) -> String {
+fn fuse_refused(grant: &Grant, check: Check, target: &AbsPath, kind: Option<&Kind>) -> String {
     let (
         Some(fuse),
-        Kind::Fuse {
+        Some(Kind::Fuse {
             subtype, source, ..
-        },
+        }),
     ) = (&grant.terms.fuse, kind)
     else {
         return String::new();
@@ -266,6 +294,16 @@ fn fuse_refused(grant: &Grant, check: Check, target: &AbsPath, kind: &Kind) -> S
             "allow_other at {target} is refused: your grant '{name}' allows no other user on a \
              FUSE mount; ask without it"
         ),
+    }
+}
+
+/// What was to be lifted although the grant forces it.
+fn forced(grant: &Grant, operation: &Operation) -> MountAttributes {
+    match operation {
+        Operation::Remount(Remount {
+            lift: Some(lift), ..
+        }) => lift.attributes & grant.terms.forced(&lift.kind),
+        _ => MountAttributes::empty(),
     }
 }
 
@@ -290,15 +328,15 @@ fn above(
     )
 }
 
-fn asked_size(kind: &Kind) -> Option<u64> {
-    match kind {
+fn asked_size(kind: Option<&Kind>) -> Option<u64> {
+    match kind? {
         Kind::Tmpfs { size, .. } => size.map(TmpfsSize::get),
         Kind::Bind { .. } | Kind::Block { .. } | Kind::Fuse { .. } => None,
     }
 }
 
-fn asked_inodes(kind: &Kind) -> Option<u64> {
-    match kind {
+fn asked_inodes(kind: Option<&Kind>) -> Option<u64> {
+    match kind? {
         Kind::Tmpfs { inodes, .. } => inodes.map(TmpfsInodes::get),
         Kind::Bind { .. } | Kind::Block { .. } | Kind::Fuse { .. } => None,
     }
@@ -308,6 +346,7 @@ fn verb(operation: &Operation) -> &'static str {
     match operation {
         Operation::Mount(_) => "mounting at",
         Operation::Unmount(_) => "unmounting",
+        Operation::Remount(_) => "remounting",
     }
 }
 

@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 
 use mountwarden_protocol::{
-    AbsPath, FilesystemName, FilesystemOption, FuseSubtype, MountAttributes, SourceName,
-    TmpfsInodes, TmpfsSize,
+    AbsPath, FilesystemName, FilesystemOption, FuseSubtype, Kind, MountAttributes, Propagation,
+    SourceName, TmpfsInodes, TmpfsSize,
 };
 
 use crate::pattern;
@@ -29,6 +29,9 @@ pub(crate) struct Terms {
     pub(crate) tmpfs: Option<TmpfsTerms>,
     pub(crate) block: Option<BlockTerms>,
     pub(crate) fuse: Option<FuseTerms>,
+    pub(crate) remount: bool,
+    /// Beside private.
+    pub(crate) propagation: BTreeSet<Propagation>,
 }
 
 /// `[grant.bind]`
@@ -116,6 +119,21 @@ impl Terms {
     /// The source roots as they are written.
     pub(crate) fn sources(&self) -> &[Template] {
         self.bind.as_ref().map_or(&[], |bind| &bind.sources)
+    }
+
+    /// The attributes that every mount of this kind has.
+    pub(crate) fn forced(&self, kind: &Kind) -> MountAttributes {
+        let read_only = match kind {
+            Kind::Bind { .. } => self.bind.as_ref().is_some_and(|bind| bind.read_only),
+            Kind::Block { .. } => self.block.as_ref().is_some_and(|block| block.read_only),
+            Kind::Fuse { .. } => self.fuse.as_ref().is_some_and(|fuse| fuse.read_only),
+            Kind::Tmpfs { .. } => false,
+        };
+        if read_only {
+            self.force | MountAttributes::READ_ONLY
+        } else {
+            self.force
+        }
     }
 
     /// The kinds of mount that the grant has a table for.

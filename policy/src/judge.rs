@@ -1,15 +1,18 @@
 //! The decision.
 
 use mountwarden_protocol::{
-    AbsPath, Kind, Mount, MountAttributes, MountOptions, Operation, TmpfsInodes, TmpfsMode,
-    TmpfsSize, Unmount,
+    AbsPath, FilesystemName, Kind, Lift, Mount, MountAttributes, MountOptions, Operation,
+    Propagation, Remount, TmpfsInodes, TmpfsMode, TmpfsSize, Unmount,
 };
 
 use crate::denial::{Check, Denial, Obstacle};
-use crate::grant::{BindTerms, FuseTerms, Grant, TmpfsTerms};
+use crate::grant::{BindTerms, BlockTerms, FuseTerms, Grant, TmpfsTerms};
 use crate::pattern;
 use crate::protected::Protected;
-use crate::{MountPermit, Peer, Permit, PermittedFuse, PermittedKind, UnmountPermit, Verdict};
+use crate::{
+    MountPermit, Peer, Permit, PermittedFuse, PermittedKind, PermittedLift, RemountPermit,
+    UnmountPermit, Verdict,
+};
 
 pub(crate) fn judge<'p>(
     grants: &'p [Grant],
@@ -26,6 +29,13 @@ pub(crate) fn judge<'p>(
     }
     if let Some(place) = protected.hit_by(operation.target()) {
         return Verdict::Denied(Denial::protected(operation, place));
+    }
+    if let Operation::Mount(mount) = operation
+        && mount.propagation == Propagation::Shared
+        && let Some(source) = operation.source()
+        && let Some(place) = protected.hit_by(source)
+    {
+        return Verdict::Denied(Denial::shares_protected(source, place));
     }
     let mut nearest: Option<Obstacle<'_>> = None;
     for grant in &own {
@@ -55,6 +65,7 @@ fn consider<'p>(grant: &'p Grant, peer: &Peer, operation: &Operation) -> Result<
             lazy: *lazy,
             id: *id,
         })),
+        Operation::Remount(remount) => consider_remount(grant, peer, remount).map(Permit::Remount),
     }
 }
 
@@ -63,46 +74,83 @@ fn consider_mount<'p>(
     peer: &Peer,
     mount: &Mount,
 ) -> Result<MountPermit<'p>, Check> {
-    let mut attributes = grant.terms.force | restrictions(mount.options);
-    if is_read_only(grant, &mount.kind) {
-        attributes |= MountAttributes::READ_ONLY;
+    check_kind(grant, peer, &mount.kind)?;
+    check_options(grant, mount.options)?;
+    let propagation = mount.propagation;
+    if propagation != Propagation::Private && !grant.terms.propagation.contains(&propagation) {
+        return Err(Check::Propagation);
     }
-    let kind = permitted(grant, peer, mount)?;
+    let kind = permitted(grant, peer, &mount.kind)?;
     Ok(MountPermit {
         grant: &grant.name,
         target: mount.target.clone(),
         kind,
-        attributes,
+        attributes: grant.terms.forced(&mount.kind) | restrictions(mount.options),
         shared_target: grant.terms.shared_target,
+        propagation,
     })
 }
 
-/// Whether the grant has only read-only mounts of this kind.
-fn is_read_only(grant: &Grant, kind: &Kind) -> bool {
-    let terms = &grant.terms;
+/// What is lifted, the peer could have left out when it made the mount; so a
+/// remount gives nobody more than an unmount and a mount.
+fn consider_remount<'p>(
+    grant: &'p Grant,
+    peer: &Peer,
+    remount: &Remount,
+) -> Result<RemountPermit<'p>, Check> {
+    if !grant.terms.remount {
+        return Err(Check::Remount);
+    }
+    let mut set = remount.set | grant.terms.force;
+    let mut permitted_lift = None;
+    if let Some(Lift { attributes, kind }) = &remount.lift {
+        check_kind(grant, peer, kind)?;
+        let forced = grant.terms.forced(kind);
+        if attributes.intersects(forced) {
+            return Err(Check::Forced);
+        }
+        set |= forced;
+        permitted_lift = Some(PermittedLift {
+            attributes: *attributes,
+            kind: permitted(grant, peer, kind)?,
+        });
+    }
+    Ok(RemountPermit {
+        grant: &grant.name,
+        target: remount.target.clone(),
+        set,
+        lift: permitted_lift,
+        id: remount.id,
+    })
+}
+
+/// Whether the kind, and its source, are granted at all.
+fn check_kind(grant: &Grant, peer: &Peer, kind: &Kind) -> Result<(), Check> {
     match kind {
-        Kind::Bind { .. } => terms.bind.as_ref().is_some_and(|bind| bind.read_only),
-        Kind::Block { .. } => terms.block.as_ref().is_some_and(|block| block.read_only),
-        Kind::Fuse { .. } => terms.fuse.as_ref().is_some_and(|fuse| fuse.read_only),
-        Kind::Tmpfs { .. } => false,
+        Kind::Bind { source, recursive } => {
+            let bind = grant.terms.bind.as_ref().ok_or(Check::Kind)?;
+            check_bind(grant, bind, peer, source, *recursive)
+        }
+        Kind::Tmpfs { .. } => grant.terms.tmpfs.map(drop).ok_or(Check::Kind),
+        Kind::Block {
+            device, filesystem, ..
+        } => {
+            let block = grant.terms.block.as_ref().ok_or(Check::Kind)?;
+            check_block(grant, block, peer, device, filesystem)
+        }
+        Kind::Fuse { .. } => grant.terms.fuse.as_ref().map(drop).ok_or(Check::Kind),
     }
 }
 
-/// The kind with every value decided, or the first check that fails.
-fn permitted(grant: &Grant, peer: &Peer, mount: &Mount) -> Result<PermittedKind, Check> {
-    match &mount.kind {
-        Kind::Bind { source, recursive } => {
-            let bind = grant.terms.bind.as_ref().ok_or(Check::Kind)?;
-            check_bind(grant, bind, peer, source, *recursive)?;
-            check_options(grant, mount.options)?;
-            Ok(PermittedKind::Bind {
-                source: source.clone(),
-                recursive: *recursive,
-            })
-        }
+/// The kind with every value decided.
+fn permitted(grant: &Grant, peer: &Peer, kind: &Kind) -> Result<PermittedKind, Check> {
+    match kind {
+        Kind::Bind { source, recursive } => Ok(PermittedKind::Bind {
+            source: source.clone(),
+            recursive: *recursive,
+        }),
         Kind::Tmpfs { size, inodes, mode } => {
             let tmpfs = grant.terms.tmpfs.ok_or(Check::Kind)?;
-            check_options(grant, mount.options)?;
             let size = size.unwrap_or(tmpfs.max_size);
             let inodes = inodes.unwrap_or(tmpfs.max_inodes);
             check_tmpfs(tmpfs, size, inodes)?;
@@ -120,14 +168,6 @@ fn permitted(grant: &Grant, peer: &Peer, mount: &Mount) -> Result<PermittedKind,
             options,
         } => {
             let block = grant.terms.block.as_ref().ok_or(Check::Kind)?;
-            let granted = grant.terms.devices(peer.uid);
-            if !granted.iter().any(|pattern| is_device(pattern, device)) {
-                return Err(Check::Device);
-            }
-            if !block.filesystems.contains(filesystem) {
-                return Err(Check::Filesystem);
-            }
-            check_options(grant, mount.options)?;
             if block.refused(options.iter()).is_some() {
                 return Err(Check::FilesystemOption);
             }
@@ -139,10 +179,26 @@ fn permitted(grant: &Grant, peer: &Peer, mount: &Mount) -> Result<PermittedKind,
         }
         Kind::Fuse { .. } => {
             let fuse = grant.terms.fuse.as_ref().ok_or(Check::Kind)?;
-            check_options(grant, mount.options)?;
-            permitted_fuse(fuse, peer, &mount.kind).map(PermittedKind::Fuse)
+            permitted_fuse(fuse, peer, kind).map(PermittedKind::Fuse)
         }
     }
+}
+
+fn check_block(
+    grant: &Grant,
+    block: &BlockTerms,
+    peer: &Peer,
+    device: &AbsPath,
+    filesystem: &FilesystemName,
+) -> Result<(), Check> {
+    let granted = grant.terms.devices(peer.uid);
+    if !granted.iter().any(|pattern| is_device(pattern, device)) {
+        return Err(Check::Device);
+    }
+    if !block.filesystems.contains(filesystem) {
+        return Err(Check::Filesystem);
+    }
+    Ok(())
 }
 
 /// Whether a pattern describes the path of a device. Names that are not text are no

@@ -1,8 +1,8 @@
 //! What the policy says of one operation.
 
 use mountwarden_protocol::{
-    AbsPath, FilesystemName, FilesystemOptions, FuseSubtype, MountAttributes, MountId, SourceName,
-    TmpfsInodes, TmpfsMode, TmpfsSize,
+    AbsPath, FilesystemName, FilesystemOptions, FuseSubtype, MountAttributes, MountId, Propagation,
+    SourceName, TmpfsInodes, TmpfsMode, TmpfsSize,
 };
 
 use crate::Denial;
@@ -36,6 +36,8 @@ pub enum Permit<'p> {
     Mount(MountPermit<'p>),
     /// An unmount.
     Unmount(UnmountPermit<'p>),
+    /// A change of a mount's attributes.
+    Remount(RemountPermit<'p>),
 }
 
 impl<'p> Permit<'p> {
@@ -45,6 +47,7 @@ impl<'p> Permit<'p> {
         match self {
             Self::Mount(permit) => permit.grant,
             Self::Unmount(permit) => permit.grant,
+            Self::Remount(permit) => permit.grant,
         }
     }
 }
@@ -64,6 +67,8 @@ pub struct MountPermit<'p> {
     pub attributes: MountAttributes,
     /// Whether the target may lie on a mount that other namespaces share.
     pub shared_target: bool,
+    /// How mounts beneath it spread.
+    pub propagation: Propagation,
 }
 
 impl<'p> MountPermit<'p> {
@@ -150,4 +155,29 @@ impl<'p> UnmountPermit<'p> {
     pub fn grant(&self) -> &'p str {
         self.grant
     }
+}
+
+/// A change of attributes that may be made.
+#[must_use]
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RemountPermit<'p> {
+    /// The name of the grant that allows it.
+    pub grant: &'p str,
+    /// Where the mount is attached.
+    pub target: AbsPath,
+    /// What it gets: what was asked for and what is forced.
+    pub set: MountAttributes,
+    /// What it loses.
+    pub lift: Option<PermittedLift>,
+    /// Only if the topmost mount at the target has this id.
+    pub id: Option<MountId>,
+}
+
+/// Attributes that a mount may lose, if it is what was said.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PermittedLift {
+    /// Which; none that the grant forces.
+    pub attributes: MountAttributes,
+    /// What the mount must be.
+    pub kind: PermittedKind,
 }

@@ -34,5 +34,5 @@ pub use path::{AbsPath, InvalidPath, MAX_COMPONENT, MAX_PATH};
 pub use reply::{
     Explanation, ListPage, MountInfo, Mounted, Outcome, Reply, TmpfsLimits, Unmounted,
 };
-pub use request::{Kind, Mount, Operation, Request, Unmount};
+pub use request::{Kind, Lift, Mount, Operation, Propagation, Remount, Request, Unmount};
 pub use status::{Counters, LandlockReport, Limits, Role, RoleReport, Status};

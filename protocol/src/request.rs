@@ -3,8 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    AbsPath, FilesystemName, FilesystemOptions, FuseSubtype, MountId, MountOptions, SourceName,
-    TmpfsInodes, TmpfsMode, TmpfsSize,
+    AbsPath, FilesystemName, FilesystemOptions, FuseSubtype, MountAttributes, MountId,
+    MountOptions, SourceName, TmpfsInodes, TmpfsMode, TmpfsSize,
 };
 
 /// One request on an open connection; each gets one [`crate::Reply`].
@@ -32,6 +32,8 @@ pub enum Operation {
     Mount(Mount),
     /// Unmount.
     Unmount(Unmount),
+    /// Change the attributes of a mount.
+    Remount(Remount),
 }
 
 impl Operation {
@@ -41,16 +43,24 @@ impl Operation {
         match self {
             Self::Mount(mount) => &mount.target,
             Self::Unmount(unmount) => &unmount.target,
+            Self::Remount(remount) => &remount.target,
+        }
+    }
+
+    /// The kind of mount that it is about, where the request names one.
+    #[must_use]
+    pub fn kind(&self) -> Option<&Kind> {
+        match self {
+            Self::Mount(mount) => Some(&mount.kind),
+            Self::Unmount(_) => None,
+            Self::Remount(remount) => remount.lift.as_ref().map(|lift| &lift.kind),
         }
     }
 
     /// The path that is mounted, for kinds that have one.
     #[must_use]
     pub fn source(&self) -> Option<&AbsPath> {
-        match self {
-            Self::Mount(mount) => mount.kind.source(),
-            Self::Unmount(_) => None,
-        }
+        self.kind()?.source()
     }
 }
 
@@ -64,6 +74,33 @@ pub struct Mount {
     pub target: AbsPath,
     /// How it is mounted.
     pub options: MountOptions,
+    /// How mounts beneath it spread.
+    pub propagation: Propagation,
+}
+
+/// Which other places get what is mounted on a mount, and the other way round
+/// (`mount_namespaces(7)`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
+pub enum Propagation {
+    /// None.
+    #[default]
+    Private,
+    /// It gets what is mounted on its source, and gives nothing.
+    Slave,
+    /// It and its source, and every namespace that shares them, get the same.
+    Shared,
+}
+
+impl Propagation {
+    /// The name as `mount(8)` spells it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Private => "private",
+            Self::Slave => "slave",
+            Self::Shared => "shared",
+        }
+    }
 }
 
 /// What is mounted.
@@ -144,4 +181,27 @@ pub struct Unmount {
     pub lazy: bool,
     /// Only if the topmost mount at the target has this id.
     pub id: Option<MountId>,
+}
+
+/// Attributes to be changed of a mount that is there, and of no mount beneath it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Remount {
+    /// Where it is attached.
+    pub target: AbsPath,
+    /// What it gets.
+    pub set: MountAttributes,
+    /// What it loses.
+    pub lift: Option<Lift>,
+    /// Only if the topmost mount at the target has this id.
+    pub id: Option<MountId>,
+}
+
+/// Attributes that a mount is to lose. What is in [`Remount::set`] too, it keeps.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lift {
+    /// Which.
+    pub attributes: MountAttributes,
+    /// What the mount is. Nothing is lifted from one that is something else, or
+    /// that the peer may not make without these attributes.
+    pub kind: Kind,
 }

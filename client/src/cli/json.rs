@@ -35,6 +35,10 @@ pub(super) fn answer(answer: &Answer) -> String {
             id: unmounted.id.into(),
             target: path(unmounted.target.as_path()),
         }),
+        Answer::Remounted(mount) => print(&Changed {
+            result: "remounted",
+            mount: Mount::of(mount),
+        }),
         Answer::List(mounts) => print(&mounts.iter().map(Mount::of).collect::<Vec<_>>()),
         Answer::Explained { explanation, .. } => match explanation {
             Explanation::Allowed {

@@ -55,6 +55,7 @@ enum Answer {
     Mounted(Mounted),
     Serving(Box<Serving>),
     Unmounted(Unmounted),
+    Remounted(MountInfo),
     List(Vec<MountInfo>),
     Explained {
         operation: Operation,
@@ -87,6 +88,7 @@ fn perform(arguments: Arguments) -> Result<Answer, Error> {
         Command::Change(change) => match change.into_operation()? {
             Operation::Mount(mount) => Answer::Mounted(builder.connect()?.mount(mount)?),
             Operation::Unmount(unmount) => Answer::Unmounted(builder.connect()?.unmount(unmount)?),
+            Operation::Remount(remount) => Answer::Remounted(builder.connect()?.remount(remount)?),
         },
         Command::Explain { operation } => {
             let operation = operation.into_operation()?;

@@ -8,22 +8,24 @@
 mod device;
 mod directory;
 mod existing;
+mod files;
 mod filesystem;
 pub(crate) mod layout;
 mod location;
 mod lock;
 mod mount;
 mod origin;
+mod remount;
 mod unmount;
 
 use std::ops::ControlFlow;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use mountwarden_policy::{MountPermit, Permit, Policy, UnmountPermit, Verdict};
+use mountwarden_policy::{MountPermit, Permit, Policy, RemountPermit, UnmountPermit, Verdict};
 use mountwarden_protocol::{
-    AbsPath, ErrorCode, ErrorReply, MountId, Mounted, Operation, Outcome, Reply, RoleReport,
-    Unmounted, frame,
+    AbsPath, ErrorCode, ErrorReply, MountId, MountInfo, Mounted, Operation, Outcome, Reply,
+    RoleReport, Unmounted, frame,
 };
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags};
@@ -34,6 +36,7 @@ use nix::unistd::{Pid, fchdir};
 use thiserror::Error;
 
 use self::directory::Place;
+use self::files::Files;
 use self::location::{Location, Purpose};
 use self::lock::TargetLock;
 use self::mount::Attached;
@@ -329,6 +332,9 @@ impl Worker<'_> {
             Verdict::Allowed(Permit::Unmount(permit)) => {
                 answer(self.unmount(&permit, files)?, Reply::Unmounted)
             }
+            Verdict::Allowed(Permit::Remount(permit)) => {
+                answer(self.remount(&permit, files)?, Reply::Remounted)
+            }
         };
         self.context.board.add(count_of(&reply));
         let record = Record {
@@ -379,40 +385,15 @@ impl Worker<'_> {
         permit: &MountPermit<'_>,
         files: Vec<OwnedFd>,
     ) -> Result<Result<Made, ErrorReply>, Ended> {
-        let mut files = files.into_iter();
-        let (Some(directory), Some(target)) = (files.next(), files.next()) else {
-            return Err(Ended::Violation("a mount takes a directory and a target"));
-        };
-        let Some(origin) = Unchecked::of(permit, files) else {
-            return Err(Ended::Violation(
-                "the descriptors are not those of this kind",
-            ));
-        };
-        Ok(self.locked_mount(permit, directory, target, origin))
+        let files = Files::of(Some(&permit.kind), &permit.target, files)?;
+        Ok(self.locked_mount(permit, files))
     }
 
-    fn locked_mount(
-        &self,
-        permit: &MountPermit<'_>,
-        directory: OwnedFd,
-        target: OwnedFd,
-        origin: Unchecked<'_>,
-    ) -> Result<Made, ErrorReply> {
-        let own = self.descriptors.own.as_fd();
-        let path = &permit.target;
-        let _lock = self.lock(&directory, path)?;
+    fn locked_mount(&self, permit: &MountPermit<'_>, files: Files<'_>) -> Result<Made, ErrorReply> {
+        let _lock = self.lock(&files.directory, &permit.target)?;
         let table = &self.descriptors.table;
-        let place = Place::check(table, own, directory, path)?;
-        let target = Location::check(
-            table,
-            own,
-            Slot::Target,
-            target,
-            path,
-            Purpose::UseOrCompare,
-        )?;
-        let origin = origin.check(table, own)?;
-        mount::still_there(&place, &target)?;
+        let place = self.place(files.directory, &permit.target)?;
+        let (target, origin) = self.locations(&place, files.target, files.origin)?;
         if target.status.is_mount_root {
             let mounted = existing::same(table, permit, &origin, &target)?;
             let handed = None;
@@ -453,11 +434,53 @@ impl Worker<'_> {
         directory: OwnedFd,
     ) -> Result<Unmounted, ErrorReply> {
         let _lock = self.lock(&directory, &permit.target)?;
-        let (table, own) = (&self.descriptors.table, self.descriptors.own.as_fd());
-        let place = Place::check(table, own, directory, &permit.target)?;
-        let unmounted = unmount::unmount(table, permit, &place)?;
+        let place = self.place(directory, &permit.target)?;
+        let unmounted = unmount::unmount(&self.descriptors.table, permit, &place)?;
         self.context.mounts.release();
         Ok(unmounted)
+    }
+
+    fn remount(
+        &self,
+        permit: &RemountPermit<'_>,
+        files: Vec<OwnedFd>,
+    ) -> Result<Result<MountInfo, ErrorReply>, Ended> {
+        let kind = permit.lift.as_ref().map(|lift| &lift.kind);
+        let files = Files::of(kind, &permit.target, files)?;
+        Ok(self.locked_remount(permit, files))
+    }
+
+    fn locked_remount(
+        &self,
+        permit: &RemountPermit<'_>,
+        files: Files<'_>,
+    ) -> Result<MountInfo, ErrorReply> {
+        let _lock = self.lock(&files.directory, &permit.target)?;
+        let place = self.place(files.directory, &permit.target)?;
+        let id = place.mounted(permit.id)?;
+        let (target, origin) = self.locations(&place, files.target, files.origin)?;
+        let table = &self.descriptors.table;
+        remount::remount(table, permit, id, &origin, &target)
+    }
+
+    fn place<'a>(&'a self, directory: OwnedFd, path: &'a AbsPath) -> Result<Place<'a>, ErrorReply> {
+        let (table, own) = (&self.descriptors.table, self.descriptors.own.as_fd());
+        Place::check(table, own, directory, path)
+    }
+
+    /// The target, which is where the name of `place` leads, and what is mounted there.
+    fn locations(
+        &self,
+        place: &Place<'_>,
+        target: OwnedFd,
+        origin: Unchecked<'_>,
+    ) -> Result<(Location, Origin), ErrorReply> {
+        let (table, own) = (&self.descriptors.table, self.descriptors.own.as_fd());
+        let compare = Purpose::UseOrCompare;
+        let target = Location::check(table, own, Slot::Target, target, place.path(), compare)?;
+        let origin = origin.check(table, own)?;
+        mount::still_there(place, &target)?;
+        Ok((target, origin))
     }
 
     /// Waits until no other mounter works at the place. All else is looked at
@@ -546,6 +569,7 @@ fn count_of(reply: &Reply) -> Count {
         }
         Reply::Mounted(_) => Count::Mounted,
         Reply::Unmounted(_) => Count::Unmounted,
+        Reply::Remounted(_) => Count::Remounted,
         Reply::Error(error) if error.code == ErrorCode::Denied => Count::Denied,
         _ => Count::Failed,
     }

@@ -6,7 +6,9 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
 use mountwarden_policy::{MountPermit, PermittedKind};
-use mountwarden_protocol::{AbsPath, DenyReason, ErrorCode, ErrorReply, MountId, Mounted, Outcome};
+use mountwarden_protocol::{
+    AbsPath, DenyReason, ErrorCode, ErrorReply, MountId, Mounted, Outcome, Propagation,
+};
 use nix::errno::Errno;
 
 use super::directory::Place;
@@ -49,6 +51,12 @@ pub(super) fn mount(
             ),
         )
         .at(&target.path));
+    }
+    let master = origin.location().map_or(Propagation::Private, |source| {
+        table::propagation(&source.mount)
+    });
+    if permit.propagation == Propagation::Slave && master == Propagation::Private {
+        return Err(no_master(&target.path));
     }
     let made = build(table, permit, origin, target)?;
     // From here on the deadline must not end this process: what is attached is
@@ -127,7 +135,9 @@ fn build(
         _ => return Err(failed("no origin for")(Errno::EINVAL)),
     };
     let made = in_slot(made, Slot::Mount).map_err(failed("cannot keep the mount for"))?;
-    mount::restrict(made.as_fd(), table::kernel_bits(attributes), recursive)
+    let propagation = table::propagation_bit(permit.propagation);
+    let restrictions = table::kernel_bits(attributes);
+    mount::restrict(made.as_fd(), restrictions, propagation, recursive)
         .map_err(failed("cannot restrict the mount for"))?;
     Ok(made)
 }
@@ -165,16 +175,22 @@ fn verify(
         )
         .at(path));
     }
-    if table::is_shared(&status) {
-        if !permit.shared_target {
-            return Err(shared_target(target, permit.grant));
-        }
-        // The kernel shares what is attached to a shared mount; what is mounted
-        // on ours is nobody else's.
-        mount::restrict(made.as_fd(), 0, true).map_err(failed)?;
+    // The kernel shares what is attached to a shared mount. Of what is to be shared
+    // anyway, only the target tells.
+    let spread = match permit.propagation {
+        Propagation::Shared => &table.status_of_mount(status.parent).map_err(failed)?,
+        Propagation::Private | Propagation::Slave => &status,
+    };
+    if table::is_shared(spread) && !permit.shared_target {
+        return Err(shared_target(target, permit.grant));
+    }
+    if table::propagation(&status) != permit.propagation {
+        let propagation = table::propagation_bit(permit.propagation);
+        mount::restrict(made.as_fd(), 0, propagation, true).map_err(failed)?;
         status = table.status_of_mount(id).map_err(failed)?;
     }
-    if !table::attributes(&status).contains(permit.attributes) || table::is_shared(&status) {
+    let spreads_as_asked = table::propagation(&status) == permit.propagation;
+    if !table::attributes(&status).contains(permit.attributes) || !spreads_as_asked {
         return Err(ErrorReply::new(
             ErrorCode::Failed,
             format!("the kernel did not give the mount at {path} the attributes that it must have"),
@@ -215,6 +231,18 @@ pub(super) fn described(
             Errno::EPROTO,
         )),
     }
+}
+
+/// A slave without a master is private (`mount_namespaces(7)`).
+fn no_master(path: &AbsPath) -> ErrorReply {
+    ErrorReply::new(
+        ErrorCode::Unsupported,
+        format!(
+            "a slave at {path} would get nothing: only a bind of a source on a mount that is shared, \
+             or a slave itself, can be one; ask for a private mount"
+        ),
+    )
+    .at(path)
 }
 
 fn shared_target(target: &Location, grant: &str) -> ErrorReply {

@@ -3,7 +3,7 @@
 
 use std::os::fd::{BorrowedFd, OwnedFd};
 
-use mountwarden_policy::{MountPermit, PermittedKind};
+use mountwarden_policy::PermittedKind;
 use mountwarden_protocol::{AbsPath, ErrorReply};
 
 use super::device::{self, Device};
@@ -24,17 +24,18 @@ impl<'p> Unchecked<'p> {
     /// Tells the descriptors of an order apart; `None` when they are not those of this
     /// kind of mount.
     pub(super) fn of(
-        permit: &'p MountPermit<'_>,
+        kind: Option<&'p PermittedKind>,
+        target: &'p AbsPath,
         files: impl IntoIterator<Item = OwnedFd>,
     ) -> Option<Self> {
         let mut files = files.into_iter();
-        let unchecked = match &permit.kind {
-            PermittedKind::Bind { source, .. } => Self::Location(source, files.next()?),
-            PermittedKind::Tmpfs { .. } => Self::Nothing,
-            PermittedKind::Block { device, .. } => {
+        let unchecked = match kind {
+            Some(PermittedKind::Bind { source, .. }) => Self::Location(source, files.next()?),
+            Some(PermittedKind::Tmpfs { .. }) | None => Self::Nothing,
+            Some(PermittedKind::Block { device, .. }) => {
                 Self::Device(device, files.next()?, files.next()?)
             }
-            PermittedKind::Fuse(_) => Self::Connection(&permit.target, files.next()?),
+            Some(PermittedKind::Fuse(_)) => Self::Connection(target, files.next()?),
         };
         files.next().is_none().then_some(unchecked)
     }
@@ -66,4 +67,14 @@ pub(super) enum Origin {
     Device(Device),
     /// What a FUSE file system is served on.
     Connection(OwnedFd),
+}
+
+impl Origin {
+    /// The directory or file of a bind.
+    pub(super) fn location(&self) -> Option<&Location> {
+        match self {
+            Self::Location(location) => Some(location),
+            _ => None,
+        }
+    }
 }

@@ -13,11 +13,13 @@ use super::roots::{FUSE_CONNECTION, Roots};
 use crate::failure;
 
 /// Opens what the order for `permit` must bring, in this order: the directory
-/// above the target; for a mount also the target, and what its kind is made from.
+/// above the target; for a mount or a remount also the target, and what its kind is
+/// made from.
 pub(super) fn open(permit: &Permit<'_>, roots: &Roots) -> Result<Vec<OwnedFd>, ErrorReply> {
-    let (path, mount) = match permit {
+    let (path, kind) = match permit {
         Permit::Mount(permit) => (&permit.target, Some(&permit.kind)),
         Permit::Unmount(permit) => (&permit.target, None),
+        Permit::Remount(permit) => (&permit.target, permit.lift.as_ref().map(|lift| &lift.kind)),
     };
     let Some((directory, name)) = path.split() else {
         return Err(failure::kernel(
@@ -27,12 +29,16 @@ pub(super) fn open(permit: &Permit<'_>, roots: &Roots) -> Result<Vec<OwnedFd>, E
         ));
     };
     let above = location(&directory, roots)?;
-    let target = mount
-        .map(|_| target(path, name, &above, roots))
-        .transpose()?;
+    let target = match permit {
+        Permit::Mount(_) => Some(target(path, name, &above, roots)?),
+        Permit::Unmount(_) => None,
+        Permit::Remount(_) => {
+            Some(unopened(&above, name).map_err(|errno| failed(path, errno, roots))?)
+        }
+    };
     let mut files = vec![above];
     files.extend(target);
-    match mount {
+    match kind {
         Some(PermittedKind::Bind { source, .. }) => files.push(location(source, roots)?),
         Some(PermittedKind::Block { device, .. }) => files.extend(block_device(device)?),
         Some(PermittedKind::Fuse(_)) => files.push(fuse_connection()?),
@@ -81,17 +87,16 @@ fn target(
     let resolve = NO_LINKS | ResolveFlag::RESOLVE_NO_XDEV;
     match openat2(above, name, OpenHow::new().flags(READ).resolve(resolve)) {
         // It crossed into a mount (`openat2(2)`).
-        Err(Errno::EXDEV) => {
-            let unopened = OFlag::O_PATH | OFlag::O_CLOEXEC;
-            openat2(
-                above,
-                name,
-                OpenHow::new().flags(unopened).resolve(NO_LINKS),
-            )
-        }
+        Err(Errno::EXDEV) => unopened(above, name),
         other => other,
     }
     .map_err(|errno| failed(path, errno, roots))
+}
+
+/// The root of the mount at a name. What it shows is not asked.
+fn unopened(above: &OwnedFd, name: &[u8]) -> Result<OwnedFd, Errno> {
+    let how = OpenHow::new().flags(OFlag::O_PATH | OFlag::O_CLOEXEC);
+    openat2(above, name, how.resolve(NO_LINKS))
 }
 
 /// Opens one directory or file for reading.

@@ -293,6 +293,11 @@ impl Conversation<'_> {
                 attributes: mountwarden_protocol::MountAttributes::empty(),
                 tmpfs: None,
             },
+            Verdict::Allowed(Permit::Remount(permit)) => Explanation::Allowed {
+                grant: permit.grant.to_owned(),
+                attributes: permit.set,
+                tmpfs: None,
+            },
             Verdict::Allowed(Permit::Mount(permit)) => Explanation::Allowed {
                 grant: permit.grant.to_owned(),
                 attributes: permit.attributes,

@@ -412,22 +412,43 @@ const MOUNT_ATTR_SIZE: u64 = 32;
 const _: () = assert!(size_of::<MountAttr>() == 32);
 
 /// Adds attributes to a mount, with those beneath it where `recursive`, and
-/// makes it private. It never takes one away.
+/// sets their propagation (`MS_PRIVATE`, ...). It takes no attribute away.
 ///
 /// # Errors
 /// What the kernel reports.
-pub fn restrict(mount: BorrowedFd<'_>, attributes: u64, recursive: bool) -> Result<(), Errno> {
+pub fn restrict(
+    mount: BorrowedFd<'_>,
+    attributes: u64,
+    propagation: u64,
+    recursive: bool,
+) -> Result<(), Errno> {
     let flags = if recursive {
         EMPTY_PATH | RECURSIVE
     } else {
         EMPTY_PATH
     };
-    let change = MountAttr {
+    let restriction = MountAttr {
         set: attributes,
         clear: 0,
-        propagation: libc::MS_PRIVATE,
+        propagation,
         userns_fd: 0,
     };
+    set_attributes(mount, flags, &restriction)
+}
+
+/// Takes attributes away from a mount and adds others, which win; mounts beneath it
+/// and its propagation stay as they are.
+pub(crate) fn change(mount: BorrowedFd<'_>, set: u64, clear: u64) -> Result<(), Errno> {
+    let change = MountAttr {
+        set,
+        clear,
+        propagation: 0,
+        userns_fd: 0,
+    };
+    set_attributes(mount, EMPTY_PATH, &change)
+}
+
+fn set_attributes(mount: BorrowedFd<'_>, flags: u32, change: &MountAttr) -> Result<(), Errno> {
     // SAFETY: the path is pinned; the kernel reads one `mount_attr` of the size
     // that it is told.
     let returned = unsafe {
@@ -436,7 +457,7 @@ pub fn restrict(mount: BorrowedFd<'_>, attributes: u64, recursive: bool) -> Resu
             libc::c_long::from(mount.as_raw_fd()),
             EMPTY.as_ptr(),
             libc::c_ulong::from(flags),
-            &raw const change,
+            ptr::from_ref(change),
             MOUNT_ATTR_SIZE,
         )
     };

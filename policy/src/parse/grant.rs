@@ -1,6 +1,8 @@
 //! `[[grant]]`
 
-use mountwarden_protocol::{MountAttributes, TmpfsInodes, TmpfsSize};
+use std::collections::BTreeSet;
+
+use mountwarden_protocol::{MountAttributes, Propagation, TmpfsInodes, TmpfsSize};
 
 use super::filesystems::{block, fuse};
 use super::subjects::subjects;
@@ -11,7 +13,7 @@ use crate::grant::{BindTerms, Grant, Terms, TmpfsTerms};
 use crate::subjects::Subjects;
 use crate::template::Template;
 
-pub(super) const KEYS: [&str; 10] = [
+pub(super) const KEYS: [&str; 12] = [
     "name",
     "users",
     "groups",
@@ -22,6 +24,8 @@ pub(super) const KEYS: [&str; 10] = [
     "tmpfs",
     "block",
     "fuse",
+    "remount",
+    "propagation",
 ];
 
 /// The longest name in bytes: every audit line cites one.
@@ -42,6 +46,11 @@ pub(super) fn grant(table: &Table<'_>, accounts: &dyn Accounts) -> Result<Grant,
         None => MountAttributes::NO_SUID | MountAttributes::NO_DEV,
     };
     let shared_target = flag(table, "shared_target")?;
+    let remount = flag(table, "remount")?;
+    let propagation = match table.get("propagation") {
+        Some(value) => propagation(&value)?,
+        None => BTreeSet::new(),
+    };
     let bind = match table.get("bind") {
         Some(value) => Some(bind(&value, &subjects)?),
         None => None,
@@ -60,6 +69,8 @@ pub(super) fn grant(table: &Table<'_>, accounts: &dyn Accounts) -> Result<Grant,
         tmpfs,
         block: block.transpose()?,
         fuse: fuse.transpose()?,
+        remount,
+        propagation,
         subjects,
     };
     if terms.kinds().is_empty() {
@@ -96,6 +107,18 @@ fn force(value: &Value<'_>) -> Result<MountAttributes, Fault> {
         };
     }
     Ok(attributes)
+}
+
+fn propagation(value: &Value<'_>) -> Result<BTreeSet<Propagation>, Fault> {
+    value
+        .list("a list of slave and shared")?
+        .iter()
+        .map(|element| match element.as_text() {
+            Some("slave") => Ok(Propagation::Slave),
+            Some("shared") => Ok(Propagation::Shared),
+            _ => Err(element.wrong("slave or shared")),
+        })
+        .collect()
 }
 
 fn bind(value: &Value<'_>, subjects: &Subjects) -> Result<BindTerms, Fault> {

@@ -357,3 +357,27 @@ fn a_recursive_bind_of_its_own_targets_is_unwise() {
         );
     }
 }
+
+#[test]
+fn a_shared_propagation_is_warned_of() {
+    let with = |words: &str| {
+        of_grant(&format!(
+            "users = [1000]\ntarget = ['/mnt/t']\npropagation = [{words}]\n\
+             [grant.bind]\nsource = ['/srv/images']\n"
+        ))
+    };
+    for (words, count) in [
+        ("", 0),
+        ("'slave'", 0),
+        ("'shared'", 1),
+        ("'slave', 'shared'", 1),
+    ] {
+        let warnings = with(words);
+        assert_eq!(warnings.len(), count, "{words}: {warnings:?}");
+        assert!(
+            warnings
+                .iter()
+                .all(|text| text.contains("at its source too"))
+        );
+    }
+}

@@ -14,9 +14,13 @@ mod places;
 #[cfg(test)]
 mod positions;
 #[cfg(test)]
+mod propagation;
+#[cfg(test)]
 mod properties;
 #[cfg(test)]
 mod protected;
+#[cfg(test)]
+mod remounts;
 #[cfg(test)]
 mod several;
 #[cfg(test)]

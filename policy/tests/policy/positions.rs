@@ -113,14 +113,14 @@ fn every_table_knows_its_keys() {
             3,
             1,
             "unknown key \"user\" in [[grant]]; the keys are name, users, groups, target, force, \
-             shared_target, bind, tmpfs, block, fuse",
+             shared_target, bind, tmpfs, block, fuse, remount, propagation",
         ),
         (
             "version = 1\n[[grant]]\nname = 'x'\n  [grant.blocks]\n  device = []\n",
             4,
             10,
             "unknown key \"blocks\" in [[grant]]; the keys are name, users, groups, target, force, \
-             shared_target, bind, tmpfs, block, fuse",
+             shared_target, bind, tmpfs, block, fuse, remount, propagation",
         ),
     ]);
 }
@@ -450,6 +450,19 @@ fn the_other_keys_of_a_grant_have_types() {
             6,
             17,
             "shared_target must be true or false, not the string \"no\"",
+        ),
+        ("remount = 1", 6, 11, "remount must be true or false, not 1"),
+        (
+            "propagation = 'shared'",
+            6,
+            15,
+            "propagation must be a list of slave and shared, not the string \"shared\"",
+        ),
+        (
+            "propagation = ['slave', 'private']",
+            6,
+            25,
+            "an element of propagation must be slave or shared, not the string \"private\"",
         ),
         (
             "bind = true",

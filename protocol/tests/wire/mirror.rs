@@ -66,12 +66,20 @@ mirror! {
     pub(crate) enum Operation {
         Mount(Mount),
         Unmount(Unmount),
+        Remount(Remount),
     }
 
     pub(crate) struct Mount {
         pub(crate) kind: Kind,
         pub(crate) target: Vec<u8>,
         pub(crate) options: u32,
+        pub(crate) propagation: Propagation,
+    }
+
+    pub(crate) enum Propagation {
+        Private,
+        Slave,
+        Shared,
     }
 
     pub(crate) enum Kind {
@@ -109,6 +117,18 @@ mirror! {
         pub(crate) id: Option<u64>,
     }
 
+    pub(crate) struct Remount {
+        pub(crate) target: Vec<u8>,
+        pub(crate) set: u32,
+        pub(crate) lift: Option<Lift>,
+        pub(crate) id: Option<u64>,
+    }
+
+    pub(crate) struct Lift {
+        pub(crate) attributes: u32,
+        pub(crate) kind: Kind,
+    }
+
     pub(crate) enum Reply {
         Error(ErrorReply),
         Mounted(Mounted),
@@ -116,6 +136,7 @@ mirror! {
         List(ListPage),
         Explained(Explanation),
         Status(Status),
+        Remounted(MountInfo),
     }
 
     pub(crate) enum Outcome {
@@ -214,6 +235,7 @@ mirror! {
         pub(crate) failed: u64,
         pub(crate) delayed: u64,
         pub(crate) killed: u64,
+        pub(crate) remounted: u64,
     }
 }
 
@@ -338,11 +360,25 @@ impl From<&protocol::Operation> for Operation {
                 kind: (&mount.kind).into(),
                 target: path(&mount.target),
                 options: mount.options.bits(),
+                propagation: match mount.propagation {
+                    protocol::Propagation::Private => Propagation::Private,
+                    protocol::Propagation::Slave => Propagation::Slave,
+                    protocol::Propagation::Shared => Propagation::Shared,
+                },
             }),
             protocol::Operation::Unmount(unmount) => Self::Unmount(Unmount {
                 target: path(&unmount.target),
                 lazy: unmount.lazy,
                 id: unmount.id.map(u64::from),
+            }),
+            protocol::Operation::Remount(remount) => Self::Remount(Remount {
+                target: path(&remount.target),
+                set: remount.set.bits(),
+                lift: remount.lift.as_ref().map(|lift| Lift {
+                    attributes: lift.attributes.bits(),
+                    kind: (&lift.kind).into(),
+                }),
+                id: remount.id.map(u64::from),
             }),
         }
     }
@@ -413,6 +449,7 @@ impl From<&protocol::Reply> for Reply {
             }),
             protocol::Reply::Explained(explanation) => Self::Explained(explanation.into()),
             protocol::Reply::Status(status) => Self::Status((&**status).into()),
+            protocol::Reply::Remounted(mount) => Self::Remounted(mount.into()),
         }
     }
 }
@@ -476,6 +513,7 @@ impl From<&protocol::Status> for Status {
                 failed: from.counters.failed,
                 delayed: from.counters.delayed,
                 killed: from.counters.killed,
+                remounted: from.counters.remounted,
             },
         }
     }

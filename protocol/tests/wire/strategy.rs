@@ -2,10 +2,10 @@
 
 use mountwarden_protocol::{
     AbsPath, Counters, DenyReason, ErrorCode, ErrorReply, Explanation, Features, FilesystemOption,
-    FilesystemOptions, Hello, HelloReply, Kind, LandlockReport, Limits, ListPage, Mount,
-    MountAttributes, MountId, MountInfo, MountOptions, Mounted, Operation, Outcome, Refusal, Reply,
-    Request, Role, RoleReport, Status, TmpfsInodes, TmpfsLimits, TmpfsMode, TmpfsSize, Unmount,
-    Unmounted, Versions, Welcome,
+    FilesystemOptions, Hello, HelloReply, Kind, LandlockReport, Lift, Limits, ListPage, Mount,
+    MountAttributes, MountId, MountInfo, MountOptions, Mounted, Operation, Outcome, Propagation,
+    Refusal, Remount, Reply, Request, Role, RoleReport, Status, TmpfsInodes, TmpfsLimits,
+    TmpfsMode, TmpfsSize, Unmount, Unmounted, Versions, Welcome,
 };
 use proptest::collection::vec;
 use proptest::option::of;
@@ -166,17 +166,40 @@ fn filesystem_options() -> impl Strategy<Value = FilesystemOptions> {
     )
 }
 
+fn propagation() -> impl Strategy<Value = Propagation> {
+    select(vec![
+        Propagation::Private,
+        Propagation::Slave,
+        Propagation::Shared,
+    ])
+}
+
+fn lift() -> impl Strategy<Value = Lift> {
+    (attributes(), kind()).prop_map(|(attributes, kind)| Lift { attributes, kind })
+}
+
 fn operation() -> impl Strategy<Value = Operation> {
     prop_oneof![
-        (kind(), path(), any::<u32>()).prop_map(|(kind, target, options)| {
-            Operation::Mount(Mount {
-                kind,
-                target,
-                options: MountOptions::from_bits_truncate(options),
-            })
-        }),
+        (kind(), path(), any::<u32>(), propagation()).prop_map(
+            |(kind, target, options, propagation)| {
+                Operation::Mount(Mount {
+                    kind,
+                    target,
+                    options: MountOptions::from_bits_truncate(options),
+                    propagation,
+                })
+            }
+        ),
         (path(), any::<bool>(), of(mount_id()))
             .prop_map(|(target, lazy, id)| Operation::Unmount(Unmount { target, lazy, id })),
+        (path(), attributes(), of(lift()), of(mount_id())).prop_map(|(target, set, lift, id)| {
+            Operation::Remount(Remount {
+                target,
+                set,
+                lift,
+                id,
+            })
+        }),
     ]
 }
 
@@ -264,7 +287,7 @@ fn status() -> impl Strategy<Value = Status> {
             idle_timeout_ms: idle,
         },
     );
-    let counters = any::<[u64; 9]>().prop_map(|numbers| {
+    let counters = any::<[u64; 10]>().prop_map(|numbers| {
         let [
             connections_open,
             connections,
@@ -275,6 +298,7 @@ fn status() -> impl Strategy<Value = Status> {
             failed,
             delayed,
             killed,
+            remounted,
         ] = numbers;
         Counters {
             connections_open,
@@ -286,6 +310,7 @@ fn status() -> impl Strategy<Value = Status> {
             failed,
             delayed,
             killed,
+            remounted,
         }
     });
     (
@@ -319,5 +344,6 @@ pub(crate) fn reply() -> impl Strategy<Value = Reply> {
             .prop_map(|(mounts, next)| Reply::List(ListPage { mounts, next })),
         explanation().prop_map(Reply::Explained),
         status().prop_map(|status| Reply::Status(Box::new(status))),
+        mount_info().prop_map(Reply::Remounted),
     ]
 }

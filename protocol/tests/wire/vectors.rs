@@ -3,9 +3,10 @@
 
 use mountwarden_protocol::{
     AbsPath, Counters, DenyReason, ErrorCode, ErrorReply, Explanation, Features, Hello, HelloReply,
-    Kind, LandlockReport, Limits, ListPage, Mount, MountAttributes, MountId, MountInfo,
-    MountOptions, Mounted, Operation, Outcome, Refusal, Reply, Request, Role, RoleReport, Status,
-    TmpfsInodes, TmpfsLimits, TmpfsMode, TmpfsSize, Unmount, Unmounted, Versions, Welcome,
+    Kind, LandlockReport, Lift, Limits, ListPage, Mount, MountAttributes, MountId, MountInfo,
+    MountOptions, Mounted, Operation, Outcome, Propagation, Refusal, Remount, Reply, Request, Role,
+    RoleReport, Status, TmpfsInodes, TmpfsLimits, TmpfsMode, TmpfsSize, Unmount, Unmounted,
+    Versions, Welcome,
 };
 
 #[derive(Debug)]
@@ -96,6 +97,7 @@ fn bind() -> Operation {
         },
         target: path("/run/vms/7"),
         options: MountOptions::READ_ONLY,
+        propagation: Propagation::Private,
     })
 }
 
@@ -105,6 +107,7 @@ fn requests() -> Vec<(&'static str, Request)> {
             kind: Kind::Tmpfs { size, inodes, mode },
             target: path("/run/vms/scratch"),
             options: MountOptions::empty(),
+            propagation: Propagation::Shared,
         }))
     };
     vec![
@@ -118,6 +121,7 @@ fn requests() -> Vec<(&'static str, Request)> {
                 },
                 target: path("/run/vms/\u{e9}"),
                 options: MountOptions::all(),
+                propagation: Propagation::Slave,
             })),
         ),
         ("request-perform-mount-tmpfs", tmpfs(None, None, None)),
@@ -143,6 +147,7 @@ fn requests() -> Vec<(&'static str, Request)> {
                 },
                 target: path("/run/vms/7/data"),
                 options: MountOptions::READ_ONLY,
+                propagation: Propagation::Private,
             })),
         ),
         (
@@ -157,6 +162,7 @@ fn requests() -> Vec<(&'static str, Request)> {
                 },
                 target: path("/run/vms/7/remote"),
                 options: MountOptions::NO_EXEC,
+                propagation: Propagation::Private,
             })),
         ),
         (
@@ -182,6 +188,30 @@ fn requests() -> Vec<(&'static str, Request)> {
                 target: path("/"),
                 lazy: false,
                 id: None,
+            })),
+        ),
+        (
+            "request-perform-remount",
+            Request::Perform(Operation::Remount(Remount {
+                target: path("/run/vms/7"),
+                set: MountAttributes::READ_ONLY | MountAttributes::NO_EXEC,
+                lift: None,
+                id: None,
+            })),
+        ),
+        (
+            "request-perform-remount-lift-by-id",
+            Request::Perform(Operation::Remount(Remount {
+                target: path("/run/vms/7"),
+                set: MountAttributes::NO_SYMFOLLOW,
+                lift: Some(Lift {
+                    attributes: MountAttributes::READ_ONLY,
+                    kind: Kind::Bind {
+                        source: path("/srv/images"),
+                        recursive: false,
+                    },
+                }),
+                id: Some(id(0x1_0000_0102)),
             })),
         ),
         ("request-list-first", Request::List { after: None }),
@@ -248,6 +278,10 @@ fn replies() -> Vec<(&'static str, Reply)> {
             }),
         ),
         ("reply-status", Reply::Status(Box::new(status()))),
+        (
+            "reply-remounted",
+            Reply::Remounted(mount_info(0x1_0000_0102, "/run/vms/7")),
+        ),
     ]);
     replies
 }
@@ -366,6 +400,7 @@ fn status() -> Status {
             failed: 7,
             delayed: 8,
             killed: 9,
+            remounted: 10,
         },
     }
 }

@@ -161,7 +161,7 @@ pub(super) fn mounter_work() -> Vec<Entry> {
     let set = is!(1, cmd = FSCONFIG_SET_STRING);
     let keys = TMPFS_KEYS.map(|key| vec![of_tmpfs, set, pinned(2, "key", key)]);
     options.forms.extend(keys);
-    let made = slot(0, Slot::Mount);
+    let (made, target) = (slot(0, Slot::Mount), slot(0, Slot::Target));
     let empty = pinned(1, "path", EMPTY);
     let size = long(4, "size", 32, "sizeof(struct mount_attr)");
     vec![
@@ -184,8 +184,9 @@ pub(super) fn mounter_work() -> Vec<Entry> {
         options,
         call!(
             SYS_mount_setattr,
-            "attributes, which are only ever added",
+            "the attributes of a new mount; of a target, when it is remounted",
             [made, empty, is!(2, flags = AT_EMPTY_PATH), size],
+            [target, empty, is!(2, flags = AT_EMPTY_PATH), size],
             [
                 made,
                 empty,

@@ -8,8 +8,8 @@ use std::process::{Child, Command, Stdio};
 
 use mountwarden_client::protocol::{Hello, frame};
 use mountwarden_client::{
-    Bind, Block, Client, ErrorKind, Fuse, MountId, Tmpfs, TmpfsInodes, TmpfsMode, TmpfsSize,
-    Unmount, Versions,
+    Bind, Block, Client, ErrorKind, Fuse, MountAttributes, MountId, Remount, Tmpfs, TmpfsInodes,
+    TmpfsMode, TmpfsSize, Unmount, Versions,
 };
 use nix::sys::signal::{Signal, kill};
 use serde_json::Value;
@@ -27,6 +27,7 @@ connections_per_user = 1
 [[grant]]
 name = "vm storage"
 users = [@UID@]
+remount = true
 target = ["@DIR@/mnt"]
   [grant.bind]
   source = ["@DIR@/src"]
@@ -117,6 +118,15 @@ fn decisions(sandbox: &Sandbox, daemon: &Daemon) -> Vec<(&'static str, String)> 
         "a FUSE file system, which the grant does not have",
         tail.one(),
     ));
+    client
+        .mount(Tmpfs::new(&base).unwrap().shared())
+        .unwrap_err();
+    all.push(("a propagation that is not granted", tail.one()));
+    let remount = Remount::new(&base).unwrap().no_exec();
+    let lifted = MountAttributes::READ_ONLY;
+    let remount = remount.lift_from_bind(lifted, sandbox.path("src/data"));
+    client.remount(remount.unwrap()).unwrap();
+    all.push(("other attributes of a bind", tail.one()));
     let missing = Tmpfs::new(sandbox.path("mnt/missing")).unwrap();
     client.mount(missing).unwrap_err();
     all.push((

@@ -212,7 +212,8 @@ pub(crate) fn attack_18_values_that_are_never_valid(sandbox: &Sandbox) -> Result
     let options = {
         let mut bytes = encoded(&plain);
         let end = bytes.len();
-        bytes[end - 4..].copy_from_slice(&u32::MAX.to_le_bytes());
+        // The propagation follows.
+        bytes[end - 8..end - 4].copy_from_slice(&u32::MAX.to_le_bytes());
         bytes
     };
     all_end_it(

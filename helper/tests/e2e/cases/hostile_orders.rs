@@ -270,7 +270,7 @@ pub(crate) fn attack_22_counts_of_descriptors(sandbox: &Sandbox) -> Result<(), S
         operation: None,
         error: ErrorReply::new(ErrorCode::NotFound, "not there"),
     };
-    let two = "a mount takes a directory and a target";
+    let two = "a mount or remount takes a directory and a target";
     let kind = "the descriptors are not those of this kind";
     let one = "an unmount takes one descriptor";
     let none = "descriptors came with an order that takes none";

@@ -28,8 +28,10 @@ mod mountinfo;
 mod mounting;
 mod pace;
 mod paths;
+mod propagating;
 mod protocol;
 mod races;
+mod remounting;
 mod restart;
 mod rounds;
 mod serving;
@@ -162,6 +164,10 @@ cases! {
         has_its_limits_and_owner
         busy_then_lazy
         by_id
+        attack_16_what_others_put_there_stays
+        attack_31_dead_and_hung_file_systems
+        attack_11_a_slave_receives_and_does_not_send
+        shared_goes_both_ways
         topmost_of_a_stack
         list_is_the_peers_own
         list_goes_over_pages
@@ -246,7 +252,6 @@ cases! {
     absent {
         attack_13_devices_are_no_sources
         attack_14_no_file_system_can_be_named
-        attack_16_nothing_is_remounted
         attack_35_no_reply_brings_a_descriptor
     }
     audit {
@@ -254,6 +259,32 @@ cases! {
         a_flood_of_connections_is_one_line
         attack_25_a_user_without_a_number
         a_log_that_is_gone_ends_the_helper
+    }
+    remounting {
+        attack_16_forced_flags_are_never_lifted
+        attack_16_only_where_granted
+        attack_16_what_others_put_there_stays
+        attack_16_a_mount_is_no_proof_of_itself
+        attack_16_replaced_before_the_check
+        attack_16_locked_by_the_kernel
+        attack_19_flags_are_the_kernels
+        attack_26_roots_of_other_mounts
+        attack_31_dead_and_hung_file_systems
+        forced_flags_come_with_it
+        by_id_and_where_nothing_is
+        busy_while_open_for_writing
+    }
+    propagating {
+        attack_11_a_private_mount_spreads_nothing
+        attack_11_a_slave_receives_and_does_not_send
+        attack_11_only_where_granted
+        attack_11_shared_on_a_shared_target
+        attack_11_target_shared_while_attaching
+        attack_08_sources_that_nothing_covers
+        shared_goes_both_ways
+        a_shared_tmpfs
+        a_slave_needs_a_master
+        already_mounted_has_the_same
     }
     coverage {
         every_entry_is_used
