@@ -1,19 +1,19 @@
 //! The client: one connection that is opened again when it was lost.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use mountwarden_protocol::{
-    ErrorCode, Explanation, Mount, MountInfo, Mounted, Operation, Passed, Refusal, Reply, Request,
-    Status, Unmounted, Welcome,
+    ErrorCode, Explanation, Kind, Mount, MountInfo, Mounted, Operation, Passed, Refusal, Reply,
+    Request, Status, Unmounted, Welcome,
 };
 
 use crate::connection::{Connection, Failure};
 use crate::deadline::Deadline;
 use crate::list::Pages;
 use crate::passing::path_of;
-use crate::{Error, ErrorKind, Passing, Unmount};
+use crate::{Error, ErrorKind, Fuse, FuseMount, Passing, Remount, Unmount};
 
 /// Where the helper listens.
 pub const DEFAULT_SOCKET: &str = "/run/mountwarden/mountwarden.sock";
@@ -134,7 +134,8 @@ impl Client {
         }
     }
 
-    /// Mounts a [`Bind`](crate::Bind) or a [`Tmpfs`](crate::Tmpfs).
+    /// Mounts a [`Bind`](crate::Bind), a [`Tmpfs`](crate::Tmpfs) or a
+    /// [`Block`](crate::Block).
     ///
     /// Asking for what is there already is no error: the reply's
     /// [`outcome`](Mounted::outcome) tells.
@@ -163,11 +164,73 @@ impl Client {
         mount: impl Into<Mount>,
         passing: Passing<'_>,
     ) -> Result<Mounted, Error> {
-        let request = Request::Perform(Operation::Mount(passing.describe(mount)?));
+        let mount = passing.describe(mount)?;
+        if let Kind::Fuse { .. } = mount.kind {
+            return Err(Error::other_method("Client::mount_fuse"));
+        }
+        let request = Request::Perform(Operation::Mount(mount));
         let mut call = self.begin().passing(passing);
         match self.exchange(&request, &mut call)? {
             Reply::Mounted(mounted) => Ok(mounted),
             other => Err(self.misfit(&other, "a mount")),
+        }
+    }
+
+    /// Mounts a [`Fuse`] file system and gives the connection that its program answers
+    /// on. Until it does, whoever looks at the target waits.
+    ///
+    /// A second request is no [`AlreadyMounted`](crate::Outcome::AlreadyMounted): there
+    /// is one connection. So after a lost connection it is not repeated either.
+    ///
+    /// ```no_run
+    /// # fn main() -> Result<(), mountwarden_client::Error> {
+    /// use mountwarden_client::{Client, Fuse};
+    /// let mut client = Client::connect()?;
+    /// let made = client.mount_fuse(Fuse::new("sshfs", "/run/vms/7/remote")?)?;
+    /// // A program of libfuse takes "/dev/fd/N" for the place, N being its number.
+    /// let connection = made.connection;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// As for [`Client::mount`]; [`Protocol`](crate::ErrorKind::Protocol) also for a
+    /// reply without a connection.
+    pub fn mount_fuse(&mut self, fuse: Fuse) -> Result<FuseMount, Error> {
+        self.mount_fuse_passing(fuse, Passing::new())
+    }
+
+    /// As [`Client::mount_fuse`], at a target that this process has opened and the
+    /// helper's user cannot reach.
+    ///
+    /// # Errors
+    /// As for [`Client::mount_fuse`], and [`Passing::describe`].
+    pub fn mount_fuse_passing(
+        &mut self,
+        fuse: Fuse,
+        passing: Passing<'_>,
+    ) -> Result<FuseMount, Error> {
+        let request = Request::Perform(Operation::Mount(passing.describe(fuse)?));
+        let descriptors = passing.descriptors();
+        let deadline = Deadline::after(self.timeout);
+        let exchanged = self.connected(deadline).and_then(|connection| {
+            connection.exchange_for_descriptors(&request, descriptors, deadline)
+        });
+        let (connection, reply, descriptors) =
+            exchanged.map_err(|failure| Error::of(failure, &self.socket, self.timeout))?;
+        if !is_last(&reply) {
+            self.connection = Some(connection);
+        }
+        match (reply, <[OwnedFd; 1]>::try_from(descriptors)) {
+            (Reply::Mounted(mounted), Ok([connection])) => Ok(FuseMount {
+                mounted,
+                connection,
+            }),
+            (Reply::Mounted(_), Err(_)) => {
+                Err(self.broken("a FUSE mount did not come with one connection"))
+            }
+            (Reply::Error(error), _) => Err(error.into()),
+            (other, _) => Err(self.misfit(&other, "a FUSE mount")),
         }
     }
 
@@ -234,6 +297,32 @@ impl Client {
                 })
             }
             (Err(error), _) => Err(error),
+        }
+    }
+
+    /// Changes the attributes of a mount that is there, and gives it as it is then.
+    ///
+    /// ```no_run
+    /// # fn main() -> Result<(), mountwarden_client::Error> {
+    /// use mountwarden_client::{Client, Remount};
+    /// let mut client = Client::connect()?;
+    /// let sealed = client.remount(Remount::new("/run/vms/7/images")?.read_only())?;
+    /// println!("{}", sealed.attributes.names().join(","));
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`Denied`](crate::ErrorKind::Denied) by the policy,
+    /// [`NotMounted`](crate::ErrorKind::NotMounted) when nothing is there,
+    /// [`IdMismatch`](crate::ErrorKind::IdMismatch) when another mount is,
+    /// [`Busy`](crate::ErrorKind::Busy) when it is in use or not what is lifted from,
+    /// and whatever else [`ErrorKind`](crate::ErrorKind) lists.
+    pub fn remount(&mut self, remount: impl Into<Remount>) -> Result<MountInfo, Error> {
+        let remount: mountwarden_protocol::Remount = remount.into().into();
+        match self.call(&Request::Perform(Operation::Remount(remount)))? {
+            Reply::Remounted(mount) => Ok(mount),
+            other => Err(self.misfit(&other, "a remount")),
         }
     }
 
@@ -353,13 +442,11 @@ impl Client {
     }
 
     fn attempt(&mut self, request: &Request, call: &Call<'_>) -> Result<Reply, Failure> {
-        let connection = match self.connection.take() {
-            Some(connection) => connection,
-            None => Connection::open(&self.socket, call.deadline)?,
-        };
-        self.welcome = connection.welcome();
-        let (connection, reply) =
-            connection.exchange(request, call.passing.descriptors(), call.deadline)?;
+        let (connection, reply) = self.connected(call.deadline)?.exchange(
+            request,
+            call.passing.descriptors(),
+            call.deadline,
+        )?;
         match reply {
             // Nothing was done: as good as a refused connection.
             Reply::Error(error) if error.code == ErrorCode::Unavailable => {
@@ -374,6 +461,16 @@ impl Client {
         }
     }
 
+    /// The connection that is open, or a new one.
+    fn connected(&mut self, deadline: Deadline) -> Result<Connection, Failure> {
+        let connection = match self.connection.take() {
+            Some(connection) => connection,
+            None => Connection::open(&self.socket, deadline)?,
+        };
+        self.welcome = connection.welcome();
+        Ok(connection)
+    }
+
     fn misfit(&mut self, reply: &Reply, wanted: &str) -> Error {
         let got = match reply {
             Reply::Error(_) => "an error",
@@ -382,6 +479,7 @@ impl Client {
             Reply::List(_) => "a list",
             Reply::Explained(_) => "an explanation",
             Reply::Status(_) => "a status",
+            Reply::Remounted(_) => "a remount",
         };
         self.broken(&format!("it answered a request for {wanted} with {got}"))
     }
@@ -420,7 +518,10 @@ fn repeatable(request: &Request) -> bool {
         Request::Perform(Operation::Unmount(unmount)) => unmount.id.is_some(),
         // Done once, it covers what would be passed again.
         Request::Perform(Operation::Mount(mount)) => !mount.passed.contains(Passed::TARGET),
-        Request::Explain(_) | Request::List { .. } | Request::Status => true,
+        Request::Perform(Operation::Remount(_))
+        | Request::Explain(_)
+        | Request::List { .. }
+        | Request::Status => true,
     }
 }
 

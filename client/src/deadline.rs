@@ -1,11 +1,11 @@
 //! One deadline for everything that a call does.
 
-use std::io::{self, IoSlice, Read, Write};
-use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
+use std::io::{self, Read, Write};
+use std::os::fd::BorrowedFd;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
-use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
+use crate::descriptors::send_with;
 
 /// A zero timeout means "no limit" to a socket.
 const SHORTEST: Duration = Duration::from_millis(1);
@@ -109,22 +109,6 @@ impl Write for Timed<'_> {
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
-}
-
-/// Sends what fits, with descriptors (`SCM_RIGHTS` in `unix(7)`).
-fn send_with(
-    stream: &UnixStream,
-    bytes: &[u8],
-    descriptors: &[BorrowedFd<'_>],
-) -> io::Result<usize> {
-    let numbers: Vec<RawFd> = descriptors.iter().map(AsRawFd::as_raw_fd).collect();
-    Ok(sendmsg::<()>(
-        stream.as_raw_fd(),
-        &[IoSlice::new(bytes)],
-        &[ControlMessage::ScmRights(&numbers)],
-        MsgFlags::MSG_NOSIGNAL,
-        None,
-    )?)
 }
 
 /// A socket whose timeout passed says `EAGAIN`.

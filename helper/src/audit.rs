@@ -9,7 +9,9 @@
 use std::fmt::Write as _;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use mountwarden_protocol::{ErrorCode, ErrorReply, Kind, Operation, Outcome, Reply, Role};
+use mountwarden_protocol::{
+    ErrorCode, ErrorReply, Kind, Operation, Outcome, Propagation, Reply, Role,
+};
 use nix::errno::Errno;
 use nix::unistd::{Pid, getpid};
 
@@ -103,8 +105,11 @@ impl Subject<'_> {
             Self::Operation(Operation::Mount(mount)) => match mount.kind {
                 Kind::Bind { .. } => "mount-bind",
                 Kind::Tmpfs { .. } => "mount-tmpfs",
+                Kind::Block { .. } => "mount-block",
+                Kind::Fuse { .. } => "mount-fuse",
             },
             Self::Operation(Operation::Unmount(_)) => "unmount",
+            Self::Operation(Operation::Remount(_)) => "remount",
             Self::Protocol => "protocol",
             Self::Connection => "connection",
         }
@@ -117,6 +122,33 @@ fn asked(line: &mut Line, operation: &Operation) {
     match operation {
         Operation::Mount(mount) => {
             match &mount.kind {
+                Kind::Block {
+                    device,
+                    filesystem,
+                    options,
+                } => {
+                    line.text("source", device.as_bytes());
+                    line.name("type", filesystem.as_str());
+                    let options: Vec<String> = options.iter().map(ToString::to_string).collect();
+                    line.text("type_options", options.join(",").as_bytes());
+                }
+                Kind::Fuse {
+                    subtype,
+                    source,
+                    allow_other,
+                    default_permissions,
+                    max_read,
+                } => {
+                    line.name("type", &format!("fuse.{subtype}"));
+                    if let Some(source) = source {
+                        line.text("source", source.as_str().as_bytes());
+                    }
+                    line.truth("allow_other", *allow_other);
+                    line.truth("default_permissions", *default_permissions);
+                    if let Some(bytes) = max_read {
+                        line.number("max_read", *bytes);
+                    }
+                }
                 Kind::Bind { source, recursive } => {
                     line.text("source", source.as_bytes());
                     line.truth("recursive", *recursive);
@@ -134,6 +166,9 @@ fn asked(line: &mut Line, operation: &Operation) {
                 }
             }
             line.name("options", &mount.options.names().join(","));
+            if mount.propagation != Propagation::Private {
+                line.name("propagation", mount.propagation.name());
+            }
             passed(line, &mount.passed.names());
         }
         Operation::Unmount(unmount) => {
@@ -143,6 +178,18 @@ fn asked(line: &mut Line, operation: &Operation) {
             }
             if unmount.passed {
                 passed(line, &["target"]);
+            }
+        }
+        Operation::Remount(remount) => {
+            line.name("set", &remount.set.names().join(","));
+            if let Some(lift) = &remount.lift {
+                line.name("lift", &lift.attributes.names().join(","));
+            }
+            if let Some(source) = operation.source() {
+                line.text("source", source.as_bytes());
+            }
+            if let Some(id) = remount.id {
+                line.number("only_id", id);
             }
         }
     }
@@ -169,6 +216,11 @@ fn success(line: &mut Line, reply: &Reply) {
         Reply::Unmounted(unmounted) => {
             line.name("result", "unmounted");
             line.number("id", unmounted.id);
+        }
+        Reply::Remounted(mount) => {
+            line.name("result", "remounted");
+            line.number("id", mount.id);
+            line.name("flags", &mount.attributes.names().join(","));
         }
         _ => line.name("result", "done"),
     }
@@ -313,7 +365,7 @@ mod tests {
 
     use mountwarden_protocol::{
         AbsPath, DenyReason, ErrorCode, ErrorReply, Kind, Mount, MountId, MountOptions, Operation,
-        Passed,
+        Passed, Propagation,
     };
     use proptest::prelude::*;
 
@@ -366,6 +418,7 @@ mod tests {
             },
             target: path(2),
             options: MountOptions::all(),
+            propagation: Propagation::Shared,
             passed: Passed::all(),
         };
         let id = MountId::try_from(u64::MAX).expect("an id");

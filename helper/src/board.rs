@@ -21,10 +21,11 @@ pub(crate) enum Count {
     Failed,
     Delayed,
     Killed,
+    Remounted,
 }
 
 impl Count {
-    const NUMBER: usize = 9;
+    const NUMBER: usize = 10;
 
     fn index(self) -> usize {
         match self {
@@ -37,6 +38,7 @@ impl Count {
             Self::Failed => 6,
             Self::Delayed => 7,
             Self::Killed => 8,
+            Self::Remounted => 9,
         }
     }
 }
@@ -93,6 +95,7 @@ impl Board {
             failed: self.get(Count::Failed),
             delayed: self.get(Count::Delayed),
             killed: self.get(Count::Killed),
+            remounted: self.get(Count::Remounted),
         }
     }
 

@@ -23,7 +23,7 @@ use thiserror::Error;
 use crate::audit::By;
 use crate::board::{Board, Count};
 use crate::budget::Budget;
-use crate::confine::{ConfineError, Confined, Domain, Filters, Identity, Plan, Warden};
+use crate::confine::{ConfineError, Confined, Domain, Filters, Identity, Kinds, Plan, Warden};
 use crate::order::OrderReply;
 use crate::peer::{AttestedPeer, Attestor};
 use crate::refusals::{self, Refusals, Refused};
@@ -216,11 +216,9 @@ impl<'a> Keeper<'a> {
             return Ok(());
         };
         let attested = self.context.attestor.attest(&client);
-        // The client's socket is the session's; here it has said what it can.
-        drop(client);
         match attested {
             Ok(peer) => match self.admit(&peer) {
-                Ok(place) => self.start(&peer, place, &order),
+                Ok(place) => self.start(&peer, place, &order, &client),
                 Err(error) => self.refuse(&order, Some(&peer), error),
             },
             Err(error) => self.refuse(&order, None, error.into()),
@@ -330,12 +328,24 @@ impl<'a> Keeper<'a> {
     }
 
     /// Forks the mounter of a connection.
-    fn start(&mut self, peer: &AttestedPeer, place: usize, order: &OwnedFd) -> Result<(), Ended> {
+    fn start(
+        &mut self,
+        peer: &AttestedPeer,
+        place: usize,
+        order: &OwnedFd,
+        client: &OwnedFd,
+    ) -> Result<(), Ended> {
         let (Some(mounts), Some(budget)) = (self.context.board.mounts(place), self.budget(place))
         else {
             return Err(Ended::Kernel(Errno::EOVERFLOW));
         };
         let parent = getpid();
+        let granted = self.context.policy.places(peer.identity());
+        let kinds = Kinds {
+            block: granted.block,
+            fuse: granted.fuse,
+        };
+        let filter = self.context.filters.mounter(kinds).ok_or(Errno::EINVAL)?;
         match process::fork() {
             Ok(Forked::Parent(pid)) => {
                 self.mounters.insert(pid, place);
@@ -354,7 +364,8 @@ impl<'a> Keeper<'a> {
                     peer,
                     mounts,
                     budget,
-                    filter: &self.context.filters.mounter,
+                    kinds,
+                    filter,
                     source: self.context.source,
                     warden: self.confined.report(),
                     parent,
@@ -363,7 +374,12 @@ impl<'a> Keeper<'a> {
                 children::begin(Role::Mounter, c"mw-mounter");
                 children::finish(
                     Role::Mounter,
-                    mounter::run(&context, order.as_fd(), self.context.lock.as_fd()),
+                    mounter::run(
+                        &context,
+                        order.as_fd(),
+                        self.context.lock.as_fd(),
+                        client.as_fd(),
+                    ),
                 )
             }
             Err(errno) => {

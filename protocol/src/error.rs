@@ -76,12 +76,31 @@ open_enum! {
         /// The target lies on a mount that other namespaces share, and the grant
         /// does not allow that.
         SharedTarget = 11, "shared-target";
+        /// The grant does not allow to change the attributes of a mount.
+        RemountNotGranted = 12, "remount-not-granted";
+        /// An attribute was to be lifted that the grant, or the mount that the
+        /// source lies on, forces.
+        AttributeForced = 13, "attribute-forced";
+        /// The grant allows only mounts of another propagation.
+        PropagationNotGranted = 14, "propagation-not-granted";
+        /// The device is none of those that the grant has.
+        DeviceNotGranted = 15, "device-not-granted";
+        /// The type of the file system is none of those that the grant has.
+        FilesystemNotGranted = 16, "filesystem-not-granted";
+        /// An option of the file system is none of those that the grant has.
+        OptionNotGranted = 17, "option-not-granted";
+        /// The subtype of the FUSE file system is none of those that the grant has.
+        SubtypeNotGranted = 18, "subtype-not-granted";
+        /// The name of the source is none of those that the grant has.
+        SourceNameNotGranted = 19, "source-name-not-granted";
+        /// `allow_other` was asked for and the grant does not allow it.
+        AllowOtherNotGranted = 20, "allow-other-not-granted";
         /// The grant takes no descriptor for this location.
-        PassedNotGranted = 12, "passed-not-granted";
+        PassedNotGranted = 21, "passed-not-granted";
         /// The target belongs to somebody else, and the grant asks for the peer's own.
-        TargetNotOwned = 13, "target-not-owned";
+        TargetNotOwned = 22, "target-not-owned";
         /// The source belongs to somebody else, and the grant asks for the peer's own.
-        SourceNotOwned = 14, "source-not-owned";
+        SourceNotOwned = 23, "source-not-owned";
     }
 }
 

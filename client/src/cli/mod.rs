@@ -6,6 +6,7 @@ mod exit;
 mod json;
 mod opened;
 mod output;
+mod serve;
 mod status;
 mod style;
 mod text;
@@ -17,9 +18,10 @@ use clap::Parser;
 use mountwarden_protocol::{Explanation, MountInfo, Mounted, Operation, Status, Unmounted};
 
 use crate::{Client, Error};
-use args::{Arguments, Command};
+use args::{Arguments, Change, Command, Kind};
 use exit::Exit;
 use opened::Opened;
+use serve::Serving;
 
 /// Runs the command with this process's arguments.
 #[must_use]
@@ -35,7 +37,13 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Ok(arguments) => {
             let json = arguments.json;
             match perform(arguments) {
-                Ok(answer) => output::answer(&answer, json),
+                Ok(answer) => {
+                    let exit = output::answer(&answer, json);
+                    match answer {
+                        Answer::Serving(serving) => output::error(&serving.become_program(), json),
+                        _ => exit,
+                    }
+                }
                 Err(error) => output::error(&error, json),
             }
         }
@@ -47,7 +55,9 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
 /// What a command found out or did.
 enum Answer {
     Mounted(Mounted),
+    Serving(Box<Serving>),
     Unmounted(Unmounted),
+    Remounted(MountInfo),
     List(Vec<MountInfo>),
     Explained {
         operation: Operation,
@@ -74,18 +84,21 @@ fn perform(arguments: Arguments) -> Result<Answer, Error> {
         builder = builder.socket(socket);
     }
     Ok(match arguments.command {
+        Command::Change(Change::Mount {
+            kind: Kind::Fuse(served),
+        }) => Answer::Serving(Box::new(Serving::mount(served, builder)?)),
         Command::Change(change) => {
             let operation = change.into_operation()?;
             let opened = Opened::of(&operation)?;
             let mut client = builder.connect()?;
-            match (operation, opened.target()) {
-                (Operation::Mount(mount), _) => {
+            match operation {
+                Operation::Mount(mount) => {
                     Answer::Mounted(client.mount_passing(mount, opened.passing())?)
                 }
-                (Operation::Unmount(unmount), Some(root)) => {
-                    Answer::Unmounted(client.unmount_passing(unmount, root)?)
+                Operation::Unmount(unmount) => {
+                    Answer::Unmounted(opened.unmount(&mut client, unmount)?)
                 }
-                (Operation::Unmount(unmount), None) => Answer::Unmounted(client.unmount(unmount)?),
+                Operation::Remount(remount) => Answer::Remounted(client.remount(remount)?),
             }
         }
         Command::Explain { operation } => {

@@ -3,10 +3,10 @@
 use std::fs::File;
 use std::os::unix::fs::OpenOptionsExt;
 
-use mountwarden_protocol::{AbsPath, Operation, Passed};
-use nix::fcntl::OFlag;
+use mountwarden_protocol::{AbsPath, Operation, Passed, Unmount, Unmounted};
+use rustix::fs::OFlags;
 
-use crate::{Error, Passing};
+use crate::{Client, Error, Passing};
 
 /// The locations of an operation that are passed.
 pub(super) struct Opened {
@@ -17,12 +17,12 @@ pub(super) struct Opened {
 impl Opened {
     pub(super) fn of(operation: &Operation) -> Result<Self, Error> {
         // Neither a FIFO nor a terminal in the place of a directory.
-        let reading = OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
+        let reading = OFlags::NONBLOCK | OFlags::NOCTTY;
         let (passed, flags) = match operation {
             Operation::Mount(mount) => (mount.passed, reading),
             // The root of a mount may be dead, and is only named.
-            Operation::Unmount(unmount) if unmount.passed => (Passed::TARGET, OFlag::O_PATH),
-            Operation::Unmount(_) => (Passed::empty(), reading),
+            Operation::Unmount(unmount) if unmount.passed => (Passed::TARGET, OFlags::PATH),
+            Operation::Unmount(_) | Operation::Remount(_) => (Passed::empty(), reading),
         };
         let open = |location: Passed, path: Option<&AbsPath>| {
             path.filter(|_| passed.contains(location))
@@ -39,6 +39,18 @@ impl Opened {
         self.target.as_ref()
     }
 
+    /// Ends the mount whose root this is, or the one at the target's path.
+    pub(super) fn unmount(
+        &self,
+        client: &mut Client,
+        unmount: Unmount,
+    ) -> Result<Unmounted, Error> {
+        match &self.target {
+            Some(root) => client.unmount_passing(unmount, root),
+            None => client.unmount(unmount),
+        }
+    }
+
     pub(super) fn passing(&self) -> Passing<'_> {
         let mut passing = Passing::new();
         if let Some(target) = &self.target {
@@ -51,10 +63,10 @@ impl Opened {
     }
 }
 
-fn open(path: &AbsPath, flags: OFlag) -> Result<File, Error> {
+fn open(path: &AbsPath, flags: OFlags) -> Result<File, Error> {
     File::options()
         .read(true)
-        .custom_flags(flags.bits())
+        .custom_flags(flags.bits().cast_signed())
         .open(path)
         .map_err(|error| Error::cannot_open(path.as_path(), error))
 }

@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::IoSliceMut;
-use std::os::fd::{AsRawFd, RawFd};
+use std::mem::MaybeUninit;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -14,7 +14,7 @@ use mountwarden_client::protocol::{
 use mountwarden_client::{
     Bind, Client, ErrorCode, ErrorKind, ErrorReply, Outcome, Passing, Tmpfs, Unmount,
 };
-use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 
 use crate::support::{id, mounted, path, unmounted, welcome};
 
@@ -43,21 +43,19 @@ fn helper(directory: &Path, replies: Vec<Option<Reply>>) -> (PathBuf, JoinHandle
 
 fn hear(stream: &UnixStream) -> Heard {
     let mut buffer = [0; 4096];
-    let mut room = nix::cmsg_space!([RawFd; 8]);
+    let mut room = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(8))];
+    let mut control = RecvAncillaryBuffer::new(&mut room);
     let mut vectors = [IoSliceMut::new(&mut buffer)];
-    let flags = MsgFlags::MSG_CMSG_CLOEXEC;
-    let message = recvmsg::<()>(stream.as_raw_fd(), &mut vectors, Some(&mut room), flags).unwrap();
+    let flags = RecvFlags::CMSG_CLOEXEC;
+    let length = recvmsg(stream, &mut vectors, &mut control, flags)
+        .unwrap()
+        .bytes;
     let mut inodes = Vec::new();
-    for control in message.cmsgs().unwrap() {
-        if let ControlMessageOwned::ScmRights(numbers) = control {
-            inodes.extend(numbers.iter().map(|number| {
-                fs::metadata(format!("/proc/self/fd/{number}"))
-                    .unwrap()
-                    .ino()
-            }));
+    for part in control.drain() {
+        if let RecvAncillaryMessage::ScmRights(descriptors) = part {
+            inodes.extend(descriptors.map(|file| rustix::fs::fstat(file).unwrap().st_ino));
         }
     }
-    let length = message.bytes;
     (frame::decode(&buffer[4..length]).unwrap(), inodes)
 }
 

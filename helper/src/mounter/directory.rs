@@ -7,11 +7,12 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use mountwarden_protocol::{AbsPath, ErrorReply};
+use mountwarden_protocol::{AbsPath, ErrorCode, ErrorReply, MountId};
 use nix::errno::Errno;
 use nix::unistd::fchdir;
 
 use super::location::{Location, Purpose};
+use super::mount::{not_covered, still_there};
 use crate::failure;
 use crate::sys::mount::{self, FileStatus};
 use crate::sys::pinned::Slot;
@@ -70,6 +71,11 @@ impl<'a> Place<'a> {
             .map_err(|errno| failure::kernel("cannot look at", self.path, errno))
     }
 
+    /// The topmost mount at the name, which must be the one that was named, if any.
+    pub(super) fn mounted(&self, wanted: Option<MountId>) -> Result<MountId, ErrorReply> {
+        id_of(&self.look()?, self.path, wanted)
+    }
+
     /// Unmounts what is attached at the name.
     pub(super) fn unmount(&self, lazy: bool) -> Result<Result<(), Errno>, ErrorReply> {
         self.inside(|name| mount::unmount_name(name, lazy))
@@ -83,5 +89,48 @@ impl<'a> Place<'a> {
         let result = work(self.name);
         fchdir(self.home).map_err(failed)?;
         Ok(result)
+    }
+}
+
+/// Where a mount is to go.
+pub(super) enum Spot<'a> {
+    Named(Box<Place<'a>>),
+    /// Of a passed target nobody here can look up the name. What came for the directory
+    /// keeps its slot, and is nothing else.
+    Passed {
+        _slot: OwnedFd,
+    },
+}
+
+impl Spot<'_> {
+    /// Fails when the target is not what lies at its path any more.
+    pub(super) fn check(&self, table: &Table, target: &Location) -> Result<(), ErrorReply> {
+        match self {
+            Self::Named(place) => still_there(place, target),
+            Self::Passed { .. } => not_covered(table, target.mount.id, &target.path),
+        }
+    }
+}
+
+/// The id of the mount that `root` is the root of, which must be the one that was
+/// named, if any.
+pub(super) fn id_of(
+    root: &FileStatus,
+    path: &AbsPath,
+    wanted: Option<MountId>,
+) -> Result<MountId, ErrorReply> {
+    let (true, Ok(id)) = (root.is_mount_root, MountId::try_from(root.mount)) else {
+        let message = format!("nothing is mounted at {path}");
+        return Err(ErrorReply::new(ErrorCode::NotMounted, message).at(path));
+    };
+    match wanted {
+        Some(wanted) if wanted != id => {
+            let message =
+                format!("the mount at {path} has the id {id}, not {wanted}; it was left alone");
+            Err(ErrorReply::new(ErrorCode::IdMismatch, message)
+                .at(path)
+                .mount(id))
+        }
+        _ => Ok(id),
     }
 }

@@ -6,36 +6,45 @@
 #![forbid(unsafe_code)]
 
 mod count;
+mod device;
 mod directory;
 mod existing;
+mod files;
+mod filesystem;
 pub(crate) mod layout;
 mod location;
 mod lock;
 mod mount;
+mod origin;
+mod remount;
 mod unmount;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use mountwarden_policy::{MountPermit, Permit, PermittedKind, Policy, UnmountPermit, Verdict};
+use mountwarden_policy::{MountPermit, Permit, Policy, RemountPermit, UnmountPermit, Verdict};
 use mountwarden_protocol::{
-    AbsPath, DenyReason, ErrorCode, ErrorReply, MountId, Mounted, Operation, Outcome, Passed,
-    Reply, RoleReport, Unmounted,
+    AbsPath, DenyReason, ErrorCode, ErrorReply, MountId, MountInfo, Mounted, Operation, Outcome,
+    Passed, Reply, RoleReport, Unmounted, frame,
 };
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags};
 use nix::sys::signal::SigSet;
+use nix::sys::socket::MsgFlags;
 use nix::sys::time::TimeSpec;
 use nix::unistd::{Pid, fchdir};
 use thiserror::Error;
 
-use self::directory::Place;
+use self::directory::{Place, Spot};
+use self::files::Files;
 use self::location::{Location, Purpose};
 use self::lock::TargetLock;
+use self::mount::Attached;
+use self::origin::{Origin, Unchecked};
 use crate::audit::{By, Record, Subject};
 use crate::board::{Board, Count, MountCount};
 use crate::budget::Budget;
-use crate::confine::{ConfineError, Confined, Domain, Filter, Identity, Mounter, Plan};
+use crate::confine::{ConfineError, Confined, Domain, Filter, Identity, Kinds, Mounter, Plan};
 use crate::failure;
 use crate::list;
 use crate::mountinfo::Mountinfo;
@@ -54,6 +63,8 @@ pub(crate) struct Context<'a> {
     /// What the peer's user has on the board.
     pub(crate) mounts: MountCount,
     pub(crate) budget: Budget,
+    /// What the peer is granted.
+    pub(crate) kinds: Kinds,
     pub(crate) filter: &'a Filter,
     pub(crate) source: Source,
     pub(crate) warden: &'a RoleReport,
@@ -82,8 +93,10 @@ pub(crate) fn run(
     context: &Context<'_>,
     order: BorrowedFd<'_>,
     lock: BorrowedFd<'_>,
+    client: BorrowedFd<'_>,
 ) -> Result<(), Ended> {
-    let descriptors = Descriptors::place(order, lock, context.source)?;
+    let client = context.kinds.fuse.then_some(client);
+    let descriptors = Descriptors::place(order, lock, client, context.source)?;
     let confined = confine(context)?;
     let mounter = Worker {
         context,
@@ -98,11 +111,21 @@ struct Descriptors {
     order: OrderChannel,
     own: OwnedFd,
     lock: OwnedFd,
+    /// The client's socket, for a peer that may be sent descriptors.
+    client: Option<OwnedFd>,
     table: Table,
 }
 
 impl Descriptors {
-    fn place(order: BorrowedFd<'_>, lock: BorrowedFd<'_>, source: Source) -> Result<Self, Errno> {
+    fn place(
+        order: BorrowedFd<'_>,
+        lock: BorrowedFd<'_>,
+        client: Option<BorrowedFd<'_>>,
+        source: Source,
+    ) -> Result<Self, Errno> {
+        let client = client
+            .map(|client| sys::socket::place([client], [layout::CLIENT]).map(|[client]| client))
+            .transpose()?;
         let [order, lock] = sys::socket::place([order, lock], [layout::ORDER, layout::LOCK])?;
         // `/proc/self/fd` of the warden shows the warden's table; this one is ours.
         let own = sys::socket::settle(sys::proc::open_own_descriptors()?, layout::PROC)?;
@@ -118,6 +141,7 @@ impl Descriptors {
             order: OrderChannel::new(order),
             own,
             lock,
+            client,
             table,
         })
     }
@@ -127,6 +151,9 @@ fn confine(context: &Context<'_>) -> Result<Confined<Mounter>, ConfineError> {
     let mut descriptors = vec![layout::ORDER, layout::PROC, layout::LOCK];
     if context.source == Source::Mountinfo {
         descriptors.push(layout::TABLE);
+    }
+    if context.kinds.fuse {
+        descriptors.push(layout::CLIENT);
     }
     crate::confine::enforce(&Plan {
         descriptors: &descriptors,
@@ -151,6 +178,19 @@ enum Admission {
     Refused(ErrorReply),
     /// There is nobody to work for any more.
     SessionGone,
+}
+
+/// What came of a request to mount.
+struct Made {
+    mounted: Mounted,
+    handed: Option<Handed>,
+}
+
+/// What the client gets with the reply.
+struct Handed {
+    descriptor: OwnedFd,
+    /// The mount, in the slot from which it can be taken back.
+    _mount: OwnedFd,
 }
 
 /// A confined mounter.
@@ -252,7 +292,7 @@ impl Worker<'_> {
     /// The orders, each with the descriptors that it must bring.
     fn obey(&self, order: Order, files: Vec<OwnedFd>) -> Result<OrderReply, Ended> {
         match order {
-            Order::Perform(operation) => self.perform(&operation, files).map(OrderReply::Done),
+            Order::Perform(operation) => self.perform(&operation, files),
             Order::Note { operation, error } if files.is_empty() => {
                 self.note(operation.as_ref(), &error)?;
                 Ok(OrderReply::Taken)
@@ -271,20 +311,28 @@ impl Worker<'_> {
     }
 
     /// Judges an operation, does it, and writes down both.
-    fn perform(&self, operation: &Operation, files: Vec<OwnedFd>) -> Result<Reply, Ended> {
+    fn perform(&self, operation: &Operation, files: Vec<OwnedFd>) -> Result<OrderReply, Ended> {
         let begun = Instant::now();
         let verdict = self
             .context
             .policy
             .judge(self.context.peer.identity(), operation);
         let grant = verdict.grant();
+        let mut handed = None;
         let reply = match verdict {
             Verdict::Denied(denial) => Reply::Error(denial.into()),
             Verdict::Allowed(Permit::Mount(permit)) => {
-                answer(self.mount(&permit, files)?, Reply::Mounted)
+                let made = self.mount(&permit, files)?.map(|made| {
+                    handed = made.handed;
+                    made.mounted
+                });
+                answer(made, Reply::Mounted)
             }
             Verdict::Allowed(Permit::Unmount(permit)) => {
                 answer(self.unmount(&permit, files)?, Reply::Unmounted)
+            }
+            Verdict::Allowed(Permit::Remount(permit)) => {
+                answer(self.remount(&permit, files)?, Reply::Remounted)
             }
         };
         self.context.board.add(count_of(&reply));
@@ -297,74 +345,85 @@ impl Worker<'_> {
             took: Some(begun.elapsed()),
         };
         record.write().map_err(Ended::Audit)?;
-        Ok(reply)
+        match handed {
+            Some(handed) => self.hand_over(operation, &reply, &handed),
+            None => Ok(OrderReply::Done(reply)),
+        }
+    }
+
+    /// Sends the client its reply and a descriptor. The session could not: what it sends
+    /// to a client carries nothing. A mount whose server cannot begin is taken back.
+    fn hand_over(
+        &self,
+        operation: &Operation,
+        reply: &Reply,
+        handed: &Handed,
+    ) -> Result<OrderReply, Ended> {
+        let client = self.descriptors.client.as_ref().ok_or(Errno::ENOTCONN)?;
+        let bytes =
+            frame::encode(reply).map_err(|error| ChannelError::Violation(error.to_string()))?;
+        let descriptors = [handed.descriptor.as_fd()];
+        match sys::socket::send(client.as_fd(), &bytes, &descriptors, MsgFlags::empty()) {
+            Ok(sent) if sent == bytes.len() => return Ok(OrderReply::Answered),
+            _ => {}
+        }
+        let target = operation.target();
+        let message = format!(
+            "the mount at {target} was ended again, because its client could not be sent the \
+             descriptor that serves it"
+        );
+        let gone = ErrorReply::new(ErrorCode::Unavailable, message).at(target);
+        let error = mount::roll_back(gone, target);
+        self.context.mounts.release();
+        self.note(Some(operation), &error)?;
+        Ok(OrderReply::Done(Reply::Error(error)))
     }
 
     fn mount(
         &self,
         permit: &MountPermit<'_>,
         files: Vec<OwnedFd>,
-    ) -> Result<Result<Mounted, ErrorReply>, Ended> {
-        let mut files = files.into_iter();
-        let (Some(directory), Some(target)) = (files.next(), files.next()) else {
-            return Err(Ended::Violation("a mount takes a directory and a target"));
-        };
-        let source = match (&permit.kind, files.next(), files.next()) {
-            (PermittedKind::Bind { source: path, .. }, Some(file), None) => Some((path, file)),
-            (PermittedKind::Tmpfs { .. }, None, None) => None,
-            _ => {
-                return Err(Ended::Violation(
-                    "the descriptors are not those of this kind",
-                ));
-            }
-        };
-        Ok(self.locked_mount(permit, directory, target, source))
+    ) -> Result<Result<Made, ErrorReply>, Ended> {
+        let files = Files::of(Some(&permit.kind), &permit.target, permit.passed, files)?;
+        Ok(self.locked_mount(permit, files))
     }
 
-    fn locked_mount(
-        &self,
-        permit: &MountPermit<'_>,
-        directory: OwnedFd,
-        target: OwnedFd,
-        source: Option<(&AbsPath, OwnedFd)>,
-    ) -> Result<Mounted, ErrorReply> {
-        let own = self.descriptors.own.as_fd();
-        let path = &permit.target;
-        let table = &self.descriptors.table;
+    fn locked_mount(&self, permit: &MountPermit<'_>, files: Files<'_>) -> Result<Made, ErrorReply> {
+        let Files {
+            directory,
+            target,
+            origin,
+        } = files;
+        let (table, path) = (&self.descriptors.table, &permit.target);
         let passed = permit.passed.contains(Passed::TARGET);
         let _lock = self.lock(if passed { &target } else { &directory }, path, passed)?;
-        // Of a passed target nobody here can look up the name. The descriptor that
-        // stands for the directory keeps its slot, and is nothing else.
-        let place = if passed {
-            None
+        let spot = if passed {
+            Spot::Passed { _slot: directory }
         } else {
-            Some(Place::check(table, own, directory, path)?)
+            Spot::Named(Box::new(self.place(directory, path)?))
         };
-        let purpose = Purpose::UseOrCompare { passed };
-        let target = Location::check(table, own, Slot::Target, target, path, purpose)?;
-        let passed = permit.passed.contains(Passed::SOURCE);
-        let purpose = Purpose::Use { passed };
-        let source = source
-            .map(|(path, file)| Location::check(table, own, Slot::Source, file, path, purpose))
-            .transpose()?;
-        match &place {
-            Some(place) => mount::still_there(place, &target)?,
-            None => mount::not_covered(table, target.mount.id, path)?,
-        }
-        if let Some(source) = &source {
-            if passed {
-                mount::not_covered(table, source.mount.id, &source.path)?;
-            }
-            source.check_owner(permit.source_owner, DenyReason::SourceNotOwned)?;
-        }
+        let (target, origin) = self.locations(&spot, path, target, origin)?;
         if target.status.is_mount_root {
-            return existing::same(table, permit, source.as_ref(), &target);
+            let mounted = existing::same(table, permit, &origin, &target)?;
+            let handed = None;
+            return Ok(Made { mounted, handed });
+        }
+        if let Origin::Device(_) | Origin::Connection(_) = origin {
+            // The context takes its number.
+            drop(spot);
         }
         target.check_owner(permit.target_owner, DenyReason::TargetNotOwned)?;
         let reserved = self.reserve(&target)?;
-        let mounted = mount::mount(table, permit, source.as_ref(), &target)?;
+        let Attached { mounted, mount } = mount::mount(table, permit, &origin, &target)?;
         reserved.keep();
-        Ok(mounted)
+        let handed = match origin {
+            Origin::Connection(descriptor) => Some(Handed {
+                descriptor,
+                _mount: mount,
+            }),
+            _ => None,
+        };
+        Ok(Made { mounted, handed })
     }
 
     fn unmount(
@@ -387,9 +446,8 @@ impl Worker<'_> {
         directory: OwnedFd,
     ) -> Result<Unmounted, ErrorReply> {
         let _lock = self.lock(&directory, &permit.target, false)?;
-        let (table, own) = (&self.descriptors.table, self.descriptors.own.as_fd());
-        let place = Place::check(table, own, directory, &permit.target)?;
-        let unmounted = unmount::unmount(table, permit, &place)?;
+        let place = self.place(directory, &permit.target)?;
+        let unmounted = unmount::unmount(&self.descriptors.table, permit, &place)?;
         self.context.mounts.release();
         Ok(unmounted)
     }
@@ -403,6 +461,53 @@ impl Worker<'_> {
         let unmounted = unmount::unmount_passed(&self.descriptors.table, permit, root)?;
         self.context.mounts.release();
         Ok(unmounted)
+    }
+
+    fn remount(
+        &self,
+        permit: &RemountPermit<'_>,
+        files: Vec<OwnedFd>,
+    ) -> Result<Result<MountInfo, ErrorReply>, Ended> {
+        let kind = permit.lift.as_ref().map(|lift| &lift.kind);
+        let files = Files::of(kind, &permit.target, Passed::empty(), files)?;
+        Ok(self.locked_remount(permit, files))
+    }
+
+    fn locked_remount(
+        &self,
+        permit: &RemountPermit<'_>,
+        files: Files<'_>,
+    ) -> Result<MountInfo, ErrorReply> {
+        let path = &permit.target;
+        let _lock = self.lock(&files.directory, path, false)?;
+        let place = self.place(files.directory, path)?;
+        let id = place.mounted(permit.id)?;
+        let spot = Spot::Named(Box::new(place));
+        let (target, origin) = self.locations(&spot, path, files.target, files.origin)?;
+        let table = &self.descriptors.table;
+        remount::remount(table, permit, id, &origin, &target)
+    }
+
+    fn place<'a>(&'a self, directory: OwnedFd, path: &'a AbsPath) -> Result<Place<'a>, ErrorReply> {
+        let (table, own) = (&self.descriptors.table, self.descriptors.own.as_fd());
+        Place::check(table, own, directory, path)
+    }
+
+    /// The target, which is what lies at its path, and what is mounted there.
+    fn locations(
+        &self,
+        spot: &Spot<'_>,
+        path: &AbsPath,
+        target: OwnedFd,
+        origin: Unchecked<'_>,
+    ) -> Result<(Location, Origin), ErrorReply> {
+        let (table, own) = (&self.descriptors.table, self.descriptors.own.as_fd());
+        let passed = matches!(spot, Spot::Passed { .. });
+        let purpose = Purpose::UseOrCompare { passed };
+        let target = Location::check(table, own, Slot::Target, target, path, purpose)?;
+        let origin = origin.check(table, own)?;
+        spot.check(table, &target)?;
+        Ok((target, origin))
     }
 
     /// Waits until no other mounter works at the place. All else is looked at
@@ -461,6 +566,7 @@ fn count_of(reply: &Reply) -> Count {
         }
         Reply::Mounted(_) => Count::Mounted,
         Reply::Unmounted(_) => Count::Unmounted,
+        Reply::Remounted(_) => Count::Remounted,
         Reply::Error(error) if error.code == ErrorCode::Denied => Count::Denied,
         _ => Count::Failed,
     }

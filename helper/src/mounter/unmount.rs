@@ -7,11 +7,11 @@ use mountwarden_policy::UnmountPermit;
 use mountwarden_protocol::{AbsPath, ErrorCode, ErrorReply, MountId, Unmounted};
 use nix::errno::Errno;
 
-use super::directory::Place;
+use super::directory::{Place, id_of};
 use super::location::{in_slot, refuse};
 use super::mount::not_covered;
 use crate::failure;
-use crate::sys::mount::{self, FileStatus};
+use crate::sys::mount;
 use crate::sys::pinned::Slot;
 use crate::table::Table;
 
@@ -22,11 +22,10 @@ pub(super) fn unmount(
     place: &Place<'_>,
 ) -> Result<Unmounted, ErrorReply> {
     let path = place.path();
-    let status = place.look()?;
-    let id = id_of(permit, &status)?;
+    let id = place.mounted(permit.id)?;
     match place.unmount(permit.lazy)? {
         // Not the root of a mount any more, or one that is locked (`umount(2)`).
-        Err(Errno::EINVAL) if place.look()?.mount != status.mount => {
+        Err(Errno::EINVAL) if place.look()?.mount != u64::from(id) => {
             let message = format!("the mount at {path} ended while the request ran");
             return Err(ErrorReply::new(ErrorCode::Changed, message).at(path));
         }
@@ -51,7 +50,7 @@ pub(super) fn unmount_passed(
     let failed = |errno| failure::kernel("cannot examine the mount at", path, errno);
     let root = in_slot(root, Slot::Target).map_err(failed)?;
     let status = table.status(root.as_fd()).map_err(failed)?;
-    let id = id_of(permit, &status)?;
+    let id = id_of(&status, path, permit.id)?;
     let mount = table
         .status_of_mount(status.mount)
         .map_err(|errno| match errno {
@@ -71,25 +70,6 @@ pub(super) fn unmount_passed(
     not_covered(table, mount.id, path)?;
     mount::detach_slot(Slot::Target).map_err(|errno| refused(path, id, errno))?;
     gone(table, id, path)
-}
-
-/// The id of the mount that a root is of, if it is the one that was asked for.
-fn id_of(permit: &UnmountPermit<'_>, root: &FileStatus) -> Result<MountId, ErrorReply> {
-    let path = &permit.target;
-    let (true, Ok(id)) = (root.is_mount_root, MountId::try_from(root.mount)) else {
-        let message = format!("nothing is mounted at {path}");
-        return Err(ErrorReply::new(ErrorCode::NotMounted, message).at(path));
-    };
-    if let Some(wanted) = permit.id
-        && wanted != id
-    {
-        let message =
-            format!("the mount at {path} has the id {id}, not {wanted}; it was left alone");
-        return Err(ErrorReply::new(ErrorCode::IdMismatch, message)
-            .at(path)
-            .mount(id));
-    }
-    Ok(id)
 }
 
 /// Looks whether it was that mount which ended: `umount2` takes no id, and the lock

@@ -4,12 +4,12 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use mountwarden_policy::{MountPermit, Permit, PermittedKind};
+use mountwarden_policy::{Permit, PermittedKind};
 use mountwarden_protocol::{AbsPath, ErrorCode, ErrorReply, Passed};
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, openat2};
 
-use super::roots::Roots;
+use super::roots::{FUSE_CONNECTION, Roots};
 use crate::failure;
 
 /// A descriptor that an order brings.
@@ -29,31 +29,41 @@ impl AsFd for Brought<'_> {
 }
 
 /// Gives what the order for `permit` must bring, in this order: the directory above
-/// the target; for a mount also the target, and the source if there is one. What was
-/// passed is taken from `passed`. With a passed target there is no directory: it is
-/// beyond the helper's user. The target comes twice instead, so that each descriptor
-/// arrives in its slot.
+/// the target; for a mount or a remount also the target, and what its kind is made
+/// from. What was passed is taken from `passed`. With a passed target there is no
+/// directory: it is beyond the helper's user. The target comes twice instead, so that
+/// each descriptor arrives in its slot.
 pub(super) fn open<'a>(
     permit: &Permit<'_>,
     roots: &Roots,
     passed: &'a [OwnedFd],
 ) -> Result<Vec<Brought<'a>>, ErrorReply> {
     let mut passed = passed.iter().map(AsFd::as_fd);
-    match permit {
-        Permit::Unmount(permit) if permit.passed => twice(passed.next(), &permit.target),
-        Permit::Unmount(permit) => Ok(vec![Brought::Opened(above(&permit.target, roots)?.0)]),
-        Permit::Mount(permit) => {
-            let mut files = if permit.passed.contains(Passed::TARGET) {
-                twice(passed.next(), &permit.target)?
-            } else {
-                let (above, name) = above(&permit.target, roots)?;
-                let target = target(&permit.target, name, &above, roots)?;
-                vec![Brought::Opened(above), Brought::Opened(target)]
-            };
-            files.extend(source(permit, roots, passed.next())?);
-            Ok(files)
+    let (mut files, kind) = match permit {
+        Permit::Unmount(permit) if permit.passed => (twice(passed.next(), &permit.target)?, None),
+        Permit::Unmount(permit) => (vec![Brought::Opened(above(&permit.target, roots)?.0)], None),
+        Permit::Mount(permit) if permit.passed.contains(Passed::TARGET) => {
+            (twice(passed.next(), &permit.target)?, Some(&permit.kind))
         }
-    }
+        Permit::Mount(permit) => {
+            let (above, name) = above(&permit.target, roots)?;
+            let target = target(&permit.target, name, &above, roots)?;
+            (opened([above, target]), Some(&permit.kind))
+        }
+        Permit::Remount(permit) => {
+            let (above, name) = above(&permit.target, roots)?;
+            let root =
+                unopened(&above, name).map_err(|errno| failed(&permit.target, errno, roots))?;
+            let kind = permit.lift.as_ref().map(|lift| &lift.kind);
+            (opened([above, root]), kind)
+        }
+    };
+    files.extend(origin(kind, roots, passed.next())?);
+    Ok(files)
+}
+
+fn opened<'a>(files: impl IntoIterator<Item = OwnedFd>) -> Vec<Brought<'a>> {
+    files.into_iter().map(Brought::Opened).collect()
 }
 
 fn twice<'a>(
@@ -64,18 +74,19 @@ fn twice<'a>(
     Ok(vec![Brought::Passed(file), Brought::Passed(file)])
 }
 
-fn source<'a>(
-    permit: &MountPermit<'_>,
+/// What a kind is made from. Only a bind's source is ever passed.
+fn origin<'a>(
+    kind: Option<&PermittedKind>,
     roots: &Roots,
     passed: Option<BorrowedFd<'a>>,
-) -> Result<Option<Brought<'a>>, ErrorReply> {
-    let PermittedKind::Bind { source, .. } = &permit.kind else {
-        return Ok(None);
-    };
-    Ok(Some(match passed {
-        Some(file) => Brought::Passed(file),
-        None => Brought::Opened(location(source, roots)?),
-    }))
+) -> Result<Vec<Brought<'a>>, ErrorReply> {
+    Ok(match (kind, passed) {
+        (Some(PermittedKind::Bind { .. }), Some(file)) => vec![Brought::Passed(file)],
+        (Some(PermittedKind::Bind { source, .. }), None) => opened([location(source, roots)?]),
+        (Some(PermittedKind::Block { device, .. }), _) => opened(block_device(device)?),
+        (Some(PermittedKind::Fuse(_)), _) => opened([fuse_connection()?]),
+        (Some(PermittedKind::Tmpfs { .. }) | None, _) => Vec::new(),
+    })
 }
 
 /// Opens the directory above a path.
@@ -90,6 +101,34 @@ fn above<'p>(path: &'p AbsPath, roots: &Roots) -> Result<(OwnedFd, &'p [u8]), Er
     Ok((location(&directory, roots)?, name))
 }
 
+/// Opens a device, and what stands at its path: itself, or a link to it. Neither is
+/// opened for more than to name it, which takes no permission of the device.
+fn block_device(path: &AbsPath) -> Result<[OwnedFd; 2], ErrorReply> {
+    let opened = |flags, resolve| {
+        let how = OpenHow::new().flags(flags).resolve(resolve);
+        openat2(AT_FDCWD, path.as_path(), how)
+            .map_err(|errno| failure::kernel("cannot find the device", path, errno))
+    };
+    let name = OFlag::O_PATH | OFlag::O_CLOEXEC;
+    Ok([
+        opened(name, ResolveFlag::RESOLVE_NO_MAGICLINKS)?,
+        opened(name | OFlag::O_NOFOLLOW, NO_LINKS)?,
+    ])
+}
+
+fn fuse_connection() -> Result<OwnedFd, ErrorReply> {
+    let flags = OFlag::O_RDWR | OFlag::O_CLOEXEC;
+    let how = OpenHow::new().flags(flags).resolve(NO_LINKS);
+    openat2(AT_FDCWD, FUSE_CONNECTION, how).map_err(|errno| {
+        let message = format!(
+            "cannot open {FUSE_CONNECTION}: {}; the kernel needs its module fuse, and the helper's \
+             user the right to read and write it",
+            errno.desc()
+        );
+        ErrorReply::new(ErrorCode::Unsupported, message).errno(failure::number(errno))
+    })
+}
+
 /// Opens a target. When it holds a mount already, it comes unopened, which
 /// cannot block on a dead or hung server and needs no permission: the mounter
 /// then only compares.
@@ -102,17 +141,16 @@ fn target(
     let resolve = NO_LINKS | ResolveFlag::RESOLVE_NO_XDEV;
     match openat2(above, name, OpenHow::new().flags(READ).resolve(resolve)) {
         // It crossed into a mount (`openat2(2)`).
-        Err(Errno::EXDEV) => {
-            let unopened = OFlag::O_PATH | OFlag::O_CLOEXEC;
-            openat2(
-                above,
-                name,
-                OpenHow::new().flags(unopened).resolve(NO_LINKS),
-            )
-        }
+        Err(Errno::EXDEV) => unopened(above, name),
         other => other,
     }
     .map_err(|errno| failed(path, errno, roots))
+}
+
+/// The root of the mount at a name. What it shows is not asked.
+fn unopened(above: &OwnedFd, name: &[u8]) -> Result<OwnedFd, Errno> {
+    let how = OpenHow::new().flags(OFlag::O_PATH | OFlag::O_CLOEXEC);
+    openat2(above, name, how.resolve(NO_LINKS))
 }
 
 /// Opens one directory or file for reading.

@@ -70,7 +70,8 @@ pub(crate) fn run(context: &Context<'_>, client: &OwnedFd, order: &OwnedFd) -> R
         [layout::CLIENT, layout::ORDER],
     )?;
     let places = context.policy.places(context.peer.identity());
-    let (roots, opened) = Roots::open(places.sources.iter().chain(&places.targets).cloned());
+    let granted = places.sources.iter().chain(&places.targets).cloned();
+    let (roots, opened) = Roots::open(granted, places.fuse);
     let confined = confine(context, opened)?;
     // The filter lets neither socket be closed, so that nothing takes its number.
     let mut conversation = ManuallyDrop::new(Conversation {
@@ -211,18 +212,18 @@ impl Conversation<'_> {
                         Then::End
                     };
                     self.note(None, error)
-                        .map(|error| (Reply::Error(error), then))
+                        .map(|error| (Some(Reply::Error(error)), then))
                 }
             };
             let (reply, then) = match outcome {
                 Ok(answered) => answered,
-                Err(Ended::NoMounter) => (Reply::Error(no_mounter()), Then::End),
+                Err(Ended::NoMounter) => (Some(Reply::Error(no_mounter())), Then::End),
                 // It ended with the order: a close without a reply says that
                 // nobody knows whether it was done.
                 Err(Ended::Channel(ChannelError::Closed)) => return Ok(()),
                 Err(ended) => return Err(ended),
             };
-            let sent = self.client.send(&reply);
+            let sent = reply.map_or(Ok(()), |reply| self.client.send(&reply));
             process::deadline(Duration::ZERO)?;
             if sent.is_err() || matches!(then, Then::End) {
                 return Ok(());
@@ -230,26 +231,33 @@ impl Conversation<'_> {
         }
     }
 
-    fn handle(&mut self, request: Request, passed: Vec<OwnedFd>) -> Result<Reply, Ended> {
+    /// The reply, where the client has not got it from the mounter.
+    fn handle(&mut self, request: Request, passed: Vec<OwnedFd>) -> Result<Option<Reply>, Ended> {
         match request {
-            Request::Perform(operation) => self.perform(&operation, passed),
+            Request::Perform(operation) => return self.perform(&operation, passed),
             Request::Explain(operation) => {
                 self.admitted(Reply::Explained(self.explain(&operation)))
             }
             Request::List { after } => self.list(after),
             Request::Status => self.status(),
         }
+        .map(Some)
     }
 
     /// Opens the locations and lets the mounter act. A target that changed
     /// between the two is looked at again: most often another connection was
     /// mounting the same thing. What was passed is the client's to look at again.
-    fn perform(&mut self, operation: &Operation, passed: Vec<OwnedFd>) -> Result<Reply, Ended> {
+    /// `None` when the client has its reply.
+    fn perform(
+        &mut self,
+        operation: &Operation,
+        passed: Vec<OwnedFd>,
+    ) -> Result<Option<Reply>, Ended> {
         let attempts = if passed.is_empty() { ATTEMPTS } else { 1 };
         let mut reply = self.attempt(operation, passed)?;
         for _ in 1..attempts {
             match &reply {
-                Reply::Error(error) if error.code == ErrorCode::Changed => {}
+                Some(Reply::Error(error)) if error.code == ErrorCode::Changed => {}
                 _ => break,
             }
             reply = self.attempt(operation, Vec::new())?;
@@ -257,7 +265,11 @@ impl Conversation<'_> {
         Ok(reply)
     }
 
-    fn attempt(&mut self, operation: &Operation, passed: Vec<OwnedFd>) -> Result<Reply, Ended> {
+    fn attempt(
+        &mut self,
+        operation: &Operation,
+        passed: Vec<OwnedFd>,
+    ) -> Result<Option<Reply>, Ended> {
         let verdict = self
             .context
             .policy
@@ -266,7 +278,7 @@ impl Conversation<'_> {
             Verdict::Allowed(permit) => match locate::open(&permit, &self.roots, &passed) {
                 Ok(files) => files,
                 Err(error) => {
-                    return Ok(Reply::Error(self.note(Some(operation), error)?));
+                    return Ok(Some(Reply::Error(self.note(Some(operation), error)?)));
                 }
             },
             // The mounter judges again, denies and writes it down; no path is touched.
@@ -278,7 +290,8 @@ impl Conversation<'_> {
         drop(files);
         drop(passed);
         match self.answer()? {
-            OrderReply::Done(reply) => Ok(reply),
+            OrderReply::Done(reply) => Ok(Some(reply)),
+            OrderReply::Answered => Ok(None),
             _ => Err(Ended::WrongAnswer),
         }
     }
@@ -293,6 +306,11 @@ impl Conversation<'_> {
             Verdict::Allowed(Permit::Unmount(permit)) => Explanation::Allowed {
                 grant: permit.grant.to_owned(),
                 attributes: mountwarden_protocol::MountAttributes::empty(),
+                tmpfs: None,
+            },
+            Verdict::Allowed(Permit::Remount(permit)) => Explanation::Allowed {
+                grant: permit.grant.to_owned(),
+                attributes: permit.set,
                 tmpfs: None,
             },
             Verdict::Allowed(Permit::Mount(permit)) => Explanation::Allowed {
@@ -399,7 +417,7 @@ fn tmpfs_limits(permit: &MountPermit<'_>) -> Option<TmpfsLimits> {
             inodes: inodes.get(),
             mode: mode.bits(),
         }),
-        PermittedKind::Bind { .. } => None,
+        PermittedKind::Bind { .. } | PermittedKind::Block { .. } | PermittedKind::Fuse(_) => None,
     }
 }
 

@@ -5,8 +5,8 @@ use mountwarden_policy::{
     MountPermit, Peer, Permit, PermittedKind, Policy, UnmountPermit, Verdict,
 };
 use mountwarden_protocol::{
-    DenyReason, Kind, Mount, MountAttributes, MountId, MountOptions, Operation, Passed, TmpfsMode,
-    Unmount,
+    DenyReason, Kind, Mount, MountAttributes, MountId, MountOptions, Operation, Passed,
+    Propagation, TmpfsMode, Unmount,
 };
 
 use crate::support::{
@@ -55,12 +55,13 @@ fn images(source: &str, target: &str, more: MountAttributes) -> Permit<'static> 
         kind: PermittedKind::Bind {
             source: path(source),
             recursive: false,
+            owner: None,
         },
         attributes: DEFAULT | MountAttributes::READ_ONLY | more,
         shared_target: false,
+        propagation: Propagation::Private,
         passed: Passed::empty(),
         target_owner: None,
-        source_owner: None,
     })
 }
 
@@ -77,9 +78,9 @@ fn scratch(target: &str, bytes: u64, count: u64) -> Permit<'static> {
         },
         attributes: DEFAULT | MountAttributes::NO_EXEC,
         shared_target: true,
+        propagation: Propagation::Private,
         passed: Passed::empty(),
         target_owner: None,
-        source_owner: None,
     })
 }
 
@@ -90,12 +91,13 @@ fn trees(recursive: bool, attributes: MountAttributes) -> Permit<'static> {
         kind: PermittedKind::Bind {
             source: path("/srv/src/s"),
             recursive,
+            owner: None,
         },
         attributes,
         shared_target: false,
+        propagation: Propagation::Private,
         passed: Passed::empty(),
         target_owner: None,
-        source_owner: None,
     })
 }
 
@@ -585,6 +587,7 @@ fn passing(operation: Operation, locations: Passed) -> Operation {
             passed: locations.contains(Passed::TARGET),
             ..unmount
         }),
+        other @ Operation::Remount(_) => other,
     }
 }
 
@@ -644,6 +647,11 @@ fn an_owner_that_the_grant_asks_for_is_in_the_permit() {
             panic!("{verdict:?}")
         };
         assert_eq!(permit.target_owner, owner, "{target}");
-        assert_eq!(permit.source_owner, owner, "{target}");
+        let kind = PermittedKind::Bind {
+            source: path("/srv/images"),
+            recursive: false,
+            owner,
+        };
+        assert_eq!(permit.kind, kind, "{target}");
     }
 }

@@ -31,7 +31,7 @@ target = ["/secret/target"]
 fn passed(operation: Operation, passed: Passed) -> Operation {
     match operation {
         Operation::Mount(mount) => Operation::Mount(Mount { passed, ..mount }),
-        other @ Operation::Unmount(_) => other,
+        other @ (Operation::Unmount(_) | Operation::Remount(_)) => other,
     }
 }
 
@@ -98,8 +98,8 @@ fn each_refusal_says_what_and_why_and_what_would_be_allowed() {
         ),
         (
             passed(tmpfs(None, None, "/run/vms/1000/a"), Passed::SOURCE),
-            "a descriptor for the source of the mount at /run/vms/1000/a is refused: this kind of \
-             mount has no source",
+            "a descriptor for the source of the mount at /run/vms/1000/a is refused: only the \
+             source of a bind can be passed",
         ),
     ] {
         assert_eq!(denied(&policy, &peer(1000), &operation).message, message);

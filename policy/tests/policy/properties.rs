@@ -7,8 +7,8 @@ use std::path::{Component, Path};
 
 use mountwarden_policy::{MountPermit, Peer, Permit, PermittedKind, Policy, Verdict};
 use mountwarden_protocol::{
-    AbsPath, DenyReason, Kind, Mount, MountAttributes, MountOptions, Operation, Passed, TmpfsMode,
-    Unmount,
+    AbsPath, DenyReason, Kind, Lift, Mount, MountAttributes, MountOptions, Operation, Passed,
+    Propagation, Remount, TmpfsMode, Unmount,
 };
 use proptest::prelude::*;
 
@@ -23,6 +23,8 @@ struct Spec {
     force: Vec<&'static str>,
     sources: Option<(Vec<String>, bool, bool)>,
     tmpfs: Option<(u64, u64)>,
+    remount: bool,
+    propagation: Vec<&'static str>,
     passed: PassedSpec,
 }
 
@@ -42,13 +44,17 @@ fn toml(specs: &[Spec]) -> String {
             groups,
             targets,
             force,
+            remount,
+            propagation,
             passed,
             ..
         } = spec;
         write!(
             text,
             "[[grant]]\nname = 'g{index}'\nusers = {users:?}\ngroups = {groups:?}\n\
-             target = {targets:?}\nforce = {force:?}\npassed_target = {}\n{}",
+             target = {targets:?}\nforce = {force:?}\nremount = {remount}\n\
+             propagation = {propagation:?}\n\
+             passed_target = {}\n{}",
             passed.target,
             owner("target", passed.owners[0])
         )
@@ -117,22 +123,26 @@ fn spec() -> impl Strategy<Value = Spec> {
         prop::sample::subsequence(flags, 0..=5),
         prop::option::of(bind),
         prop::option::of((1..5_u64, 1..5_u64)),
+        any::<bool>(),
+        prop::sample::subsequence(vec!["slave", "shared"], 0..=2),
         any::<[bool; 4]>(),
     )
         .prop_filter(
             "a subject and a kind",
-            |(users, groups, _, _, bind, tmpfs, _)| {
+            |(users, groups, _, _, bind, tmpfs, ..)| {
                 !(users.is_empty() && groups.is_empty()) && (bind.is_some() || tmpfs.is_some())
             },
         )
         .prop_map(
-            |(users, groups, targets, force, sources, tmpfs, flags)| Spec {
+            |(users, groups, targets, force, sources, tmpfs, remount, propagation, flags)| Spec {
                 users,
                 groups,
                 targets,
                 force,
                 sources,
                 tmpfs,
+                remount,
+                propagation,
                 passed: PassedSpec {
                     target: flags[0],
                     source: flags[1],
@@ -168,18 +178,43 @@ fn kinds() -> impl Strategy<Value = Kind> {
 
 fn operations() -> impl Strategy<Value = Operation> {
     let options = (0..=31_u32).prop_map(MountOptions::from_bits_truncate);
+    let all = [
+        Propagation::Private,
+        Propagation::Slave,
+        Propagation::Shared,
+    ];
+    let propagation =
+        prop_oneof![2 => Just(Propagation::Private), 1 => prop::sample::select(all.to_vec())];
     let passed = prop_oneof![2 => Just(0), 1 => 0..4_u32].prop_map(Passed::from_bits_truncate);
     prop_oneof![
-        3 => (kinds(), any_path(0), options, passed).prop_map(|(kind, target, options, passed)| {
-            Operation::Mount(Mount { kind, target: path(&target), options, passed })
-        }),
+        3 => (kinds(), any_path(0), options, propagation, passed).prop_map(
+            |(kind, target, options, propagation, passed)| Operation::Mount(Mount {
+                kind,
+                target: path(&target),
+                options,
+                propagation,
+                passed,
+            })
+        ),
         1 => (any_path(0), any::<bool>()).prop_map(|(target, passed)| Operation::Unmount(Unmount {
             target: path(&target),
             lazy: false,
             id: None,
             passed,
         })),
+        1 => (any_path(0), attributes(), prop::option::of((attributes(), kinds()))).prop_map(
+            |(target, set, lift)| Operation::Remount(Remount {
+                target: path(&target),
+                set,
+                lift: lift.map(|(attributes, kind)| Lift { attributes, kind }),
+                id: None,
+            })
+        ),
     ]
+}
+
+fn attributes() -> impl Strategy<Value = MountAttributes> {
+    (0..=31_u32).prop_map(MountAttributes::from_bits_truncate)
 }
 
 /// A grant of the policy that an operation aims at, and by how much it misses.
@@ -229,6 +264,13 @@ fn aimed(specs: &[Spec], peer: &Peer, operation: &Operation, aim: Option<Aim>) -
             }
         }
         Operation::Unmount(unmount) => unmount.target = near(&spec.targets, aim.beyond_target),
+        Operation::Remount(remount) => {
+            remount.target = near(&spec.targets, aim.beyond_target);
+            let kind = remount.lift.as_mut().map(|lift| &mut lift.kind);
+            if let (Some(Kind::Bind { source, .. }), Some((roots, ..))) = (kind, &spec.sources) {
+                *source = near(roots, aim.beyond_source);
+            }
+        }
     }
     operation
 }
@@ -238,10 +280,14 @@ fn expected(specs: &[Spec], peer: &Peer, operation: &Operation) -> Result<usize,
     if !specs.iter().any(|spec| is_for(spec, peer)) {
         return Err(DenyReason::NoGrant);
     }
-    let target = operation.target().as_path();
-    let first = target.components().nth(1);
     let system = ["proc", "sys"].map(|name| Some(Component::Normal(name.as_ref())));
-    if system.contains(&first) || ["/", "/etc"].map(Path::new).contains(&target) {
+    let protected = |path: &AbsPath| {
+        let path = path.as_path();
+        system.contains(&path.components().nth(1)) || ["/", "/etc"].map(Path::new).contains(&path)
+    };
+    let shares =
+        matches!(operation, Operation::Mount(mount) if mount.propagation == Propagation::Shared);
+    if protected(operation.target()) || (shares && operation.source().is_some_and(protected)) {
         return Err(DenyReason::TargetProtected);
     }
     let mut furthest = 0;
@@ -257,11 +303,14 @@ fn expected(specs: &[Spec], peer: &Peer, operation: &Operation) -> Result<usize,
     }
     Err([
         DenyReason::TargetNotGranted,
+        DenyReason::RemountNotGranted,
         DenyReason::KindNotGranted,
         DenyReason::SourceNotGranted,
         DenyReason::RecursiveNotGranted,
         DenyReason::SuidNotGranted,
         DenyReason::DevNotGranted,
+        DenyReason::AttributeForced,
+        DenyReason::PropagationNotGranted,
         DenyReason::SizeAboveMaximum,
         DenyReason::InodesAboveMaximum,
         DenyReason::PassedNotGranted,
@@ -276,39 +325,49 @@ fn is_for(spec: &Spec, peer: &Peer) -> bool {
 }
 
 /// Whether each check passes, in the order in which they are made.
-fn checks(spec: &Spec, peer: &Peer, operation: &Operation) -> [bool; 10] {
-    let target = beneath(operation.target(), &spec.targets, peer, 1);
-    let mount = match operation {
-        Operation::Mount(mount) => mount,
-        Operation::Unmount(unmount) => {
-            let passed = !unmount.passed || spec.passed.target;
-            return [
-                target, true, true, true, true, true, true, true, passed, true,
-            ];
+fn checks(spec: &Spec, peer: &Peer, operation: &Operation) -> [bool; 13] {
+    let mut checks = [true; 13];
+    checks[0] = beneath(operation.target(), &spec.targets, peer, 1);
+    match operation {
+        Operation::Mount(mount) => {
+            let keeps =
+                |option, word| !mount.options.contains(option) || !spec.force.contains(&word);
+            checks[5] = keeps(MountOptions::SUID, "nosuid");
+            checks[6] = keeps(MountOptions::DEV, "nodev");
+            let asked = mount.propagation;
+            checks[8] = asked == Propagation::Private || spec.propagation.contains(&asked.name());
+            check_kind(spec, peer, &mount.kind, &mut checks);
+            let is_bind = matches!(mount.kind, Kind::Bind { .. });
+            checks[11] = !mount.passed.contains(Passed::TARGET) || spec.passed.target;
+            checks[12] = !mount.passed.contains(Passed::SOURCE) || (is_bind && spec.passed.source);
         }
-    };
-    let to = !mount.passed.contains(Passed::TARGET) || spec.passed.target;
-    let is_bind = matches!(mount.kind, Kind::Bind { .. });
-    let from = !mount.passed.contains(Passed::SOURCE) || (is_bind && spec.passed.source);
-    let keeps = |option, word| !mount.options.contains(option) || !spec.force.contains(&word);
-    let suid = keeps(MountOptions::SUID, "nosuid");
-    let dev = keeps(MountOptions::DEV, "nodev");
-    match (&mount.kind, &spec.sources, spec.tmpfs) {
+        Operation::Unmount(unmount) => checks[11] = !unmount.passed || spec.passed.target,
+        Operation::Remount(remount) => {
+            checks[1] = spec.remount;
+            if let Some(lift) = &remount.lift {
+                let names = lift.attributes.names();
+                let is_bind = matches!(lift.kind, Kind::Bind { .. });
+                let read_only = is_bind && spec.sources.as_ref().is_some_and(|(_, ro, _)| *ro);
+                let forced = |name| spec.force.contains(name) || (read_only && *name == "ro");
+                checks[7] = !names.iter().any(forced);
+                check_kind(spec, peer, &lift.kind, &mut checks);
+            }
+        }
+    }
+    checks
+}
+
+fn check_kind(spec: &Spec, peer: &Peer, kind: &Kind, checks: &mut [bool; 13]) {
+    match (kind, &spec.sources, spec.tmpfs) {
         (Kind::Bind { source, recursive }, Some((roots, _, may_recurse)), _) => {
-            let source = beneath(source, roots, peer, 0);
-            let recursive = !recursive || *may_recurse;
-            [
-                target, true, source, recursive, suid, dev, true, true, to, from,
-            ]
+            checks[3] = beneath(source, roots, peer, 0);
+            checks[4] = !recursive || *may_recurse;
         }
         (Kind::Tmpfs { size, inodes, .. }, _, Some((max_size, max_inodes))) => {
-            let size = size.is_none_or(|size| size.get() <= max_size);
-            let inodes = inodes.is_none_or(|inodes| inodes.get() <= max_inodes);
-            [target, true, true, true, suid, dev, size, inodes, to, from]
+            checks[9] = size.is_none_or(|size| size.get() <= max_size);
+            checks[10] = inodes.is_none_or(|inodes| inodes.get() <= max_inodes);
         }
-        _ => [
-            target, false, true, true, true, true, true, true, true, true,
-        ],
+        _ => checks[2] = false,
     }
 }
 
@@ -417,6 +476,8 @@ proptest! {
             force: vec![],
             sources: Some((vec![root.clone()], false, true)),
             tmpfs: Some((1, 1)),
+            remount: true,
+            propagation: vec![],
             passed: PassedSpec {
                 target: true,
                 source: true,
@@ -437,6 +498,7 @@ proptest! {
                 kind: Kind::Bind { source: path(&sibling), recursive: false },
                 target: path(&format!("{root}/x")),
                 options: MountOptions::empty(),
+                propagation: Propagation::Private,
                 passed: Passed::empty(),
             });
             prop_assert!(policy.judge(&peer, &mount).grant().is_none());
@@ -481,11 +543,10 @@ fn check_permit(
     permit: &MountPermit<'_>,
 ) -> Result<(), TestCaseError> {
     prop_assert_eq!(&permit.target, &mount.target);
+    prop_assert_eq!(permit.propagation, mount.propagation);
     prop_assert_eq!(permit.passed, mount.passed);
     let [target_owner, source_owner] = spec.passed.owners.map(|asked| asked.then_some(peer.uid));
     prop_assert_eq!(permit.target_owner, target_owner);
-    let has_sources = spec.sources.is_some();
-    prop_assert_eq!(permit.source_owner, source_owner.filter(|_| has_sources));
     let names = permit.attributes.names();
     for flag in &spec.force {
         prop_assert!(names.contains(flag), "{flag} is forced: {names:?}");
@@ -511,7 +572,11 @@ fn check_permit(
     prop_assert!(MountAttributes::all().contains(permit.attributes));
     match (&permit.kind, &mount.kind) {
         (
-            PermittedKind::Bind { source, recursive },
+            PermittedKind::Bind {
+                source,
+                recursive,
+                owner,
+            },
             Kind::Bind {
                 source: asked,
                 recursive: asked_recursive,
@@ -519,6 +584,7 @@ fn check_permit(
         ) => {
             prop_assert_eq!(source, asked);
             prop_assert_eq!(recursive, asked_recursive);
+            prop_assert_eq!(*owner, source_owner);
         }
         (
             PermittedKind::Tmpfs {

@@ -219,8 +219,9 @@ fn attack_18_sizes_and_counts_out_of_range_are_invalid() {
 
 #[test]
 fn attack_17_bits_that_nobody_defined_are_invalid() {
+    // The propagation and what is passed follow.
     let passed = body_of("request-perform-mount-bind").len() - 4;
-    let options = passed - 4;
+    let options = passed - 8;
     let attributes = body_of("reply-mounted").len() - 4;
     for bit in 0..32 {
         let bits = 1_u32 << bit;

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use mountwarden_protocol::frame::{self, DecodeError};
 use mountwarden_protocol::{
-    Explanation, Hello, HelloReply, Kind, Operation, Outcome, Reply, Request, Role,
+    Explanation, Hello, HelloReply, Kind, Operation, Outcome, Propagation, Reply, Request, Role,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -162,9 +162,25 @@ fn golden_vectors_hold_every_variant_of_every_enumeration() {
     );
     assert_eq!(
         variants::<Operation>(),
-        seen(&["Perform(Mount(", "Perform(Unmount("])
+        seen(&["Perform(Mount(", "Perform(Unmount(", "Perform(Remount("])
     );
-    assert_eq!(variants::<Kind>(), seen(&["kind: Bind {", "kind: Tmpfs {"]));
+    assert_eq!(
+        variants::<Propagation>(),
+        seen(&[
+            "propagation: Private",
+            "propagation: Slave",
+            "propagation: Shared"
+        ])
+    );
+    assert_eq!(
+        variants::<Kind>(),
+        seen(&[
+            "kind: Bind {",
+            "kind: Tmpfs {",
+            "kind: Block {",
+            "kind: Fuse {"
+        ])
+    );
     assert_eq!(
         variants::<Reply>(),
         seen(&[
@@ -173,7 +189,8 @@ fn golden_vectors_hold_every_variant_of_every_enumeration() {
             "Reply(Unmounted(",
             "Reply(List(",
             "Reply(Explained(",
-            "Reply(Status("
+            "Reply(Status(",
+            "Reply(Remounted("
         ])
     );
     assert_eq!(

@@ -1,10 +1,11 @@
 //! Arbitrary valid values of every message.
 
 use mountwarden_protocol::{
-    AbsPath, Counters, DenyReason, ErrorCode, ErrorReply, Explanation, Features, Hello, HelloReply,
-    Kind, LandlockReport, Limits, ListPage, Mount, MountAttributes, MountId, MountInfo,
-    MountOptions, Mounted, Operation, Outcome, Passed, Refusal, Reply, Request, Role, RoleReport,
-    Status, TmpfsInodes, TmpfsLimits, TmpfsMode, TmpfsSize, Unmount, Unmounted, Versions, Welcome,
+    AbsPath, Counters, DenyReason, ErrorCode, ErrorReply, Explanation, Features, FilesystemOption,
+    FilesystemOptions, Hello, HelloReply, Kind, LandlockReport, Lift, Limits, ListPage, Mount,
+    MountAttributes, MountId, MountInfo, MountOptions, Mounted, Operation, Outcome, Passed,
+    Propagation, Refusal, Remount, Reply, Request, Role, RoleReport, Status, TmpfsInodes,
+    TmpfsLimits, TmpfsMode, TmpfsSize, Unmount, Unmounted, Versions, Welcome,
 };
 use proptest::collection::vec;
 use proptest::option::of;
@@ -128,25 +129,82 @@ fn kind() -> impl Strategy<Value = Kind> {
                 mode: mode.map(|mode| TmpfsMode::try_from(mode).unwrap()),
             }
         }),
+        (path(), "[a-z0-9_]{1,31}", filesystem_options()).prop_map(
+            |(device, filesystem, options)| Kind::Block {
+                device,
+                filesystem: filesystem.parse().unwrap(),
+                options,
+            }
+        ),
+        (
+            "[a-zA-Z0-9_.+-]{1,63}",
+            of("[ -+\\--~]{1,255}"),
+            any::<(bool, bool)>(),
+            of(any::<u32>()),
+        )
+            .prop_map(|(subtype, source, flags, max_read)| Kind::Fuse {
+                subtype: subtype.parse().unwrap(),
+                source: source.map(|source| source.parse().unwrap()),
+                allow_other: flags.0,
+                default_permissions: flags.1,
+                max_read,
+            }),
     ]
+}
+
+fn filesystem_options() -> impl Strategy<Value = FilesystemOptions> {
+    let option = ("[a-zA-Z0-9_.+-]{1,63}", of("[ -+\\--~]{1,255}"));
+    prop::collection::btree_map(option.0, option.1, 0..=FilesystemOptions::MAX).prop_map(
+        |options| {
+            let option = |(key, value): (String, Option<String>)| FilesystemOption {
+                key: key.parse().unwrap(),
+                value: value.map(|value| value.parse().unwrap()),
+            };
+            let options: Vec<_> = options.into_iter().map(option).collect();
+            options.try_into().unwrap()
+        },
+    )
+}
+
+fn propagation() -> impl Strategy<Value = Propagation> {
+    select(vec![
+        Propagation::Private,
+        Propagation::Slave,
+        Propagation::Shared,
+    ])
+}
+
+fn lift() -> impl Strategy<Value = Lift> {
+    (attributes(), kind()).prop_map(|(attributes, kind)| Lift { attributes, kind })
 }
 
 fn operation() -> impl Strategy<Value = Operation> {
     prop_oneof![
-        (kind(), path(), any::<[u32; 2]>()).prop_map(|(kind, target, [options, passed])| {
-            Operation::Mount(Mount {
-                kind,
-                target,
-                options: MountOptions::from_bits_truncate(options),
-                passed: Passed::from_bits_truncate(passed),
-            })
-        }),
+        (kind(), path(), any::<[u32; 2]>(), propagation()).prop_map(
+            |(kind, target, [options, passed], propagation)| {
+                Operation::Mount(Mount {
+                    kind,
+                    target,
+                    options: MountOptions::from_bits_truncate(options),
+                    propagation,
+                    passed: Passed::from_bits_truncate(passed),
+                })
+            }
+        ),
         (path(), any::<[bool; 2]>(), of(mount_id())).prop_map(|(target, [lazy, passed], id)| {
             Operation::Unmount(Unmount {
                 target,
                 lazy,
                 id,
                 passed,
+            })
+        }),
+        (path(), attributes(), of(lift()), of(mount_id())).prop_map(|(target, set, lift, id)| {
+            Operation::Remount(Remount {
+                target,
+                set,
+                lift,
+                id,
             })
         }),
     ]
@@ -236,7 +294,7 @@ fn status() -> impl Strategy<Value = Status> {
             idle_timeout_ms: idle,
         },
     );
-    let counters = any::<[u64; 9]>().prop_map(|numbers| {
+    let counters = any::<[u64; 10]>().prop_map(|numbers| {
         let [
             connections_open,
             connections,
@@ -247,6 +305,7 @@ fn status() -> impl Strategy<Value = Status> {
             failed,
             delayed,
             killed,
+            remounted,
         ] = numbers;
         Counters {
             connections_open,
@@ -258,6 +317,7 @@ fn status() -> impl Strategy<Value = Status> {
             failed,
             delayed,
             killed,
+            remounted,
         }
     });
     (
@@ -291,5 +351,6 @@ pub(crate) fn reply() -> impl Strategy<Value = Reply> {
             .prop_map(|(mounts, next)| Reply::List(ListPage { mounts, next })),
         explanation().prop_map(Reply::Explained),
         status().prop_map(|status| Reply::Status(Box::new(status))),
+        mount_info().prop_map(Reply::Remounted),
     ]
 }

@@ -3,9 +3,10 @@
 
 use mountwarden_protocol::{
     AbsPath, Counters, DenyReason, ErrorCode, ErrorReply, Explanation, Features, Hello, HelloReply,
-    Kind, LandlockReport, Limits, ListPage, Mount, MountAttributes, MountId, MountInfo,
-    MountOptions, Mounted, Operation, Outcome, Passed, Refusal, Reply, Request, Role, RoleReport,
-    Status, TmpfsInodes, TmpfsLimits, TmpfsMode, TmpfsSize, Unmount, Unmounted, Versions, Welcome,
+    Kind, LandlockReport, Lift, Limits, ListPage, Mount, MountAttributes, MountId, MountInfo,
+    MountOptions, Mounted, Operation, Outcome, Passed, Propagation, Refusal, Remount, Reply,
+    Request, Role, RoleReport, Status, TmpfsInodes, TmpfsLimits, TmpfsMode, TmpfsSize, Unmount,
+    Unmounted, Versions, Welcome,
 };
 
 #[derive(Debug)]
@@ -96,16 +97,45 @@ fn bind() -> Operation {
         },
         target: path("/run/vms/7"),
         options: MountOptions::READ_ONLY,
+        propagation: Propagation::Private,
         passed: Passed::empty(),
     })
 }
 
 fn requests() -> Vec<(&'static str, Request)> {
+    let mut requests = mounts();
+    requests.extend(unmounts());
+    requests.extend(remounts());
+    requests.extend([
+        ("request-explain-mount-bind", Request::Explain(bind())),
+        (
+            "request-explain-unmount",
+            Request::Explain(Operation::Unmount(Unmount {
+                target: path("/"),
+                lazy: false,
+                id: None,
+                passed: false,
+            })),
+        ),
+        ("request-list-first", Request::List { after: None }),
+        (
+            "request-list-after",
+            Request::List {
+                after: Some(id(u64::MAX)),
+            },
+        ),
+        ("request-status", Request::Status),
+    ]);
+    requests
+}
+
+fn mounts() -> Vec<(&'static str, Request)> {
     let tmpfs = |size, inodes, mode| {
         Request::Perform(Operation::Mount(Mount {
             kind: Kind::Tmpfs { size, inodes, mode },
             target: path("/run/vms/scratch"),
             options: MountOptions::empty(),
+            propagation: Propagation::Shared,
             passed: Passed::empty(),
         }))
     };
@@ -120,6 +150,7 @@ fn requests() -> Vec<(&'static str, Request)> {
                 },
                 target: path("/run/vms/\u{e9}"),
                 options: MountOptions::all(),
+                propagation: Propagation::Slave,
                 passed: Passed::empty(),
             })),
         ),
@@ -132,6 +163,58 @@ fn requests() -> Vec<(&'static str, Request)> {
                 Some(TmpfsMode::try_from(0o1777).unwrap()),
             ),
         ),
+        (
+            "request-perform-mount-block",
+            Request::Perform(Operation::Mount(Mount {
+                kind: Kind::Block {
+                    device: path("/dev/vg0/data"),
+                    filesystem: "ext4".parse().unwrap(),
+                    options: ["discard", "commit=30"]
+                        .map(|option| option.parse().unwrap())
+                        .to_vec()
+                        .try_into()
+                        .unwrap(),
+                },
+                target: path("/run/vms/7/data"),
+                options: MountOptions::READ_ONLY,
+                propagation: Propagation::Private,
+                passed: Passed::empty(),
+            })),
+        ),
+        (
+            "request-perform-mount-fuse",
+            Request::Perform(Operation::Mount(Mount {
+                kind: Kind::Fuse {
+                    subtype: "sshfs".parse().unwrap(),
+                    source: Some("build@example.org:/srv".parse().unwrap()),
+                    allow_other: true,
+                    default_permissions: false,
+                    max_read: Some(0x0002_0003),
+                },
+                target: path("/run/vms/7/remote"),
+                options: MountOptions::NO_EXEC,
+                propagation: Propagation::Private,
+                passed: Passed::empty(),
+            })),
+        ),
+        (
+            "request-perform-mount-bind-passed",
+            Request::Perform(Operation::Mount(Mount {
+                kind: Kind::Bind {
+                    source: path("/srv/images"),
+                    recursive: false,
+                },
+                target: path("/home/ann/vm"),
+                options: MountOptions::empty(),
+                propagation: Propagation::Private,
+                passed: Passed::all(),
+            })),
+        ),
+    ]
+}
+
+fn unmounts() -> Vec<(&'static str, Request)> {
+    vec![
         (
             "request-perform-unmount",
             Request::Perform(Operation::Unmount(Unmount {
@@ -151,18 +234,6 @@ fn requests() -> Vec<(&'static str, Request)> {
             })),
         ),
         (
-            "request-perform-mount-bind-passed",
-            Request::Perform(Operation::Mount(Mount {
-                kind: Kind::Bind {
-                    source: path("/srv/images"),
-                    recursive: false,
-                },
-                target: path("/home/ann/vm"),
-                options: MountOptions::empty(),
-                passed: Passed::all(),
-            })),
-        ),
-        (
             "request-perform-unmount-passed",
             Request::Perform(Operation::Unmount(Unmount {
                 target: path("/home/ann/vm"),
@@ -171,24 +242,35 @@ fn requests() -> Vec<(&'static str, Request)> {
                 passed: true,
             })),
         ),
-        ("request-explain-mount-bind", Request::Explain(bind())),
+    ]
+}
+
+fn remounts() -> Vec<(&'static str, Request)> {
+    vec![
         (
-            "request-explain-unmount",
-            Request::Explain(Operation::Unmount(Unmount {
-                target: path("/"),
-                lazy: false,
+            "request-perform-remount",
+            Request::Perform(Operation::Remount(Remount {
+                target: path("/run/vms/7"),
+                set: MountAttributes::READ_ONLY | MountAttributes::NO_EXEC,
+                lift: None,
                 id: None,
-                passed: false,
             })),
         ),
-        ("request-list-first", Request::List { after: None }),
         (
-            "request-list-after",
-            Request::List {
-                after: Some(id(u64::MAX)),
-            },
+            "request-perform-remount-lift-by-id",
+            Request::Perform(Operation::Remount(Remount {
+                target: path("/run/vms/7"),
+                set: MountAttributes::NO_SYMFOLLOW,
+                lift: Some(Lift {
+                    attributes: MountAttributes::READ_ONLY,
+                    kind: Kind::Bind {
+                        source: path("/srv/images"),
+                        recursive: false,
+                    },
+                }),
+                id: Some(id(0x1_0000_0102)),
+            })),
         ),
-        ("request-status", Request::Status),
     ]
 }
 
@@ -245,6 +327,10 @@ fn replies() -> Vec<(&'static str, Reply)> {
             }),
         ),
         ("reply-status", Reply::Status(Box::new(status()))),
+        (
+            "reply-remounted",
+            Reply::Remounted(mount_info(0x1_0000_0102, "/run/vms/7")),
+        ),
     ]);
     replies
 }
@@ -363,6 +449,7 @@ fn status() -> Status {
             failed: 7,
             delayed: 8,
             killed: 9,
+            remounted: 10,
         },
     }
 }

@@ -5,12 +5,13 @@ use std::fmt::Write as _;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write as _};
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use mountwarden_client::protocol::{Hello, frame};
 use mountwarden_client::{
-    Bind, Client, ErrorKind, MountId, Passing, Tmpfs, TmpfsInodes, TmpfsMode, TmpfsSize, Unmount,
-    Versions,
+    Bind, Block, Client, ErrorKind, Fuse, MountAttributes, MountId, Passing, Remount, Tmpfs,
+    TmpfsInodes, TmpfsMode, TmpfsSize, Unmount, Versions,
 };
 use nix::sys::signal::{Signal, kill};
 use serde_json::Value;
@@ -28,6 +29,7 @@ connections_per_user = 1
 [[grant]]
 name = "vm storage"
 users = [@UID@]
+remount = true
 target = ["@DIR@/mnt"]
 passed_target = true
   [grant.bind]
@@ -102,6 +104,32 @@ fn decisions(sandbox: &Sandbox, daemon: &Daemon) -> Vec<(&'static str, String)> 
         .mount(Bind::new("/etc", &base).unwrap().recursive())
         .unwrap_err();
     all.push(("denied by the policy", tail.one()));
+    let block = Block::new("/dev/vg0/data", "ext4", &base).unwrap();
+    let block = block.option("commit", Some("30")).unwrap();
+    client
+        .mount(block.option("discard", None).unwrap())
+        .unwrap_err();
+    all.push(("a device, which the grant does not have", tail.one()));
+    let fuse = Fuse::new("sshfs", &base)
+        .unwrap()
+        .source("host:/srv")
+        .unwrap();
+    client
+        .mount_fuse(fuse.allow_other().max_read(65536))
+        .unwrap_err();
+    all.push((
+        "a FUSE file system, which the grant does not have",
+        tail.one(),
+    ));
+    client
+        .mount(Tmpfs::new(&base).unwrap().shared())
+        .unwrap_err();
+    all.push(("a propagation that is not granted", tail.one()));
+    let remount = Remount::new(&base).unwrap().no_exec();
+    let lifted = MountAttributes::READ_ONLY;
+    let remount = remount.lift_from_bind(lifted, sandbox.path("src/data"));
+    client.remount(remount.unwrap()).unwrap();
+    all.push(("other attributes of a bind", tail.one()));
     let missing = Tmpfs::new(sandbox.path("mnt/missing")).unwrap();
     client.mount(missing).unwrap_err();
     all.push((
@@ -119,13 +147,7 @@ fn decisions(sandbox: &Sandbox, daemon: &Daemon) -> Vec<(&'static str, String)> 
     all.push(("a lazy unmount", tail.one()));
     client.unmount(Unmount::new(&base).unwrap()).unwrap();
     all.push(("an unmount", tail.one()));
-    let target = File::open(&base).unwrap();
-    let made = client.mount_passing(bind(), Passing::new().target(&target));
-    all.push(("a bind at a target that the client opened", tail.one()));
-    let root = File::open(&base).unwrap();
-    let unmount = Unmount::from(&made.unwrap()).lazy();
-    client.unmount_passing(unmount, &root).unwrap();
-    all.push(("its unmount", tail.one()));
+    all.extend(passed(&mut client, bind(), &base, &mut tail));
     refused(daemon, 3);
     all.push(("the user has too many connections", tail.one()));
 
@@ -157,8 +179,27 @@ fn decisions(sandbox: &Sandbox, daemon: &Daemon) -> Vec<(&'static str, String)> 
     all
 }
 
+/// A mount whose target is passed, and its unmount.
+fn passed(
+    client: &mut Client,
+    bind: Bind,
+    target: &Path,
+    tail: &mut Tail<'_>,
+) -> [(&'static str, String); 2] {
+    let opened = File::open(target).unwrap();
+    let made = client.mount_passing(bind, Passing::new().target(&opened));
+    let mounted = tail.one();
+    let root = File::open(target).unwrap();
+    let unmount = Unmount::from(&made.unwrap()).lazy();
+    client.unmount_passing(unmount, &root).unwrap();
+    [
+        ("a bind at a target that the client opened", mounted),
+        ("its unmount", tail.one()),
+    ]
+}
+
 /// Connects when no other connection is open any more.
-fn admitted(daemon: &Daemon, connect: fn(&std::path::Path) -> Wire) -> Wire {
+fn admitted(daemon: &Daemon, connect: fn(&Path) -> Wire) -> Wire {
     wait_for("no connection is open", || {
         (descendants(daemon.pid()).len() == 2).then_some(())
     });

@@ -61,7 +61,7 @@ pub(super) fn wait_for_lock(pid: Pid) {
 
 /// Asks for something, and makes a change after the session opened the paths and
 /// before the mounter looks at what it was sent.
-fn before_the_check(daemon: &Daemon, request: &Request, change: impl FnOnce()) -> Reply {
+pub(super) fn before_the_check(daemon: &Daemon, request: &Request, change: impl FnOnce()) -> Reply {
     before_the_check_of(daemon, request, &[], change)
 }
 
@@ -238,7 +238,7 @@ pub(crate) fn attack_12_stacked_over_before_the_check(sandbox: &Sandbox) -> Resu
 }
 
 /// A request for a mount at `leaf`, which waits in the kernel to be attached.
-fn while_attaching(
+pub(super) fn while_attaching(
     daemon: &Daemon,
     server: &Server,
     mut wire: Wire,

@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 
 use mountwarden_client::protocol::{Mount, Operation, Passed, Reply, Request};
 use mountwarden_client::{
-    Bind, Client, DenyReason, Error, ErrorCode, ErrorKind, Outcome, Passing, Tmpfs, Unmount,
+    Bind, Block, Client, DenyReason, Error, ErrorCode, ErrorKind, Fuse, MountAttributes, Outcome,
+    Passing, Remount, Tmpfs, Unmount,
 };
 use nix::libc;
 use nix::unistd::gettid;
@@ -21,10 +22,12 @@ use super::confinement::only;
 use super::contending::other_mounter;
 use crate::Skip;
 use crate::daemon::{Daemon, outcome, wait_for};
+use crate::devices::{Disk, open_fuse_to_all};
 use crate::fuse::{self, Server};
 use crate::kernel::{self, unchanged};
 use crate::oddities::open;
 use crate::sandbox::{ALICE, BOB, POLICY, Sandbox, mount_tmpfs};
+use crate::served::{self, CONTENT, HELLO};
 use crate::wire::Wire;
 
 /// The policy of most cases, which takes descriptors.
@@ -206,7 +209,7 @@ pub(crate) fn owners(sandbox: &Sandbox) -> Result<(), Skip> {
     let policy = policy()
         .replace("target = [", "target_owner = \"peer\"\ntarget = [")
         .replace("source = [", "source_owner = \"peer\"\nsource = [");
-    sandbox.policy(&policy);
+    sandbox.policy(&policy.replace("[[grant]]", "[[grant]]\nremount = true"));
     let daemon = Daemon::start(sandbox);
     let mut client = daemon.client();
     let (target, source) = (sandbox.path("mnt/a"), sandbox.path("src/data"));
@@ -230,6 +233,90 @@ pub(crate) fn owners(sandbox: &Sandbox) -> Result<(), Skip> {
     chown(&source, Some(0), Some(ALICE)).unwrap();
     let again = client.mount(Bind::new(&source, &target).unwrap()).unwrap();
     assert_eq!(again.outcome, Outcome::AlreadyMounted);
+    // From what the peer could not make anew nothing is lifted.
+    client.remount(at_target(&target).no_exec()).unwrap();
+    let lift = || {
+        let attributes = MountAttributes::NO_EXEC;
+        at_target(&target).lift_from_bind(attributes, &source)
+    };
+    chown(&source, Some(ALICE), Some(0)).unwrap();
+    let error = unchanged(|| client.remount(lift().unwrap()).unwrap_err());
+    assert_eq!(error.reason(), Some(DenyReason::SourceNotOwned), "{error}");
+    chown(&source, Some(0), Some(0)).unwrap();
+    client.remount(lift().unwrap()).unwrap();
+    Ok(())
+}
+
+fn at_target(target: &Path) -> Remount {
+    Remount::new(target).unwrap()
+}
+
+/// The file system of a device goes to a passed target as well; the device is never
+/// passed.
+pub(crate) fn a_device(sandbox: &Sandbox) -> Result<(), Skip> {
+    sandbox.needs_devices()?;
+    let disk = Disk::make(sandbox, "disk", "ext4")?;
+    let device = disk.path().to_str().unwrap();
+    let grant = format!("[grant.block]\ndevice = [{device:?}]\nfilesystems = [\"ext4\"]\n");
+    sandbox.policy(&(policy() + &grant));
+    let target = private(sandbox, "mnt/home/vm");
+    let daemon = Daemon::start(sandbox);
+    let mut client = daemon.client();
+    let block = || Block::new(disk.path(), "ext4", &target).unwrap();
+
+    let to = File::open(&target).unwrap();
+    let both = Passing::new().target(&to).source(&to);
+    let error = unchanged(|| client.mount_passing(block(), both).unwrap_err());
+    assert_eq!(
+        error.reason(),
+        Some(DenyReason::PassedNotGranted),
+        "{error}"
+    );
+    let made = mount_at(&mut client, block(), &target).unwrap();
+    assert_eq!(made, Outcome::Mounted);
+    assert_eq!(daemon.last_audit()["passed"], "target");
+    assert_eq!(kernel::only(&target).filesystem, "ext4");
+    let again = mount_at(&mut client, block(), &target).unwrap();
+    assert_eq!(again, Outcome::AlreadyMounted);
+
+    let root = open(&target, libc::O_PATH, 0);
+    let unmount = Unmount::new(&target).unwrap().lazy();
+    client.unmount_passing(unmount, &root).unwrap();
+    assert_eq!(kernel::at(&target), []);
+    Ok(())
+}
+
+/// So does one that a client serves, who gets the connection as ever.
+pub(crate) fn a_served_file_system(sandbox: &Sandbox) -> Result<(), Skip> {
+    open_fuse_to_all(sandbox)?;
+    sandbox.policy(&(policy() + "[grant.fuse]\nsubtypes = [\"hello\"]\n"));
+    let target = private(sandbox, "mnt/home/vm");
+    let daemon = Daemon::start(sandbox);
+    let mut client = daemon.client();
+    let fuse = || Fuse::new("hello", &target).unwrap();
+
+    let error = unchanged(|| client.mount_fuse(fuse()).unwrap_err());
+    assert_eq!(error.kind(), ErrorKind::Unreachable, "{error}");
+    let to = File::open(&target).unwrap();
+    let both = Passing::new().target(&to).source(&to);
+    let error = unchanged(|| client.mount_fuse_passing(fuse(), both).unwrap_err());
+    assert_eq!(
+        error.reason(),
+        Some(DenyReason::PassedNotGranted),
+        "{error}"
+    );
+    let only = Passing::new().target(&to);
+    let made = client.mount_fuse_passing(fuse(), only).unwrap();
+    assert_eq!(daemon.last_audit()["passed"], "target");
+    let server = served::serve(made.connection, false);
+    assert_eq!(fs::read_to_string(target.join(HELLO)).unwrap(), CONTENT);
+
+    let root = open(&target, libc::O_PATH, 0);
+    let unmount = Unmount::from(&made.mounted).lazy();
+    client.unmount_passing(unmount, &root).unwrap();
+    drop(root);
+    server.join().unwrap();
+    assert_eq!(kernel::at(&target), []);
     Ok(())
 }
 

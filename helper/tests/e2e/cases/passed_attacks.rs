@@ -151,9 +151,9 @@ pub(crate) fn attack_22_descriptors_that_do_not_fit(sandbox: &Sandbox) -> Result
         });
     };
     for (request, counts, words) in [
-        (passing(tmpfs(), Passed::TARGET), &[0, 2, 3][..], other),
+        (passing(tmpfs(), Passed::TARGET), &[0, 2, 4][..], other),
         (passing(tmpfs(), Passed::all()), &[0, 1, 3], other),
-        (passing(tmpfs(), Passed::TARGET), &[4, 253], misplaced),
+        (passing(tmpfs(), Passed::TARGET), &[5, 253], misplaced),
         (Request::Perform(unmount.clone()), &[0, 2], other),
         (explained.clone(), &[1], none),
         (Request::List { after: None }, &[1, 2], none),
@@ -217,7 +217,7 @@ pub(crate) fn attack_22_orders_that_do_not_fit(sandbox: &Sandbox) -> Result<(), 
     let (target, source) = (sandbox.path("mnt/a"), sandbox.path("src/data"));
     let bind = operation(passing(Bind::new(&source, &target).unwrap(), Passed::all()));
     let tmpfs = operation(passing(Tmpfs::new(&target).unwrap(), Passed::TARGET));
-    let two = "a mount takes a directory and a target";
+    let two = "a mount or remount takes a directory and a target";
     let kind = "the descriptors are not those of this kind";
     let twice = "a passed unmount takes its target twice";
     let wrong: [(&Operation, &[(usize, &str)]); 3] = [
