@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use nix::libc::c_long;
+use nix::libc::{self, c_long};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
@@ -252,6 +252,12 @@ pub(super) fn attack_29_passes_no_other_form(sandbox: &Sandbox, role: Role) -> R
         let calls = calls(&scene, role, &pinned);
         for call in &calls {
             for arguments in call.allowed() {
+                // A mounter's context has that number; the warden has a socket there, and
+                // would wait for what nobody sends.
+                if role == Role::Warden && call.number == libc::SYS_read && arguments[0] != NOTHING
+                {
+                    continue;
+                }
                 let outcome = puppet.syscall(call.number, &arguments);
                 let passes = matches!(outcome, Outcome::Returned(_));
                 assert!(passes, "{} {arguments:x?}: {outcome:?}", call.name);
