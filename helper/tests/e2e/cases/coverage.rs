@@ -10,6 +10,7 @@ use mountwarden_helper::raw::running_abi;
 use serde_json::Value;
 
 use super::confinement::{items, tables};
+use super::life::text_can_be_written;
 use crate::sandbox::Sandbox;
 use crate::{Skip, fuse, tracer};
 
@@ -44,6 +45,8 @@ pub(crate) fn every_entry_is_used(sandbox: &Sandbox) -> Result<(), Skip> {
     }
     // Some entries are used by cases alone that take a FUSE server.
     drop(fuse::device()?);
+    // And some by one case alone, which has a role abort.
+    text_can_be_written()?;
     if !tracer::is_able() {
         return Err(Skip(
             "the tracer knows the registers of x86_64 alone".to_owned(),

@@ -5,6 +5,7 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
 use std::thread;
+use std::time::Duration;
 
 use mountwarden_client::protocol::{Request, frame};
 use mountwarden_client::{Client, ErrorKind, Tmpfs};
@@ -14,11 +15,11 @@ use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit};
 use nix::unistd::Pid;
 
 use super::confinement::only;
-use crate::Skip;
 use crate::daemon::{Daemon, wait_for};
 use crate::kernel::{self, unchanged};
-use crate::sandbox::{Sandbox, mount_tmpfs};
+use crate::sandbox::{POLICY, Sandbox, mount_tmpfs};
 use crate::wire::Wire;
+use crate::{Skip, slowly};
 
 /// Sets a soft limit of a process (`prlimit(1)`), as the user who that is: even
 /// root may not have the capability that others need.
@@ -129,6 +130,11 @@ pub(crate) fn attack_34_no_process_left(sandbox: &Sandbox) -> Result<(), Skip> {
 }
 
 pub(crate) fn attack_34_no_memory_left(sandbox: &Sandbox) -> Result<(), Skip> {
+    if kernel::needs_unique_ids().is_err() {
+        return Err(Skip(
+            "without statmount a session has no list in its own memory".to_owned(),
+        ));
+    }
     let mut daemon = Daemon::start(sandbox);
     let mut client = daemon.client();
     let known = only(&daemon, "mw-session");
@@ -169,6 +175,10 @@ pub(crate) fn attack_34_no_mount_left(sandbox: &Sandbox) -> Result<(), Skip> {
     }
     let crowd = sandbox.make_dir("crowd");
     mount_tmpfs(&crowd);
+    // Without statmount, each question reads all of the table.
+    let seconds = slowly(Duration::from_secs(30)).as_secs();
+    let limits = format!("[limits]\nrequest_timeout = \"{seconds}s\"\n[[grant]]");
+    sandbox.policy(&POLICY.replacen("[[grant]]", &limits, 1));
     let mut daemon = Daemon::start(sandbox);
     let mut client = daemon.client();
     // Each copy has all before it: 1, 2, 4, 8 mounts, until one does not fit. Then

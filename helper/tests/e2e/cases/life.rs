@@ -137,6 +137,7 @@ fn blocked(pid: Pid) -> Option<Vec<i64>> {
 /// that the process does is to call `abort(3)`.
 pub(crate) fn an_abort_is_no_seccomp_kill(sandbox: &Sandbox) -> Result<(), Skip> {
     look_inside(sandbox)?;
+    text_can_be_written()?;
     if !cfg!(target_arch = "x86_64") {
         return Err(Skip("it writes machine code for x86_64".to_owned()));
     }
@@ -164,6 +165,24 @@ pub(crate) fn an_abort_is_no_seccomp_kill(sandbox: &Sandbox) -> Result<(), Skip>
     assert!(daemon.runs());
     daemon.client().list().unwrap();
     Ok(())
+}
+
+/// Skips what writes to the text of a process: since Linux 6.12 a kernel may be built to
+/// let nobody do that but a tracer (`PROC_MEM_FORCE_PTRACE`), or nobody at all.
+pub(crate) fn text_can_be_written() -> Result<(), Skip> {
+    let memory = fs::File::options()
+        .read(true)
+        .write(true)
+        .open("/proc/self/mem")
+        .unwrap();
+    let place = u64::try_from(fn_address(libc::abort)).unwrap();
+    let mut byte = [0];
+    memory.read_exact_at(&mut byte, place).unwrap();
+    memory.write_all_at(&byte, place).map_err(|error| {
+        Skip(format!(
+            "this kernel lets no text be written through /proc: {error}"
+        ))
+    })
 }
 
 /// Writes a call of `abort` to where a blocked process will go on.

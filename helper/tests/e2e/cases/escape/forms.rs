@@ -1,9 +1,9 @@
 //! The calls that a role's table allows in some forms only: each form, and what lies next
 //! to it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use nix::libc::c_long;
+use nix::libc::{self, c_long};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
@@ -169,17 +169,24 @@ impl Call {
         garbage(0).chain(garbage(0xdead_beef << 32)).collect()
     }
 
-    /// What differs from a form in one argument and is no other form.
+    /// What differs from a form in one argument and is no other form: by a bit, once for
+    /// each value that a form compares with; and by the address of another string.
     fn refused(&self, pinned: &Pinned, elsewhere: u64, bits: &[u32]) -> Vec<Arguments> {
         let mut refused = Vec::new();
+        let mut flipped = BTreeSet::new();
         for (form, &allowed) in self.forms.iter().zip(&self.allowed()) {
             for check in form {
+                let bits = if flipped.insert((check.argument, check.value)) {
+                    bits
+                } else {
+                    &[]
+                };
                 let others = bits.iter().map(|bit| check.value ^ 1 << bit);
-                let pointers = pinned
-                    .strings
-                    .values()
-                    .copied()
-                    .chain([pinned.name, elsewhere]);
+                let is_pointer = check.compared == u64::MAX;
+                let pointers = pinned.strings.values().copied();
+                let pointers = pointers
+                    .chain([pinned.name, elsewhere])
+                    .filter(|_| is_pointer);
                 let below = check.least.map(|least| least - 1);
                 // Before, after and within the names.
                 let beside = check.names.into_iter();
@@ -245,6 +252,12 @@ pub(super) fn attack_29_passes_no_other_form(sandbox: &Sandbox, role: Role) -> R
         let calls = calls(&scene, role, &pinned);
         for call in &calls {
             for arguments in call.allowed() {
+                // A mounter's context has that number; the warden has a socket there, and
+                // would wait for what nobody sends.
+                if role == Role::Warden && call.number == libc::SYS_read && arguments[0] != NOTHING
+                {
+                    continue;
+                }
                 let outcome = puppet.syscall(call.number, &arguments);
                 let passes = matches!(outcome, Outcome::Returned(_));
                 assert!(passes, "{} {arguments:x?}: {outcome:?}", call.name);
