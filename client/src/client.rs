@@ -1,11 +1,13 @@
 //! The client: one connection that is opened again when it was lost.
 
+use std::collections::BTreeSet;
+use std::os::fd::{AsFd as _, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use mountwarden_protocol::{
-    ErrorCode, Explanation, Mount, MountInfo, Mounted, Operation, Refusal, Reply, Request, Status,
-    Unmounted, Welcome,
+    ErrorCode, Explanation, Mount, MountId, MountInfo, Mounted, Operation, Refusal, Reply, Request,
+    Status, Unmounted, Welcome,
 };
 
 use crate::connection::{Connection, Failure};
@@ -41,6 +43,25 @@ pub const DEFAULT_TIMEOUT: Duration = Duration::from_mins(1);
 /// A connection that the helper ends before it has welcomed the client is tried
 /// again a few times, for about a second: nothing was asked on it.
 ///
+/// # Leases
+///
+/// A mount that was asked for with `leased` ends when this client is dropped or its
+/// process ends, however that comes about: the helper ends it lazily, that one and no
+/// other. It also ends when the connection does for another reason, such as a stop
+/// of the helper. That is not hidden by a new connection: the next call does nothing and
+/// fails with [`LeaseLost`](crate::ErrorKind::LeaseLost); calls after it connect again.
+/// [`lease_end`](Client::lease_end) gives what to wait for.
+///
+/// ```no_run
+/// # fn main() -> Result<(), mountwarden_client::Error> {
+/// use mountwarden_client::{Client, Tmpfs};
+/// let mut client = Client::connect()?;
+/// let scratch = client.mount(Tmpfs::new("/run/vms/7/scratch")?.leased())?;
+/// // ... and when `client` goes, so does `scratch`.
+/// # Ok(())
+/// # }
+/// ```
+///
 /// [`mount`]: Client::mount
 /// [`unmount`]: Client::unmount
 #[derive(Debug)]
@@ -50,6 +71,8 @@ pub struct Client {
     /// Taken out for each exchange and put back only after a whole reply.
     connection: Option<Connection>,
     welcome: Welcome,
+    /// The mounts that end with that connection.
+    leases: BTreeSet<MountId>,
 }
 
 /// How to connect; made by [`Client::builder`].
@@ -91,6 +114,7 @@ impl Builder {
             connection: Some(connection),
             timeout: self.timeout,
             socket,
+            leases: BTreeSet::new(),
         })
     }
 }
@@ -142,8 +166,15 @@ impl Client {
     /// [`Busy`](crate::ErrorKind::Busy) when the target holds a different mount,
     /// and whatever else [`ErrorKind`](crate::ErrorKind) lists.
     pub fn mount(&mut self, mount: impl Into<Mount>) -> Result<Mounted, Error> {
-        match self.call(&Request::Perform(Operation::Mount(mount.into())))? {
-            Reply::Mounted(mounted) => Ok(mounted),
+        let mount: Mount = mount.into();
+        let lease = mount.lease;
+        match self.call(&Request::Perform(Operation::Mount(mount)))? {
+            Reply::Mounted(mounted) => {
+                if lease {
+                    self.leases.insert(mounted.mount.id);
+                }
+                Ok(mounted)
+            }
             other => Err(self.misfit(&other, "a mount")),
         }
     }
@@ -163,7 +194,10 @@ impl Client {
         let mut call = self.begin();
         let request = Request::Perform(Operation::Unmount(unmount.clone()));
         match (self.exchange(&request, &mut call), unmount.id) {
-            (Ok(Reply::Unmounted(unmounted)), _) => Ok(unmounted),
+            (Ok(Reply::Unmounted(unmounted)), _) => {
+                self.leases.remove(&unmounted.id);
+                Ok(unmounted)
+            }
             (Ok(other), _) => Err(self.misfit(&other, "an unmount")),
             // The reply to the first attempt was lost, and ids are never used again.
             (Err(error), Some(id)) if call.sent && error.kind() == ErrorKind::NotMounted => {
@@ -253,6 +287,14 @@ impl Client {
         &self.socket
     }
 
+    /// What becomes readable when the connection ends, and the [leases](Client#leases) of
+    /// this client with it; `None` while it has none. It is to be waited for only.
+    #[must_use]
+    pub fn lease_end(&self) -> Option<BorrowedFd<'_>> {
+        let connection = self.connection.as_ref()?;
+        (!self.leases.is_empty()).then(|| connection.as_fd())
+    }
+
     fn begin(&self) -> Call {
         Call {
             deadline: Deadline::after(self.timeout),
@@ -269,6 +311,11 @@ impl Client {
     /// Exchanges a request for a reply that is not an error.
     fn exchange(&mut self, request: &Request, call: &mut Call) -> Result<Reply, Error> {
         loop {
+            if self.connection.is_none() && !self.leases.is_empty() {
+                let lost = std::mem::take(&mut self.leases);
+                let sent = call.sent && changes(request);
+                return Err(Error::lease_lost(&self.socket, &lost, sent));
+            }
             match self.attempt(request, call.deadline) {
                 Ok(Reply::Error(error)) => return Err(error.into()),
                 Ok(reply) => return Ok(reply),
@@ -347,10 +394,9 @@ fn changes(request: &Request) -> bool {
 fn repeatable(request: &Request) -> bool {
     match request {
         Request::Perform(Operation::Unmount(unmount)) => unmount.id.is_some(),
-        Request::Perform(Operation::Mount(_))
-        | Request::Explain(_)
-        | Request::List { .. }
-        | Request::Status => true,
+        // What was made has ended with the connection, or will in a moment.
+        Request::Perform(Operation::Mount(mount)) => !mount.lease,
+        Request::Explain(_) | Request::List { .. } | Request::Status => true,
     }
 }
 

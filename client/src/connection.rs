@@ -1,7 +1,7 @@
 //! One connection: connect, handshake, exchange.
 
 use std::io::{self, BufReader};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
@@ -113,6 +113,12 @@ impl Connection {
         }
         let reply = frame::decode(&bytes).map_err(|error| Failure::Protocol(error.into()))?;
         Ok((self, reply))
+    }
+}
+
+impl AsFd for Connection {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.stream.as_fd()
     }
 }
 

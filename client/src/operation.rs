@@ -24,6 +24,13 @@ macro_rules! common_options {
             self
         }
 
+        /// The mount ends with the client that makes it: see
+        /// [Leases](crate::Client#leases).
+        pub fn leased(mut self) -> Self {
+            self.lease = true;
+            self
+        }
+
         /// Set-user-id bits on the mount are honoured. Denied unless the grant
         /// says otherwise.
         pub fn suid(mut self) -> Self {
@@ -63,6 +70,7 @@ pub struct Bind {
     target: AbsPath,
     recursive: bool,
     options: MountOptions,
+    lease: bool,
 }
 
 impl Bind {
@@ -78,6 +86,7 @@ impl Bind {
             target: checked("target", target.as_ref())?,
             recursive: false,
             options: MountOptions::empty(),
+            lease: false,
         })
     }
 
@@ -120,6 +129,7 @@ pub struct Tmpfs {
     inodes: Option<TmpfsInodes>,
     mode: Option<TmpfsMode>,
     options: MountOptions,
+    lease: bool,
 }
 
 impl Tmpfs {
@@ -134,6 +144,7 @@ impl Tmpfs {
             inodes: None,
             mode: None,
             options: MountOptions::empty(),
+            lease: false,
         })
     }
 
@@ -250,6 +261,7 @@ impl From<Bind> for Mount {
             },
             target: bind.target,
             options: bind.options,
+            lease: bind.lease,
         }
     }
 }
@@ -264,6 +276,7 @@ impl From<Tmpfs> for Mount {
             },
             target: tmpfs.target,
             options: tmpfs.options,
+            lease: tmpfs.lease,
         }
     }
 }

@@ -142,6 +142,7 @@ fn operations() -> impl Iterator<Item = Operation> {
                         kind,
                         target: target.clone(),
                         options: MountOptions::READ_ONLY,
+                        lease: false,
                     })
                 })
                 .collect();

@@ -9,7 +9,7 @@
 use std::fmt::Write as _;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use mountwarden_protocol::{ErrorCode, ErrorReply, Kind, Operation, Outcome, Reply, Role};
+use mountwarden_protocol::{ErrorCode, ErrorReply, Kind, Operation, Outcome, Reply, Role, Unmount};
 use nix::errno::Errno;
 use nix::unistd::{Pid, getpid};
 
@@ -37,6 +37,8 @@ pub(crate) enum By {
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Subject<'a> {
     Operation(&'a Operation),
+    /// The end of a mount whose connection has ended.
+    Lease(&'a Unmount),
     /// Bytes that are no request.
     Protocol,
     Connection,
@@ -69,8 +71,13 @@ impl Record<'_> {
             line.number("gid", peer.identity().gid);
             line.number("pid", peer.pid());
         }
-        if let Subject::Operation(operation) = self.subject {
-            asked(&mut line, operation);
+        match self.subject {
+            Subject::Operation(operation) => asked(&mut line, operation),
+            Subject::Lease(unmount) => {
+                line.text("target", unmount.target.as_bytes());
+                line.name("why", "the lease's connection ended");
+            }
+            Subject::Protocol | Subject::Connection => {}
         }
         if let Some(grant) = self.grant {
             line.text("grant", grant.as_bytes());
@@ -105,6 +112,7 @@ impl Subject<'_> {
                 Kind::Tmpfs { .. } => "mount-tmpfs",
             },
             Self::Operation(Operation::Unmount(_)) => "unmount",
+            Self::Lease(_) => "lease-end",
             Self::Protocol => "protocol",
             Self::Connection => "connection",
         }
@@ -134,6 +142,9 @@ fn asked(line: &mut Line, operation: &Operation) {
                 }
             }
             line.name("options", &mount.options.names().join(","));
+            if mount.lease {
+                line.truth("lease", true);
+            }
         }
         Operation::Unmount(unmount) => {
             line.truth("lazy", unmount.lazy);
@@ -354,6 +365,7 @@ mod tests {
             },
             target: path(2),
             options: MountOptions::all(),
+            lease: true,
         };
         let id = MountId::try_from(u64::MAX).expect("an id");
         let mut error = ErrorReply::new(ErrorCode::UnsupportedVersion, "\u{1f600}".repeat(600));

@@ -97,6 +97,7 @@ fn consider_mount<'p>(
         kind,
         attributes,
         shared_target: grant.terms.shared_target,
+        lease: mount.lease,
     })
 }
 

@@ -61,6 +61,9 @@ pub struct MountPermit<'p> {
     pub attributes: MountAttributes,
     /// Whether the target may lie on a mount that other namespaces share.
     pub shared_target: bool,
+    /// Whether the mount ends with the peer's connection. That takes no grant: it
+    /// only ever means less.
+    pub lease: bool,
 }
 
 impl<'p> MountPermit<'p> {

@@ -68,6 +68,8 @@ pub struct Mount {
     pub target: AbsPath,
     /// How it is mounted.
     pub options: MountOptions,
+    /// It ends with the connection that asks for it, however that ends.
+    pub lease: bool,
 }
 
 /// What is mounted.

@@ -128,6 +128,11 @@ pub(super) enum Kind {
 
 #[derive(Debug, Args)]
 pub(super) struct Restrictions {
+    /// Hold the mount until this command is interrupted, and end it then: however
+    /// the command ends, the mount does.
+    #[arg(long)]
+    lease: bool,
+
     /// No program may be executed from the mount.
     #[arg(long)]
     noexec: bool,
@@ -164,6 +169,7 @@ impl Change {
                     let bind = Bind::new(trimmed(&source), trimmed(&target)).map_err(advise)?;
                     let bind = when(read_only, bind, Bind::read_only);
                     let bind = when(recursive, bind, Bind::recursive);
+                    let bind = when(without.lease, bind, Bind::leased);
                     let bind = when(without.noexec, bind, Bind::no_exec);
                     let bind = when(without.nosymfollow, bind, Bind::no_symfollow);
                     let bind = when(with.suid, bind, Bind::suid);
@@ -181,6 +187,7 @@ impl Change {
                     let tmpfs = given(size, tmpfs, Tmpfs::size);
                     let tmpfs = given(inodes, tmpfs, Tmpfs::inodes);
                     let tmpfs = given(mode, tmpfs, Tmpfs::mode);
+                    let tmpfs = when(without.lease, tmpfs, Tmpfs::leased);
                     let tmpfs = when(without.noexec, tmpfs, Tmpfs::no_exec);
                     let tmpfs = when(without.nosymfollow, tmpfs, Tmpfs::no_symfollow);
                     let tmpfs = when(with.suid, tmpfs, Tmpfs::suid);

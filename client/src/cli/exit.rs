@@ -13,7 +13,8 @@ Exit status:
    3  denied by the policy; explain: it would be denied
    4  busy: the target holds another mount, or the mount is in use
    5  not mounted, not the mount that --id names, or a path does not exist
-   6  the helper cannot be reached, went away, or shares no protocol version
+   6  the helper cannot be reached, went away, or shares no protocol version; a
+      lease was lost
    7  timed out
    8  the file system at the path is dead or does not answer
    9  a path or value that no helper accepts
@@ -48,6 +49,7 @@ impl Exit {
             ErrorKind::NotMounted | ErrorKind::IdMismatch | ErrorKind::NotFound => Self::NotThere,
             ErrorKind::Unavailable
             | ErrorKind::ConnectionLost
+            | ErrorKind::LeaseLost
             | ErrorKind::UnsupportedVersion { .. } => Self::Unavailable,
             ErrorKind::TimedOut => Self::TimedOut,
             ErrorKind::Stale | ErrorKind::Hung => Self::Dead,

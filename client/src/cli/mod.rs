@@ -3,6 +3,7 @@
 
 mod args;
 mod exit;
+mod hold;
 mod json;
 mod output;
 mod status;
@@ -32,10 +33,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let exit = match Arguments::try_parse_from(&words) {
         Ok(arguments) => {
             let json = arguments.json;
-            match perform(arguments) {
-                Ok(answer) => output::answer(&answer, json),
-                Err(error) => output::error(&error, json),
-            }
+            perform(arguments).unwrap_or_else(|error| output::error(&error, json))
         }
         Err(error) => output::usage(&error, args::ask_for_json(&words)),
     };
@@ -66,13 +64,16 @@ impl Answer {
     }
 }
 
-fn perform(arguments: Arguments) -> Result<Answer, Error> {
+fn perform(arguments: Arguments) -> Result<Exit, Error> {
     let mut builder = Client::builder().timeout(arguments.timeout);
     if let Some(socket) = arguments.socket {
         builder = builder.socket(socket);
     }
-    Ok(match arguments.command {
+    let answer = match arguments.command {
         Command::Change(change) => match change.into_operation()? {
+            Operation::Mount(mount) if mount.lease => {
+                return hold::Held::mount(builder, mount)?.until_interrupted(arguments.json);
+            }
             Operation::Mount(mount) => Answer::Mounted(builder.connect()?.mount(mount)?),
             Operation::Unmount(unmount) => Answer::Unmounted(builder.connect()?.unmount(unmount)?),
         },
@@ -85,5 +86,6 @@ fn perform(arguments: Arguments) -> Result<Answer, Error> {
         }
         Command::List => Answer::List(builder.connect()?.list()?),
         Command::Status => Answer::Status(Box::new(builder.connect()?.status()?)),
-    })
+    };
+    Ok(output::answer(&answer, arguments.json))
 }

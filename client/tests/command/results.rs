@@ -76,6 +76,7 @@ fn bind(recursive: bool, options: MountOptions) -> Operation {
         },
         target: path("/b"),
         options,
+        lease: false,
     })
 }
 
@@ -89,6 +90,7 @@ fn tmpfs(
         kind: Kind::Tmpfs { size, inodes, mode },
         target: path("/b"),
         options,
+        lease: false,
     })
 }
 

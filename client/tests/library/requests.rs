@@ -18,11 +18,29 @@ fn sent(replies: &[Reply], ask: impl Fn(&mut Client)) -> Vec<Request> {
     fake.finish().swap_remove(0)
 }
 
+#[test]
+fn a_lease_is_asked_for_by_name() {
+    for (mount, lease) in [
+        (Bind::new("/a", "/b").unwrap().leased().into(), true),
+        (Tmpfs::new("/b").unwrap().leased().into(), true),
+        (Tmpfs::new("/b").unwrap().into(), false),
+    ] {
+        let mount: Mount = mount;
+        assert_eq!(mount.lease, lease);
+        let requests = sent(&[mounted(Outcome::Mounted)], |client| {
+            client.mount(mount.clone()).unwrap();
+        });
+        let operation = Operation::Mount(mount);
+        assert_eq!(requests, [Request::Perform(operation)]);
+    }
+}
+
 fn mount_request(kind: Kind, options: MountOptions) -> Request {
     Request::Perform(Operation::Mount(Mount {
         kind,
         target: path("/b"),
         options,
+        lease: false,
     }))
 }
 

@@ -32,6 +32,10 @@ pub(super) fn same(
     let difference = difference
         .map_err(|errno| failure::kernel("cannot examine the mount at", &target.path, errno))?;
     match difference {
+        None if permit.lease => Err(busy(
+            target,
+            "a lease ends what it made, and this was there before",
+        )),
         None => described(&target.mount, Outcome::AlreadyMounted, &target.path),
         Some(why) => Err(busy(target, why)),
     }

@@ -12,6 +12,8 @@ pub(crate) const LOCK: RawFd = 5;
 /// The mount table, where it is read from a file; above the slots, whose numbers
 /// follow those above.
 pub(crate) const TABLE: RawFd = 10;
+/// The channel to the warden about leases.
+pub(crate) const LEASES: RawFd = 11;
 /// More than a mounter ever has open: the above, the slots, and what one
 /// message brings.
 pub(crate) const MAX_DESCRIPTORS: u64 = 24;

@@ -6,15 +6,17 @@
 #![forbid(unsafe_code)]
 
 mod directory;
+mod ending;
 mod existing;
 pub(crate) mod layout;
 mod location;
 mod lock;
 mod mount;
+mod setup;
 mod unmount;
 
 use std::ops::ControlFlow;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use mountwarden_policy::{MountPermit, Permit, PermittedKind, Policy, UnmountPermit, Verdict};
@@ -26,25 +28,27 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags};
 use nix::sys::signal::SigSet;
 use nix::sys::time::TimeSpec;
-use nix::unistd::{Pid, fchdir};
+use nix::unistd::Pid;
 use thiserror::Error;
 
 use self::directory::Place;
+pub(crate) use self::ending::end_lease;
 use self::location::{Location, Purpose};
 use self::lock::TargetLock;
+use self::setup::{Descriptors, confine};
 use crate::audit::{By, Record, Subject};
 use crate::board::{Board, Count, MountCount};
 use crate::budget::Budget;
-use crate::confine::{ConfineError, Confined, Domain, Filter, Identity, Mounter, Plan};
+use crate::confine::{ConfineError, Confined, Filter, Mounter};
 use crate::failure;
+use crate::leases::{Lease, Lessee, NoLease};
 use crate::list;
-use crate::mountinfo::Mountinfo;
-use crate::order::{ChannelError, Order, OrderChannel, OrderReply};
+use crate::order::{ChannelError, Order, OrderReply};
 use crate::peer::AttestedPeer;
 use crate::sys::mount::LSMT_ROOT;
 use crate::sys::pinned::Slot;
 use crate::sys::{self, process};
-use crate::table::{self, Source, Table};
+use crate::table::{self, Source};
 use crate::{children, session};
 
 /// What a mounter gets from the warden.
@@ -52,6 +56,8 @@ pub(crate) struct Context<'a> {
     pub(crate) policy: &'a Policy,
     pub(crate) board: Board,
     pub(crate) peer: &'a AttestedPeer,
+    /// The place of the peer's user on the board.
+    pub(crate) place: usize,
     /// What the peer's user has on the board.
     pub(crate) mounts: MountCount,
     pub(crate) budget: Budget,
@@ -76,67 +82,32 @@ pub(crate) enum Ended {
     Violation(&'static str),
     #[error("the audit log cannot be written: {0}")]
     Audit(Errno),
+    #[error("a leased mount is still there, as the audit line says")]
+    Lease,
 }
 
 /// Serves one connection until its session is gone.
 pub(crate) fn run(
     context: &Context<'_>,
-    order: BorrowedFd<'_>,
-    lock: BorrowedFd<'_>,
+    order: &OwnedFd,
+    lock: &OwnedFd,
+    lessees: &OwnedFd,
 ) -> Result<(), Ended> {
-    let descriptors = Descriptors::place(order, lock, context.source)?;
+    let inherited = sys::socket::place(
+        [order, lock, lessees].map(AsFd::as_fd),
+        [layout::ORDER, layout::LOCK, layout::LEASES],
+    )?;
+    let (descriptors, lessees) = Descriptors::place(inherited, context.source)?;
     let confined = confine(context)?;
+    let user = u32::try_from(context.place).map_err(|_| Errno::EOVERFLOW)?;
+    let limit = context.policy.limits().connections_per_user;
     let mounter = Worker {
         context,
         descriptors,
         confined,
+        lessee: Lessee::new(context.board.leases(), lessees, user, limit),
     };
     mounter.serve()
-}
-
-/// The descriptors of a mounter, at the numbers that its filter names.
-struct Descriptors {
-    order: OrderChannel,
-    own: OwnedFd,
-    lock: OwnedFd,
-    table: Table,
-}
-
-impl Descriptors {
-    fn place(order: BorrowedFd<'_>, lock: BorrowedFd<'_>, source: Source) -> Result<Self, Errno> {
-        let [order, lock] = sys::socket::place([order, lock], [layout::ORDER, layout::LOCK])?;
-        // `/proc/self/fd` of the warden shows the warden's table; this one is ours.
-        let own = sys::socket::settle(sys::proc::open_own_descriptors()?, layout::PROC)?;
-        fchdir(&own)?;
-        let table = match source {
-            Source::Calls => Table::Calls,
-            Source::Mountinfo => {
-                let file = sys::socket::settle(sys::proc::open_own_mountinfo()?, layout::TABLE)?;
-                Table::Mountinfo(Mountinfo::new(file))
-            }
-        };
-        Ok(Self {
-            order: OrderChannel::new(order),
-            own,
-            lock,
-            table,
-        })
-    }
-}
-
-fn confine(context: &Context<'_>) -> Result<Confined<Mounter>, ConfineError> {
-    let mut descriptors = vec![layout::ORDER, layout::PROC, layout::LOCK];
-    if context.source == Source::Mountinfo {
-        descriptors.push(layout::TABLE);
-    }
-    crate::confine::enforce(&Plan {
-        descriptors: &descriptors,
-        max_descriptors: layout::MAX_DESCRIPTORS,
-        identity: Identity::Stay,
-        domain: Domain::MountsNested,
-        filter: context.filter,
-        dies_with: Some(context.parent),
-    })
 }
 
 /// How many requests a connection counts as: its two forks and confinements take
@@ -159,6 +130,7 @@ struct Worker<'a> {
     context: &'a Context<'a>,
     descriptors: Descriptors,
     confined: Confined<Mounter>,
+    lessee: Lessee,
 }
 
 impl Worker<'_> {
@@ -350,9 +322,37 @@ impl Worker<'_> {
             return existing::same(table, permit, source.as_ref(), &target);
         }
         let reserved = self.reserve(&target)?;
-        let mounted = mount::mount(table, permit, source.as_ref(), &target)?;
+        let lease = |made: &OwnedFd| self.lease(permit, &place, made);
+        let mounted = mount::mount(table, permit, source.as_ref(), &target, lease)?;
         reserved.keep();
         Ok(mounted)
+    }
+
+    /// Has the warden hold what ends the mount, if it is to end with this connection.
+    fn lease(
+        &self,
+        permit: &MountPermit<'_>,
+        place: &Place<'_>,
+        made: &OwnedFd,
+    ) -> Result<Option<Lease<'_>>, ErrorReply> {
+        let path = &permit.target;
+        if !permit.lease {
+            return Ok(None);
+        }
+        if self.context.source == Source::Mountinfo {
+            let message = format!(
+                "a mount at {path} cannot end with its connection here: this kernel's mounts have \
+                 no unique ids (Linux 6.8), and another mount could be ended in its stead"
+            );
+            return Err(ErrorReply::new(ErrorCode::Unsupported, message).at(path));
+        }
+        let status = self.descriptors.table.status(made.as_fd());
+        let status = status.map_err(|errno| failure::kernel("cannot lease", path, errno))?;
+        let lease = self.lessee.take(status.mount, place.directory());
+        lease.map(Some).map_err(|refused| match refused {
+            NoLease::Kernel(errno) => failure::kernel("cannot lease", path, errno),
+            refused => ErrorReply::new(ErrorCode::LimitReached, refused.to_string()).at(path),
+        })
     }
 
     fn unmount(
@@ -364,7 +364,11 @@ impl Worker<'_> {
         let (Some(directory), None) = (files.next(), files.next()) else {
             return Err(Ended::Violation("an unmount takes one descriptor"));
         };
-        Ok(self.locked_unmount(permit, directory))
+        let unmounted = self.locked_unmount(permit, directory);
+        if let Ok(unmounted) = &unmounted {
+            self.lessee.give_back(unmounted.id.into())?;
+        }
+        Ok(unmounted)
     }
 
     fn locked_unmount(
@@ -375,7 +379,7 @@ impl Worker<'_> {
         let _lock = self.lock(&directory, &permit.target)?;
         let (table, own) = (&self.descriptors.table, self.descriptors.own.as_fd());
         let place = Place::check(table, own, directory, &permit.target)?;
-        let unmounted = unmount::unmount(table, permit, &place)?;
+        let unmounted = unmount::unmount(table, &place, permit.id, permit.lazy)?;
         self.context.mounts.release();
         Ok(unmounted)
     }

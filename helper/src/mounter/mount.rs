@@ -13,17 +13,20 @@ use nix::errno::Errno;
 use super::directory::Place;
 use super::location::{Location, in_slot};
 use crate::failure;
+use crate::leases::Lease;
 use crate::sys::mount::{self, MountStatus};
 use crate::sys::pinned::Slot;
 use crate::sys::{pinned, process};
 use crate::table::{self, Table};
 
-/// Mounts what `permit` says at `target`, which holds no mount.
-pub(super) fn mount(
+/// Mounts what `permit` says at `target`, which holds no mount. `lease` sees to its end
+/// before anybody can reach it.
+pub(super) fn mount<'a>(
     table: &Table,
     permit: &MountPermit<'_>,
     source: Option<&Location>,
     target: &Location,
+    lease: impl FnOnce(&OwnedFd) -> Result<Option<Lease<'a>>, ErrorReply>,
 ) -> Result<Mounted, ErrorReply> {
     if table::is_shared(&target.mount) && !permit.shared_target {
         return Err(shared_target(target, permit.grant));
@@ -45,6 +48,7 @@ pub(super) fn mount(
         .at(&target.path));
     }
     let made = build(permit, source, &target.path)?;
+    let lease = lease(&made)?;
     // From here on the deadline must not end this process: what is attached is
     // looked at, however long the attach waited for the target's lock.
     process::deadline(Duration::ZERO)
@@ -52,7 +56,12 @@ pub(super) fn mount(
     mount::attach(made.as_fd(), target.as_fd())
         .map_err(|errno| failure::kernel("cannot attach a mount at", &target.path, errno))?;
     match verify(table, permit, &made, target) {
-        Ok(mounted) => Ok(mounted),
+        Ok(mounted) => {
+            if let Some(lease) = lease {
+                lease.keep();
+            }
+            Ok(mounted)
+        }
         Err(error) => Err(roll_back(error, &target.path)),
     }
 }

@@ -1,7 +1,6 @@
 //! Unmounting: a checked directory, one component, the id that was compared.
 #![forbid(unsafe_code)]
 
-use mountwarden_policy::UnmountPermit;
 use mountwarden_protocol::{AbsPath, ErrorCode, ErrorReply, MountId, Unmounted};
 use nix::errno::Errno;
 
@@ -9,11 +8,12 @@ use super::directory::Place;
 use crate::failure;
 use crate::table::Table;
 
-/// Ends the topmost mount at a place.
+/// Ends the topmost mount at a place, where `wanted` says so only that one.
 pub(super) fn unmount(
     table: &Table,
-    permit: &UnmountPermit<'_>,
     place: &Place<'_>,
+    wanted: Option<MountId>,
+    lazy: bool,
 ) -> Result<Unmounted, ErrorReply> {
     let path = place.path();
     let status = place.look()?;
@@ -21,7 +21,7 @@ pub(super) fn unmount(
         let message = format!("nothing is mounted at {path}");
         return Err(ErrorReply::new(ErrorCode::NotMounted, message).at(path));
     };
-    if let Some(wanted) = permit.id
+    if let Some(wanted) = wanted
         && wanted != id
     {
         let message =
@@ -30,7 +30,7 @@ pub(super) fn unmount(
             .at(path)
             .mount(id));
     }
-    match place.unmount(permit.lazy)? {
+    match place.unmount(lazy)? {
         // Not the root of a mount any more, or one that is locked (`umount(2)`).
         Err(Errno::EINVAL) if place.look()?.mount != status.mount => {
             let message = format!("the mount at {path} ended while the request ran");

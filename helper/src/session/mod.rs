@@ -80,6 +80,7 @@ pub(crate) fn run(context: &Context<'_>, client: &OwnedFd, order: &OwnedFd) -> R
         confined,
         client: ClientStream::new(client),
         order: OrderChannel::new(order),
+        leases: false,
     });
     if conversation.open()? {
         conversation.serve()?;
@@ -108,6 +109,8 @@ struct Conversation<'a> {
     confined: Confined<Session>,
     client: ClientStream,
     order: OrderChannel,
+    /// Whether it has made a mount that ends with it.
+    leases: bool,
 }
 
 /// What follows a reply.
@@ -125,7 +128,7 @@ impl Conversation<'_> {
         }
         let hello: Hello = match self
             .client
-            .receive(self.order.as_fd(), HANDSHAKE, HANDSHAKE)
+            .receive(self.order.as_fd(), Some(HANDSHAKE), HANDSHAKE)
         {
             Ok(hello) => hello,
             Err(NoMessage::Gone) => return Ok(false),
@@ -188,11 +191,11 @@ impl Conversation<'_> {
     fn serve(&mut self) -> Result<(), Ended> {
         let limits = *self.context.policy.limits();
         loop {
-            let request = self.client.receive::<Request>(
-                self.order.as_fd(),
-                limits.idle_timeout,
-                limits.request_timeout,
-            );
+            // A lease is kept by a connection on which nothing needs to be said.
+            let idle = (!self.leases).then_some(limits.idle_timeout);
+            let request =
+                self.client
+                    .receive::<Request>(self.order.as_fd(), idle, limits.request_timeout);
             process::deadline(limits.request_timeout)?;
             let outcome = match request {
                 Ok(request) => self.handle(request).map(|reply| (reply, Then::Continue)),
@@ -248,6 +251,9 @@ impl Conversation<'_> {
                 _ => break,
             }
             reply = self.attempt(operation)?;
+        }
+        if let (Operation::Mount(mount), Reply::Mounted(_)) = (operation, &reply) {
+            self.leases |= mount.lease;
         }
         Ok(reply)
     }

@@ -57,6 +57,7 @@ fn images(source: &str, target: &str, more: MountAttributes) -> Permit<'static> 
         },
         attributes: DEFAULT | MountAttributes::READ_ONLY | more,
         shared_target: false,
+        lease: false,
     })
 }
 
@@ -73,6 +74,7 @@ fn scratch(target: &str, bytes: u64, count: u64) -> Permit<'static> {
         },
         attributes: DEFAULT | MountAttributes::NO_EXEC,
         shared_target: true,
+        lease: false,
     })
 }
 
@@ -86,6 +88,7 @@ fn trees(recursive: bool, attributes: MountAttributes) -> Permit<'static> {
         },
         attributes,
         shared_target: false,
+        lease: false,
     })
 }
 

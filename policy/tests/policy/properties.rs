@@ -138,9 +138,11 @@ fn kinds() -> impl Strategy<Value = Kind> {
 fn operations() -> impl Strategy<Value = Operation> {
     let options = (0..=31_u32).prop_map(MountOptions::from_bits_truncate);
     prop_oneof![
-        3 => (kinds(), any_path(0), options).prop_map(|(kind, target, options)| {
-            Operation::Mount(Mount { kind, target: path(&target), options })
-        }),
+        3 => (kinds(), any_path(0), options, any::<bool>()).prop_map(
+            |(kind, target, options, lease)| {
+                Operation::Mount(Mount { kind, target: path(&target), options, lease })
+            }
+        ),
         1 => any_path(0).prop_map(|target| Operation::Unmount(Unmount {
             target: path(&target),
             lazy: false,
@@ -383,6 +385,7 @@ proptest! {
                 kind: Kind::Bind { source: path(&sibling), recursive: false },
                 target: path(&format!("{root}/x")),
                 options: MountOptions::empty(),
+                lease: false,
             });
             prop_assert!(policy.judge(&peer, &mount).grant().is_none());
         }

@@ -68,6 +68,7 @@ pub(crate) fn mount(kind: Kind, target: &str, options: MountOptions) -> Operatio
         kind,
         target: path(target),
         options,
+        lease: false,
     })
 }
 

@@ -72,6 +72,7 @@ mirror! {
         pub(crate) kind: Kind,
         pub(crate) target: Vec<u8>,
         pub(crate) options: u32,
+        pub(crate) lease: bool,
     }
 
     pub(crate) enum Kind {
@@ -321,6 +322,7 @@ impl From<&protocol::Operation> for Operation {
                 kind: (&mount.kind).into(),
                 target: path(&mount.target),
                 options: mount.options.bits(),
+                lease: mount.lease,
             }),
             protocol::Operation::Unmount(unmount) => Self::Unmount(Unmount {
                 target: path(&unmount.target),

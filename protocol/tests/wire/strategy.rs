@@ -133,11 +133,12 @@ fn kind() -> impl Strategy<Value = Kind> {
 
 fn operation() -> impl Strategy<Value = Operation> {
     prop_oneof![
-        (kind(), path(), any::<u32>()).prop_map(|(kind, target, options)| {
+        (kind(), path(), any::<u32>(), any::<bool>()).prop_map(|(kind, target, options, lease)| {
             Operation::Mount(Mount {
                 kind,
                 target,
                 options: MountOptions::from_bits_truncate(options),
+                lease,
             })
         }),
         (path(), any::<bool>(), of(mount_id()))

@@ -96,6 +96,7 @@ fn bind() -> Operation {
         },
         target: path("/run/vms/7"),
         options: MountOptions::READ_ONLY,
+        lease: false,
     })
 }
 
@@ -105,6 +106,7 @@ fn requests() -> Vec<(&'static str, Request)> {
             kind: Kind::Tmpfs { size, inodes, mode },
             target: path("/run/vms/scratch"),
             options: MountOptions::empty(),
+            lease: false,
         }))
     };
     vec![
@@ -118,6 +120,19 @@ fn requests() -> Vec<(&'static str, Request)> {
                 },
                 target: path("/run/vms/\u{e9}"),
                 options: MountOptions::all(),
+                lease: false,
+            })),
+        ),
+        (
+            "request-perform-mount-leased",
+            Request::Perform(Operation::Mount(Mount {
+                lease: true,
+                kind: Kind::Bind {
+                    source: path("/srv/images"),
+                    recursive: false,
+                },
+                target: path("/run/vms/7"),
+                options: MountOptions::empty(),
             })),
         ),
         ("request-perform-mount-tmpfs", tmpfs(None, None, None)),

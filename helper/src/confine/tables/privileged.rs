@@ -15,7 +15,7 @@ use libc::{
 use crate::confine::entry::{
     Check, Entry, Int, Value, call, fd, int, is, long, name_buffer, null, pinned,
 };
-use crate::mounter::layout::{LOCK, ORDER, PROC};
+use crate::mounter::layout::{LEASES, LOCK, ORDER, PROC};
 use crate::sys::mount::{
     FSCONFIG_CMD_CREATE, FSCONFIG_SET_STRING, FSMOUNT_CLOEXEC, FSOPEN_CLOEXEC,
 };
@@ -103,8 +103,12 @@ pub(super) fn mounter_checks() -> Vec<Entry> {
         ),
         call!(
             SYS_sendmsg,
-            "replies",
-            [order, is!(2, flags = MSG_NOSIGNAL)]
+            "replies; to the warden, what ends a leased mount",
+            [order, is!(2, flags = MSG_NOSIGNAL)],
+            [
+                fd(0, LEASES, "the channel about leases"),
+                is!(2, flags = MSG_NOSIGNAL)
+            ]
         ),
         call!(
             SYS_setitimer,

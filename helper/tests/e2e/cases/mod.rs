@@ -19,6 +19,7 @@ mod hostile_gate;
 mod hostile_grants;
 mod hostile_orders;
 mod identity;
+mod leases;
 mod life;
 mod limits;
 mod manager;
@@ -106,6 +107,7 @@ cases! {
         status_says_what_confines
     }
     mountinfo {
+        a_lease_takes_unique_ids
         says_what_serves
         odd_paths_are_nobody_elses_trouble
         agrees_with_statmount
@@ -320,6 +322,23 @@ cases! {
         bad_policies
         stale_socket_is_replaced
         a_second_helper_is_refused
+    }
+    leases {
+        ends_with_its_connection
+        attack_30_whoever_is_killed
+        a_later_mount_is_left_alone
+        a_close_and_a_mount_race
+        busy_mounts_leave_the_tree
+        an_unmount_is_the_end_of_it
+        refusals
+        a_stop_ends_leases
+        a_killed_helper_leaves_the_mount
+        a_lost_lease_is_told
+        silence_is_no_end
+        a_covered_mount_is_left_alone
+        a_renamed_directory
+        many_at_once
+        the_command_holds_it
     }
     cli {
         exit_statuses_and_sentences
