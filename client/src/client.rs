@@ -1,9 +1,10 @@
 //! The client: one connection that is opened again when it was lost.
 
 use std::collections::BTreeSet;
+use std::num::NonZeroU32;
 use std::os::fd::{AsFd as _, BorrowedFd};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use mountwarden_protocol::{
     ErrorCode, Explanation, Mount, MountId, MountInfo, Mounted, Operation, Refusal, Reply, Request,
@@ -13,7 +14,8 @@ use mountwarden_protocol::{
 use crate::connection::{Connection, Failure};
 use crate::deadline::Deadline;
 use crate::list::Pages;
-use crate::{Error, ErrorKind, Unmount};
+use crate::operation::checked;
+use crate::{Error, ErrorKind, Health, Probe, Unmount};
 
 /// Where the helper listens.
 pub const DEFAULT_SOCKET: &str = "/run/mountwarden/mountwarden.sock";
@@ -269,6 +271,60 @@ impl Client {
         }
     }
 
+    /// Asks whether the file system that is mounted at `target` answers `within` a time; the
+    /// helper's own deadline for a request may be shorter.
+    ///
+    /// This takes a connection of its own, because one on which a file system hangs is lost:
+    /// this client's goes on, with its leases.
+    ///
+    /// ```no_run
+    /// # fn main() -> Result<(), mountwarden_client::Error> {
+    /// use mountwarden_client::{Client, Health, Unmount};
+    /// use std::time::Duration;
+    /// let mut client = Client::connect()?;
+    /// let probe = client.probe("/run/vms/7/images", Duration::from_secs(5))?;
+    /// if let (Health::Stale { .. }, Some(id)) = (probe.health, probe.id) {
+    ///     client.unmount(Unmount::new("/run/vms/7/images")?.id(id).lazy())?;
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`Denied`](crate::ErrorKind::Denied) where nothing may be mounted,
+    /// [`NotFound`](crate::ErrorKind::NotFound) when the path does not exist, and
+    /// [`TimedOut`](crate::ErrorKind::TimedOut) when the helper itself does not answer: a hang
+    /// that the kernel lets nobody end looks so.
+    pub fn probe(&self, target: impl AsRef<Path>, within: Duration) -> Result<Probe, Error> {
+        let target = checked("target", target.as_ref())?;
+        let milliseconds = u32::try_from(within.as_millis()).unwrap_or(u32::MAX);
+        let request = Request::Probe {
+            target: target.clone(),
+            timeout_ms: NonZeroU32::new(milliseconds).unwrap_or(NonZeroU32::MIN),
+        };
+        let timeout = self.timeout.saturating_add(within);
+        let deadline = Deadline::after(timeout);
+        let begun = Instant::now();
+        let exchanged = Connection::open(&self.socket, deadline)
+            .and_then(|connection| connection.exchange(&request, deadline));
+        match exchanged {
+            Ok((_, Reply::Probed(probed))) => Ok(probed.into()),
+            Ok((_, Reply::Error(error))) if error.code == ErrorCode::TimedOut => Ok(Probe {
+                target,
+                id: None,
+                health: Health::Hung {
+                    waited: begun.elapsed(),
+                },
+            }),
+            Ok((_, Reply::Error(error))) => Err(error.into()),
+            Ok(_) => {
+                let what = "it answered a request for a probe with something else";
+                Err(Error::protocol(&self.socket, what))
+            }
+            Err(failure) => Err(Error::of(failure, &self.socket, timeout)),
+        }
+    }
+
     /// The user that the kernel says this process is, and that the policy judges.
     #[must_use]
     pub fn uid(&self) -> u32 {
@@ -366,6 +422,7 @@ impl Client {
             Reply::List(_) => "a list",
             Reply::Explained(_) => "an explanation",
             Reply::Status(_) => "a status",
+            Reply::Probed(_) => "a probe",
         };
         self.broken(&format!("it answered a request for {wanted} with {got}"))
     }
@@ -396,7 +453,9 @@ fn repeatable(request: &Request) -> bool {
         Request::Perform(Operation::Unmount(unmount)) => unmount.id.is_some(),
         // What was made has ended with the connection, or will in a moment.
         Request::Perform(Operation::Mount(mount)) => !mount.lease,
-        Request::Explain(_) | Request::List { .. } | Request::Status => true,
+        Request::Explain(_) | Request::List { .. } | Request::Status | Request::Probe { .. } => {
+            true
+        }
     }
 }
 

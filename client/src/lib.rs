@@ -39,6 +39,7 @@ mod deadline;
 mod error;
 mod list;
 mod operation;
+mod probe;
 
 pub use client::{Builder, Client, DEFAULT_SOCKET, DEFAULT_TIMEOUT, SOCKET_VARIABLE};
 pub use error::{Error, ErrorKind};
@@ -49,3 +50,4 @@ pub use mountwarden_protocol::{
     RoleReport, Status, TmpfsInodes, TmpfsLimits, TmpfsMode, TmpfsSize, Unmounted, Versions,
 };
 pub use operation::{Bind, Tmpfs, Unmount};
+pub use probe::{Health, Probe};

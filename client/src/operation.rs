@@ -309,6 +309,6 @@ impl From<Unmount> for Operation {
     }
 }
 
-fn checked(what: &str, path: &Path) -> Result<AbsPath, Error> {
+pub(crate) fn checked(what: &str, path: &Path) -> Result<AbsPath, Error> {
     AbsPath::new(path).map_err(|error| Error::invalid_path(what, path, error))
 }

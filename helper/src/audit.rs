@@ -9,7 +9,9 @@
 use std::fmt::Write as _;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use mountwarden_protocol::{ErrorCode, ErrorReply, Kind, Operation, Outcome, Reply, Role, Unmount};
+use mountwarden_protocol::{
+    AbsPath, ErrorCode, ErrorReply, Kind, Operation, Outcome, Reply, Role, Unmount,
+};
 use nix::errno::Errno;
 use nix::unistd::{Pid, getpid};
 
@@ -39,6 +41,8 @@ pub(crate) enum Subject<'a> {
     Operation(&'a Operation),
     /// The end of a mount whose connection has ended.
     Lease(&'a Unmount),
+    /// The question whether the file system at a place answers.
+    Probe(&'a AbsPath),
     /// Bytes that are no request.
     Protocol,
     Connection,
@@ -77,6 +81,7 @@ impl Record<'_> {
                 line.text("target", unmount.target.as_bytes());
                 line.name("why", "the lease's connection ended");
             }
+            Subject::Probe(target) => line.text("target", target.as_bytes()),
             Subject::Protocol | Subject::Connection => {}
         }
         if let Some(grant) = self.grant {
@@ -113,6 +118,7 @@ impl Subject<'_> {
             },
             Self::Operation(Operation::Unmount(_)) => "unmount",
             Self::Lease(_) => "lease-end",
+            Self::Probe(_) => "probe",
             Self::Protocol => "protocol",
             Self::Connection => "connection",
         }

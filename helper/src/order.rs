@@ -5,7 +5,9 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
-use mountwarden_protocol::{Counters, ErrorReply, MountId, Operation, Reply, RoleReport, frame};
+use mountwarden_protocol::{
+    AbsPath, Counters, ErrorReply, MountId, Operation, Reply, RoleReport, frame,
+};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::socket::MsgFlags;
@@ -25,6 +27,7 @@ use crate::sys::socket;
 /// | `Admit` | none | `Taken` |
 /// | `Status` | none | `Status` |
 /// | `List` | none | `Done` |
+/// | `NoteProbe` | none | `Taken` |
 ///
 /// Each takes from the budget of the session's user, and waits for it. When that
 /// would take too long, the reply is `Done` with the error.
@@ -47,6 +50,8 @@ pub(crate) enum Order {
     Status,
     /// List the peer's mounts; only where the mount table is a file.
     List { after: Option<MountId> },
+    /// A probe ended in the session; it goes into the audit log.
+    NoteProbe { target: AbsPath, error: ErrorReply },
 }
 
 /// What a mounter answers.

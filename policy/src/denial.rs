@@ -70,23 +70,48 @@ pub(crate) struct Obstacle<'p> {
     pub(crate) check: Check,
 }
 
-impl Denial {
-    pub(crate) fn no_grant(peer: &Peer, operation: &Operation) -> Self {
+/// What was asked, as a message says it.
+#[derive(Clone, Copy)]
+pub(crate) struct Asked<'a> {
+    pub(crate) verb: &'static str,
+    pub(crate) target: &'a AbsPath,
+}
+
+impl<'a> Asked<'a> {
+    pub(crate) fn of(operation: &'a Operation) -> Self {
+        let verb = match operation {
+            Operation::Mount(_) => "mounting at",
+            Operation::Unmount(_) => "unmounting",
+        };
         let target = operation.target();
+        Self { verb, target }
+    }
+}
+
+impl Denial {
+    pub(crate) fn target_not_granted(own: &[&Grant], peer: &Peer, asked: Asked<'_>) -> Self {
+        Self {
+            reason: DenyReason::TargetNotGranted,
+            path: asked.target.clone(),
+            message: target_not_granted(own, peer, asked),
+        }
+    }
+
+    pub(crate) fn no_grant(peer: &Peer, asked: Asked<'_>) -> Self {
+        let Asked { verb, target } = asked;
         Self {
             reason: DenyReason::NoGrant,
             path: target.clone(),
             message: format!(
-                "{} {target} is refused: no grant of the policy names user {} or a group that it \
-                 was in when it connected; ask the administrator for one",
-                verb(operation),
+                "{verb} {target} is refused: no grant of the policy names user {} or a group that \
+                 it was in when it connected; ask the administrator for one",
                 peer.uid
             ),
         }
     }
 
-    pub(crate) fn protected(operation: &Operation, place: &AbsPath) -> Self {
-        let target = operation.target();
+    pub(crate) fn protected(asked: Asked<'_>, place: &AbsPath) -> Self {
+        let Asked { verb, target } = asked;
         let relation = if target == place {
             "it is a place".to_owned()
         } else if target.is_beneath(place) {
@@ -98,9 +123,8 @@ impl Denial {
             reason: DenyReason::TargetProtected,
             path: target.clone(),
             message: format!(
-                "{} {target} is refused: {relation} that is never mounted over or unmounted, \
-                 whatever the policy grants",
-                verb(operation)
+                "{verb} {target} is refused: {relation} that is never mounted over or unmounted, \
+                 whatever the policy grants"
             ),
         }
     }
@@ -117,7 +141,7 @@ impl Denial {
             | Some(Obstacle {
                 check: Check::Target,
                 ..
-            }) => target_not_granted(own, peer, operation),
+            }) => target_not_granted(own, peer, Asked::of(operation)),
             Some(Obstacle { grant, check }) => refused_by(grant, check, peer, operation),
         };
         let target = operation.target();
@@ -133,15 +157,15 @@ impl Denial {
     }
 }
 
-fn target_not_granted(own: &[&Grant], peer: &Peer, operation: &Operation) -> String {
+fn target_not_granted(own: &[&Grant], peer: &Peer, asked: Asked<'_>) -> String {
     let roots = distinct(
         own.iter()
             .flat_map(|grant| grant.terms.target_roots(peer.uid)),
     );
     format!(
         "{} {} is refused: the target lies beneath none of your granted roots: {}",
-        verb(operation),
-        operation.target(),
+        asked.verb,
+        asked.target,
         listing(&roots)
     )
 }
@@ -149,13 +173,13 @@ fn target_not_granted(own: &[&Grant], peer: &Peer, operation: &Operation) -> Str
 /// The message for a check that comes after the target's.
 fn refused_by(grant: &Grant, check: Check, peer: &Peer, operation: &Operation) -> String {
     let Operation::Mount(mount) = operation else {
-        return target_not_granted(&[grant], peer, operation);
+        return target_not_granted(&[grant], peer, Asked::of(operation));
     };
     let Mount { target, kind, .. } = mount;
     let name = &grant.name;
     let source = operation.source().unwrap_or(target);
     match check {
-        Check::Target => target_not_granted(&[grant], peer, operation),
+        Check::Target => target_not_granted(&[grant], peer, Asked::of(operation)),
         Check::Kind => format!(
             "a {} mount at {target} is refused: your grant '{name}' allows there only {}",
             kind_name(kind),
@@ -228,13 +252,6 @@ fn kind_name(kind: &Kind) -> &'static str {
     match kind {
         Kind::Bind { .. } => "bind",
         Kind::Tmpfs { .. } => "tmpfs",
-    }
-}
-
-fn verb(operation: &Operation) -> &'static str {
-    match operation {
-        Operation::Mount(_) => "mounting at",
-        Operation::Unmount(_) => "unmounting",
     }
 }
 

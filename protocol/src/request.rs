@@ -1,5 +1,7 @@
 //! What a client asks for.
 
+use std::num::NonZeroU32;
+
 use serde::{Deserialize, Serialize};
 
 use crate::{AbsPath, MountId, MountOptions, TmpfsInodes, TmpfsMode, TmpfsSize};
@@ -20,6 +22,16 @@ pub enum Request {
     },
     /// Describe the helper: version, confinement, limits, counters.
     Status,
+    /// Say whether the file system that is mounted at a place answers. When it does not,
+    /// the connection ends, with [`crate::ErrorCode::TimedOut`]: to be asked on a connection
+    /// of its own.
+    Probe {
+        /// The place.
+        target: AbsPath,
+        /// How many milliseconds it has for that; the helper allows no more than its own
+        /// deadline.
+        timeout_ms: NonZeroU32,
+    },
 }
 
 /// Something that changes the mount table.

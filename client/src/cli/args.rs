@@ -24,9 +24,10 @@ pub(super) struct Arguments {
     #[arg(long, global = true, display_order = 102)]
     pub(super) json: bool,
 
-    /// Give up after this long, all told; fractions are allowed.
-    #[arg(long, global = true, value_name = "SECONDS", display_order = 103, default_value = "60", value_parser = timeout)]
-    pub(super) timeout: Duration,
+    /// Give up after this long, all told; fractions are allowed [default: 60; for
+    /// a probe, 5, which is what the file system has to answer].
+    #[arg(long, global = true, value_name = "SECONDS", display_order = 103, value_parser = timeout)]
+    pub(super) timeout: Option<Duration>,
 
     #[command(subcommand)]
     pub(super) command: Command,
@@ -44,6 +45,12 @@ pub(super) enum Command {
     Explain {
         #[command(subcommand)]
         operation: Change,
+    },
+
+    /// Say whether the file system that is mounted at a place answers.
+    Probe {
+        /// Where it is mounted; an absolute path without '.' or '..'.
+        target: OsString,
     },
 
     /// Describe the helper: version, confinement, limits, counters.
@@ -223,7 +230,7 @@ fn given<T, V>(value: Option<V>, builder: T, option: impl FnOnce(T, V) -> T) -> 
 }
 
 /// The path without the slashes that a shell's completion puts at its end.
-fn trimmed(path: &OsStr) -> &Path {
+pub(super) fn trimmed(path: &OsStr) -> &Path {
     let bytes = path.as_bytes();
     let end = bytes
         .iter()
@@ -234,7 +241,7 @@ fn trimmed(path: &OsStr) -> &Path {
 
 /// Tells what to write instead of a relative path. Only by its letters: looking
 /// at the file system could hang on the very mount that is to be ended.
-fn advise(error: Error) -> Error {
+pub(super) fn advise(error: Error) -> Error {
     let Some(path) = error.path().filter(|path| path.is_relative()) else {
         return error;
     };

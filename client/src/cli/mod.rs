@@ -12,11 +12,12 @@ mod text;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::Parser;
 use mountwarden_protocol::{Explanation, MountInfo, Mounted, Operation, Status, Unmounted};
 
-use crate::{Client, Error};
+use crate::{Client, Error, Health, Probe};
 use args::{Arguments, Command};
 use exit::Exit;
 
@@ -50,7 +51,11 @@ enum Answer {
         explanation: Explanation,
     },
     Status(Box<Status>),
+    Probed(Probe),
 }
+
+/// How long a file system has to answer.
+const PROBE: Duration = Duration::from_secs(5);
 
 impl Answer {
     fn exit(&self) -> Exit {
@@ -59,13 +64,22 @@ impl Answer {
                 explanation: Explanation::Denied(_),
                 ..
             } => Exit::Denied,
+            Self::Probed(probe) => match probe.health {
+                Health::Alive => Exit::Done,
+                Health::Absent => Exit::NotThere,
+                Health::Stale { .. } | Health::Hung { .. } => Exit::Dead,
+                Health::Private => Exit::Unknown,
+            },
             _ => Exit::Done,
         }
     }
 }
 
 fn perform(arguments: Arguments) -> Result<Exit, Error> {
-    let mut builder = Client::builder().timeout(arguments.timeout);
+    let mut builder = Client::builder();
+    if let Some(timeout) = arguments.timeout {
+        builder = builder.timeout(timeout);
+    }
     if let Some(socket) = arguments.socket {
         builder = builder.socket(socket);
     }
@@ -85,6 +99,11 @@ fn perform(arguments: Arguments) -> Result<Exit, Error> {
             }
         }
         Command::List => Answer::List(builder.connect()?.list()?),
+        Command::Probe { target } => {
+            let within = arguments.timeout.unwrap_or(PROBE);
+            let probed = builder.connect()?.probe(args::trimmed(&target), within);
+            Answer::Probed(probed.map_err(args::advise)?)
+        }
         Command::Status => Answer::Status(Box::new(builder.connect()?.status()?)),
     };
     Ok(output::answer(&answer, arguments.json))

@@ -227,7 +227,15 @@ impl Worker<'_> {
         match order {
             Order::Perform(operation) => self.perform(&operation, files).map(OrderReply::Done),
             Order::Note { operation, error } if files.is_empty() => {
-                self.note(operation.as_ref(), &error)?;
+                let subject = operation.as_ref();
+                self.note(
+                    subject.map_or(Subject::Protocol, Subject::Operation),
+                    &error,
+                )?;
+                Ok(OrderReply::Taken)
+            }
+            Order::NoteProbe { target, error } if files.is_empty() => {
+                self.note(Subject::Probe(&target), &error)?;
                 Ok(OrderReply::Taken)
             }
             Order::Admit { .. } if files.is_empty() => Ok(OrderReply::Taken),
@@ -237,9 +245,9 @@ impl Worker<'_> {
                 uptime_seconds: self.context.started.elapsed().as_secs(),
             }),
             Order::List { after } if files.is_empty() => Ok(OrderReply::Done(self.list(after))),
-            Order::Note { .. } | Order::Admit { .. } | Order::Status | Order::List { .. } => Err(
-                Ended::Violation("descriptors came with an order that takes none"),
-            ),
+            _ => Err(Ended::Violation(
+                "descriptors came with an order that takes none",
+            )),
         }
     }
 
@@ -445,12 +453,12 @@ impl Worker<'_> {
     }
 
     /// Writes down a request that ended in the session.
-    fn note(&self, operation: Option<&Operation>, error: &ErrorReply) -> Result<(), Ended> {
+    fn note(&self, subject: Subject<'_>, error: &ErrorReply) -> Result<(), Ended> {
         self.context.board.add(Count::Failed);
         let record = Record {
             peer: Some(self.context.peer),
             by: By::Session,
-            subject: operation.map_or(Subject::Protocol, Subject::Operation),
+            subject,
             grant: None,
             outcome: Err(error),
             took: None,

@@ -63,6 +63,25 @@ fn target(
     .map_err(|errno| failed(path, errno, roots))
 }
 
+/// Opens the root of the mount at a place, unopened; `None` where there is no mount.
+pub(super) fn mounted(path: &AbsPath, roots: &Roots) -> Result<Option<OwnedFd>, ErrorReply> {
+    let Some((directory, name)) = path.split() else {
+        return Ok(None);
+    };
+    let above = location(&directory, roots)?;
+    let open = |resolve| {
+        let how = OpenHow::new().flags(OFlag::O_PATH | OFlag::O_CLOEXEC);
+        openat2(&above, name, how.resolve(resolve))
+    };
+    match open(NO_LINKS | ResolveFlag::RESOLVE_NO_XDEV) {
+        Ok(_) => Ok(None),
+        // It crossed into a mount (`openat2(2)`).
+        Err(Errno::EXDEV) => open(NO_LINKS).map(Some),
+        Err(errno) => Err(errno),
+    }
+    .map_err(|errno| failed(path, errno, roots))
+}
+
 /// Opens one directory or file for reading.
 fn location(path: &AbsPath, roots: &Roots) -> Result<OwnedFd, ErrorReply> {
     let how = OpenHow::new().flags(READ).resolve(NO_LINKS);

@@ -7,6 +7,7 @@
 
 pub(crate) mod layout;
 mod locate;
+mod probe;
 pub(crate) mod roots;
 mod stream;
 
@@ -16,14 +17,15 @@ use std::time::Duration;
 
 use mountwarden_policy::{MountPermit, Permit, PermittedKind, Places, Policy, Verdict};
 use mountwarden_protocol::{
-    ErrorCode, ErrorReply, Explanation, Features, Hello, HelloReply, Limits, MountId, Operation,
-    Refusal, Reply, Request, RoleReport, Status, TmpfsLimits, Versions, Welcome,
+    AbsPath, ErrorCode, ErrorReply, Explanation, Features, Hello, HelloReply, Limits, MountId,
+    Operation, Refusal, Reply, Request, RoleReport, Status, TmpfsLimits, Versions, Welcome,
 };
 use thiserror::Error;
 
 use self::roots::Roots;
 use self::stream::{ClientStream, NoMessage};
 use crate::confine::{ConfineError, Confined, Domain, Filter, Identity, Plan, Session};
+use crate::failure;
 use crate::list;
 use crate::order::{ChannelError, Order, OrderChannel, OrderReply};
 use crate::peer::AttestedPeer;
@@ -237,6 +239,34 @@ impl Conversation<'_> {
             }
             Request::List { after } => self.list(after),
             Request::Status => self.status(),
+            Request::Probe { target, timeout_ms } => {
+                let timeout = Duration::from_millis(timeout_ms.get().into());
+                self.probe(&target, timeout)
+            }
+        }
+    }
+
+    /// Asks a file system, for no longer than `timeout`: then this process ends.
+    fn probe(&self, target: &AbsPath, timeout: Duration) -> Result<Reply, Ended> {
+        let context = self.context;
+        let limit = context.policy.limits().request_timeout;
+        let allowed = context.policy.judge_probe(context.peer.identity(), target);
+        let probed = allowed.map_err(ErrorReply::from).and_then(|_| {
+            let armed = process::deadline(timeout.min(limit));
+            armed.map_err(|errno| failure::kernel("cannot probe", target, errno))?;
+            probe::probe(target, &self.roots, context.source)
+        });
+        process::deadline(limit)?;
+        match probed {
+            Ok(probed) => self.admitted(Reply::Probed(probed)),
+            Err(error) => {
+                let target = target.clone();
+                let order = Order::NoteProbe {
+                    target,
+                    error: error.clone(),
+                };
+                self.noted(&order, error).map(Reply::Error)
+            }
         }
     }
 
@@ -351,7 +381,11 @@ impl Conversation<'_> {
             operation: operation.cloned(),
             error: error.clone(),
         };
-        self.give(&order, &[])?;
+        self.noted(&order, error)
+    }
+
+    fn noted(&self, order: &Order, error: ErrorReply) -> Result<ErrorReply, Ended> {
+        self.give(order, &[])?;
         match self.answer()? {
             OrderReply::Taken => Ok(error),
             OrderReply::Done(Reply::Error(refused)) => Ok(refused),

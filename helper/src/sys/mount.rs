@@ -75,6 +75,8 @@ impl Ids {
 /// `STATX_ATTR_MOUNT_ROOT`
 const STATX_ATTR_MOUNT_ROOT: u64 = 0x2000;
 const STATX_FD_FLAGS: i32 = libc::AT_EMPTY_PATH | libc::AT_STATX_DONT_SYNC | libc::AT_NO_AUTOMOUNT;
+const STATX_ASK_FLAGS: i32 =
+    libc::AT_EMPTY_PATH | libc::AT_STATX_FORCE_SYNC | libc::AT_NO_AUTOMOUNT;
 const STATX_NAME_FLAGS: i32 =
     libc::AT_SYMLINK_NOFOLLOW | libc::AT_STATX_DONT_SYNC | libc::AT_NO_AUTOMOUNT;
 
@@ -85,6 +87,13 @@ const STATX_NAME_FLAGS: i32 =
 pub fn status(file: BorrowedFd<'_>, ids: Ids) -> Result<FileStatus, Errno> {
     let (id, rest) = (ids.mask(), libc::STATX_BASIC_STATS);
     statx(file.as_raw_fd(), EMPTY.as_ptr(), STATX_FD_FLAGS, rest, id)
+}
+
+/// Has the file system's server say something about an open file (`AT_STATX_FORCE_SYNC`
+/// in `statx(2)`). It may never answer.
+pub(crate) fn ask(file: BorrowedFd<'_>) -> Result<(), Errno> {
+    let rest = libc::STATX_BASIC_STATS;
+    statx(file.as_raw_fd(), EMPTY.as_ptr(), STATX_ASK_FLAGS, rest, 0).map(drop)
 }
 
 /// What a file system that hides its files from other users (`fuse(8)`) lets the

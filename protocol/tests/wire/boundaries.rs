@@ -215,6 +215,11 @@ fn attack_18_sizes_and_counts_out_of_range_are_invalid() {
     }
     let zero = patched("request-list-after", 5, &[0; 8]);
     invalid::<Request>(&zero, &InvalidOption::Id);
+    let timeout = body_of("request-probe").len() - 4;
+    for (milliseconds, valid) in [(0_u32, false), (1, true), (u32::MAX, true)] {
+        let probe = patched("request-probe", timeout, &milliseconds.to_le_bytes());
+        assert_eq!(frame::decode::<Request>(&probe).is_ok(), valid);
+    }
 }
 
 #[test]

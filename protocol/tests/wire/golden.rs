@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use mountwarden_protocol::frame::{self, DecodeError};
 use mountwarden_protocol::{
-    Explanation, Hello, HelloReply, Kind, Operation, Outcome, Reply, Request, Role,
+    Explanation, Hello, HelloReply, Kind, Operation, Outcome, ProbeAnswer, Reply, Request, Role,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -157,7 +157,8 @@ fn golden_vectors_hold_every_variant_of_every_enumeration() {
             "Request(Perform(",
             "Request(Explain(",
             "Request(List {",
-            "Request(Status)"
+            "Request(Status)",
+            "Request(Probe {"
         ])
     );
     assert_eq!(
@@ -173,7 +174,17 @@ fn golden_vectors_hold_every_variant_of_every_enumeration() {
             "Reply(Unmounted(",
             "Reply(List(",
             "Reply(Explained(",
-            "Reply(Status("
+            "Reply(Status(",
+            "Reply(Probed("
+        ])
+    );
+    assert_eq!(
+        variants::<ProbeAnswer>(),
+        seen(&[
+            "answer: Alive",
+            "answer: Stale {",
+            "answer: Private",
+            "answer: Absent"
         ])
     );
     assert_eq!(

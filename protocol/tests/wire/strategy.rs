@@ -1,10 +1,13 @@
 //! Arbitrary valid values of every message.
 
+use std::num::NonZeroU32;
+
 use mountwarden_protocol::{
     AbsPath, Counters, DenyReason, ErrorCode, ErrorReply, Explanation, Features, Hello, HelloReply,
     Kind, LandlockReport, Limits, ListPage, Mount, MountAttributes, MountId, MountInfo,
-    MountOptions, Mounted, Operation, Outcome, Refusal, Reply, Request, Role, RoleReport, Status,
-    TmpfsInodes, TmpfsLimits, TmpfsMode, TmpfsSize, Unmount, Unmounted, Versions, Welcome,
+    MountOptions, Mounted, Operation, Outcome, ProbeAnswer, Probed, Refusal, Reply, Request, Role,
+    RoleReport, Status, TmpfsInodes, TmpfsLimits, TmpfsMode, TmpfsSize, Unmount, Unmounted,
+    Versions, Welcome,
 };
 use proptest::collection::vec;
 use proptest::option::of;
@@ -152,6 +155,8 @@ pub(crate) fn request() -> impl Strategy<Value = Request> {
         2 => operation().prop_map(Request::Explain),
         1 => of(mount_id()).prop_map(|after| Request::List { after }),
         1 => Just(Request::Status),
+        1 => (path(), any::<NonZeroU32>())
+            .prop_map(|(target, timeout_ms)| Request::Probe { target, timeout_ms }),
     ]
 }
 
@@ -274,6 +279,15 @@ fn status() -> impl Strategy<Value = Status> {
         })
 }
 
+fn probe_answer() -> impl Strategy<Value = ProbeAnswer> {
+    prop_oneof![
+        Just(ProbeAnswer::Alive),
+        any::<i32>().prop_map(|errno| ProbeAnswer::Stale { errno }),
+        Just(ProbeAnswer::Private),
+        Just(ProbeAnswer::Absent),
+    ]
+}
+
 pub(crate) fn reply() -> impl Strategy<Value = Reply> {
     let outcome = select(vec![Outcome::Mounted, Outcome::AlreadyMounted]);
     prop_oneof![
@@ -285,5 +299,7 @@ pub(crate) fn reply() -> impl Strategy<Value = Reply> {
             .prop_map(|(mounts, next)| Reply::List(ListPage { mounts, next })),
         explanation().prop_map(Reply::Explained),
         status().prop_map(|status| Reply::Status(Box::new(status))),
+        (path(), of(mount_id()), probe_answer())
+            .prop_map(|(target, id, answer)| Reply::Probed(Probed { target, id, answer })),
     ]
 }

@@ -1,11 +1,14 @@
 //! One value or more of every variant of every message. Numbers that stand
 //! beside each other differ, so that two fields in the wrong order show.
 
+use std::num::NonZeroU32;
+
 use mountwarden_protocol::{
     AbsPath, Counters, DenyReason, ErrorCode, ErrorReply, Explanation, Features, Hello, HelloReply,
     Kind, LandlockReport, Limits, ListPage, Mount, MountAttributes, MountId, MountInfo,
-    MountOptions, Mounted, Operation, Outcome, Refusal, Reply, Request, Role, RoleReport, Status,
-    TmpfsInodes, TmpfsLimits, TmpfsMode, TmpfsSize, Unmount, Unmounted, Versions, Welcome,
+    MountOptions, Mounted, Operation, Outcome, ProbeAnswer, Probed, Refusal, Reply, Request, Role,
+    RoleReport, Status, TmpfsInodes, TmpfsLimits, TmpfsMode, TmpfsSize, Unmount, Unmounted,
+    Versions, Welcome,
 };
 
 #[derive(Debug)]
@@ -177,6 +180,13 @@ fn requests() -> Vec<(&'static str, Request)> {
             },
         ),
         ("request-status", Request::Status),
+        (
+            "request-probe",
+            Request::Probe {
+                target: path("/run/vms/7"),
+                timeout_ms: NonZeroU32::new(5000).unwrap(),
+            },
+        ),
     ]
 }
 
@@ -233,6 +243,13 @@ fn replies() -> Vec<(&'static str, Reply)> {
             }),
         ),
         ("reply-status", Reply::Status(Box::new(status()))),
+        ("reply-probed-alive", probed(77, ProbeAnswer::Alive)),
+        (
+            "reply-probed-stale",
+            probed(77, ProbeAnswer::Stale { errno: 107 }),
+        ),
+        ("reply-probed-private", probed(77, ProbeAnswer::Private)),
+        ("reply-probed-absent", probed(0, ProbeAnswer::Absent)),
     ]);
     replies
 }
@@ -304,6 +321,14 @@ fn explanations() -> Vec<(&'static str, Reply)> {
             })),
         ),
     ]
+}
+
+fn probed(id: u64, answer: ProbeAnswer) -> Reply {
+    Reply::Probed(Probed {
+        target: path("/run/vms/7"),
+        id: MountId::try_from(id).ok(),
+        answer,
+    })
 }
 
 fn status() -> Status {

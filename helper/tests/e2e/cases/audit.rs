@@ -3,12 +3,14 @@
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::io::{BufRead, BufReader, Write as _};
+use std::num::NonZeroU32;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 
-use mountwarden_client::protocol::{Hello, frame};
+use mountwarden_client::protocol::{Hello, Operation, Request, frame};
 use mountwarden_client::{
-    Bind, Client, ErrorKind, MountId, Tmpfs, TmpfsInodes, TmpfsMode, TmpfsSize, Unmount, Versions,
+    AbsPath, Bind, Client, ErrorKind, MountId, Tmpfs, TmpfsInodes, TmpfsMode, TmpfsSize, Unmount,
+    Versions,
 };
 use nix::sys::signal::{Signal, kill};
 use serde_json::Value;
@@ -143,6 +145,20 @@ fn decisions(sandbox: &Sandbox, daemon: &Daemon) -> Vec<(&'static str, String)> 
     let mut newer = admitted(daemon, Wire::connect);
     frame::write(&mut newer.0, &hello).unwrap();
     all.push(("a client of another version", tail.one()));
+    drop((noise, newer));
+    let mut wire = admitted(daemon, Wire::open);
+    let target = AbsPath::new("/srv").unwrap();
+    let timeout_ms = NonZeroU32::MAX;
+    wire.ask(&Request::Probe { target, timeout_ms });
+    all.push(("a probe of a place that is not granted", tail.one()));
+    if kernel::needs_unique_ids().is_err() {
+        return all;
+    }
+    let leased = tmpfs().leased().into();
+    wire.ask(&Request::Perform(Operation::Mount(leased)));
+    all.push(("a mount with a lease", tail.one()));
+    drop(wire);
+    all.push(("its end, with its connection", tail.one()));
     all
 }
 
@@ -213,6 +229,7 @@ pub(crate) fn examples_and_fields(sandbox: &Sandbox) -> Result<(), Skip> {
         writeln!(text, "\n{first}{rest}:\n\n```json\n{line}\n```").unwrap();
     }
     text.push('\n');
+    kernel::needs_unique_ids()?;
     let documented: Vec<_> = lines::fields().into_keys().collect();
     assert_eq!(documented, written.iter().collect::<Vec<_>>());
     lines::compare_examples(&text);

@@ -27,6 +27,7 @@ mod mountinfo;
 mod mounting;
 mod pace;
 mod paths;
+mod probes;
 mod protocol;
 mod races;
 mod restart;
@@ -339,6 +340,14 @@ cases! {
         a_renamed_directory
         many_at_once
         the_command_holds_it
+    }
+    probes {
+        alive_and_absent
+        refusals
+        a_server_that_dies
+        attack_31_a_server_that_hangs
+        a_hang_ends_with_the_helpers_deadline
+        a_private_file_system
     }
     cli {
         exit_statuses_and_sentences
