@@ -1,10 +1,9 @@
 //! The client: one connection that is opened again when it was lost.
 
 use std::collections::BTreeSet;
-use std::num::NonZeroU32;
 use std::os::fd::{AsFd as _, BorrowedFd};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use mountwarden_protocol::{
     ErrorCode, Explanation, Mount, MountId, MountInfo, Mounted, Operation, Refusal, Reply, Request,
@@ -14,8 +13,7 @@ use mountwarden_protocol::{
 use crate::connection::{Connection, Failure};
 use crate::deadline::Deadline;
 use crate::list::Pages;
-use crate::operation::checked;
-use crate::{Error, ErrorKind, Health, Probe, Unmount};
+use crate::{Error, ErrorKind, Probe, Unmount, probe};
 
 /// Where the helper listens.
 pub const DEFAULT_SOCKET: &str = "/run/mountwarden/mountwarden.sock";
@@ -118,6 +116,17 @@ impl Builder {
             socket,
             leases: BTreeSet::new(),
         })
+    }
+}
+
+impl Builder {
+    /// As [`Client::probe`], for who needs no connection but that one.
+    ///
+    /// # Errors
+    /// As for [`Client::probe`].
+    pub fn probe(self, target: impl AsRef<Path>, within: Duration) -> Result<Probe, Error> {
+        let socket = self.socket.unwrap_or_else(socket_of_environment);
+        probe::ask(&socket, self.timeout, target.as_ref(), within)
     }
 }
 
@@ -296,33 +305,7 @@ impl Client {
     /// [`TimedOut`](crate::ErrorKind::TimedOut) when the helper itself does not answer: a hang
     /// that the kernel lets nobody end looks so.
     pub fn probe(&self, target: impl AsRef<Path>, within: Duration) -> Result<Probe, Error> {
-        let target = checked("target", target.as_ref())?;
-        let milliseconds = u32::try_from(within.as_millis()).unwrap_or(u32::MAX);
-        let request = Request::Probe {
-            target: target.clone(),
-            timeout_ms: NonZeroU32::new(milliseconds).unwrap_or(NonZeroU32::MIN),
-        };
-        let timeout = self.timeout.saturating_add(within);
-        let deadline = Deadline::after(timeout);
-        let begun = Instant::now();
-        let exchanged = Connection::open(&self.socket, deadline)
-            .and_then(|connection| connection.exchange(&request, deadline));
-        match exchanged {
-            Ok((_, Reply::Probed(probed))) => Ok(probed.into()),
-            Ok((_, Reply::Error(error))) if error.code == ErrorCode::TimedOut => Ok(Probe {
-                target,
-                id: None,
-                health: Health::Hung {
-                    waited: begun.elapsed(),
-                },
-            }),
-            Ok((_, Reply::Error(error))) => Err(error.into()),
-            Ok(_) => {
-                let what = "it answered a request for a probe with something else";
-                Err(Error::protocol(&self.socket, what))
-            }
-            Err(failure) => Err(Error::of(failure, &self.socket, timeout)),
-        }
+        probe::ask(&self.socket, self.timeout, target.as_ref(), within)
     }
 
     /// The user that the kernel says this process is, and that the policy judges.

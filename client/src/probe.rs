@@ -1,8 +1,52 @@
 //! What a probe found out.
 
-use std::time::Duration;
+use std::num::NonZeroU32;
+use std::path::Path;
+use std::time::{Duration, Instant};
 
-use mountwarden_protocol::{AbsPath, MountId, ProbeAnswer, Probed};
+use mountwarden_protocol::{AbsPath, ErrorCode, MountId, ProbeAnswer, Probed, Reply, Request};
+
+use crate::Error;
+use crate::connection::Connection;
+use crate::deadline::Deadline;
+use crate::operation::checked;
+
+/// Asks on a connection that is for this alone.
+pub(crate) fn ask(
+    socket: &Path,
+    timeout: Duration,
+    target: &Path,
+    within: Duration,
+) -> Result<Probe, Error> {
+    let target = checked("target", target)?;
+    let milliseconds = u32::try_from(within.as_millis()).unwrap_or(u32::MAX);
+    let request = Request::Probe {
+        target: target.clone(),
+        timeout_ms: NonZeroU32::new(milliseconds).unwrap_or(NonZeroU32::MIN),
+    };
+    let timeout = timeout.saturating_add(within);
+    let deadline = Deadline::after(timeout);
+    let begun = Instant::now();
+    let exchanged = Connection::open(socket, deadline)
+        .and_then(|connection| connection.exchange(&request, deadline));
+    match exchanged {
+        Ok((_, Reply::Probed(probed))) => Ok(probed.into()),
+        // The gate's last word for a session that asked in vain.
+        Ok((_, Reply::Error(error))) if error.code == ErrorCode::TimedOut => Ok(Probe {
+            target,
+            id: None,
+            health: Health::Hung {
+                waited: begun.elapsed(),
+            },
+        }),
+        Ok((_, Reply::Error(error))) => Err(error.into()),
+        Ok(_) => {
+            let what = "it answered a request for a probe with something else";
+            Err(Error::protocol(socket, what))
+        }
+        Err(failure) => Err(Error::of(failure, socket, timeout)),
+    }
+}
 
 /// How the file system at a place fares; made by [`Client::probe`](crate::Client::probe).
 #[derive(Debug, Clone, PartialEq, Eq)]

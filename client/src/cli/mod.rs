@@ -101,7 +101,7 @@ fn perform(arguments: Arguments) -> Result<Exit, Error> {
         Command::List => Answer::List(builder.connect()?.list()?),
         Command::Probe { target } => {
             let within = arguments.timeout.unwrap_or(PROBE);
-            let probed = builder.connect()?.probe(args::trimmed(&target), within);
+            let probed = builder.probe(args::trimmed(&target), within);
             Answer::Probed(probed.map_err(args::advise)?)
         }
         Command::Status => Answer::Status(Box::new(builder.connect()?.status()?)),

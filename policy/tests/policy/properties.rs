@@ -311,6 +311,24 @@ proptest! {
     }
 
     #[test]
+    fn who_may_unmount_may_probe_and_nobody_else(
+        specs in prop::collection::vec(spec(), 1..4),
+        peer in peers(),
+        operation in operations(),
+        aim in aims(),
+    ) {
+        let policy = parse(&specs);
+        let target = aimed(&specs, &peer, &operation, aim).target().clone();
+        let unmount = Operation::Unmount(Unmount { target: target.clone(), lazy: false, id: None });
+        let verdict = match policy.judge(&peer, &unmount) {
+            Verdict::Allowed(permit) => Ok(permit.grant()),
+            Verdict::Denied(denial) => Err((denial.reason, denial.path)),
+        };
+        let probe = policy.judge_probe(&peer, &target);
+        prop_assert_eq!(probe.map_err(|denial| (denial.reason, denial.path)), verdict);
+    }
+
+    #[test]
     fn nothing_outside_the_peers_roots_is_ever_allowed(
         specs in prop::collection::vec(spec(), 1..4),
         peer in peers(),

@@ -8,13 +8,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use mountwarden_client::{Bind, ErrorKind, MountId, Outcome, Tmpfs, Unmount};
+use mountwarden_client::{Bind, ErrorKind, Health, MountId, Outcome, Tmpfs, Unmount};
 use serde_json::Value;
 
 use super::confinement::{items, tables};
-use crate::daemon::Daemon;
+use crate::daemon::{Daemon, wait_for};
 use crate::kernel;
-use crate::sandbox::{POLICY, Sandbox};
+use crate::sandbox::{POLICY, SECOND, Sandbox};
 use crate::{Skip, source_lines, tracer};
 
 /// Writes the tables instead of comparing them.
@@ -31,7 +31,7 @@ const ROLES: [&str; 4] = ["gate", "session", "warden", "mounter"];
 const FROM_CODE: usize = 5;
 
 /// The most lines of our own that may run in a mounter, and system calls.
-const MOUNTER: (usize, u64) = (1500, 30);
+const MOUNTER: (usize, u64) = (1700, 30);
 
 /// The lines that ran, by role and by whose they are.
 type Ran = BTreeMap<(String, String), BTreeSet<String>>;
@@ -105,7 +105,20 @@ pub(crate) fn one_of_each(sandbox: &Sandbox) -> Result<(), Skip> {
 
     client.mount(tmpfs("a")).unwrap();
     client.mount(tmpfs("a")).unwrap();
+    let probe = client.probe(place("a"), crate::slowly(SECOND)).unwrap();
+    assert_eq!(probe.health, Health::Alive);
     client.unmount(by_path("a")).unwrap();
+    // A lease that its owner ends, and one that ends with its connection.
+    if kernel::needs_unique_ids().is_ok() {
+        client.mount(tmpfs("a").leased()).unwrap();
+        client.unmount(by_path("a")).unwrap();
+        let mut other = daemon.client();
+        other.mount(tmpfs("a").leased()).unwrap();
+        drop(other);
+        wait_for("the leased mount ends", || {
+            kernel::at(&place("a")).is_empty().then_some(())
+        });
+    }
     // What no directory and no file is reaches the mounter, which refuses it.
     nix::unistd::mkfifo(
         &place("pipe"),
