@@ -46,8 +46,8 @@ pub const DEFAULT_TIMEOUT: Duration = Duration::from_mins(1);
 /// # Leases
 ///
 /// A mount that was asked for with `leased` ends when this client is dropped or its
-/// process ends, however that comes about: the helper ends it lazily, that one and no
-/// other. It also ends when the connection does for another reason, such as a stop
+/// process ends, however that comes about: a moment later the helper ends it lazily, that one
+/// and no other. It also ends when the connection does for another reason, such as a stop
 /// of the helper. That is not hidden by a new connection: the next call does nothing and
 /// fails with [`LeaseLost`](crate::ErrorKind::LeaseLost); calls after it connect again.
 /// [`lease_end`](Client::lease_end) gives what to wait for.

@@ -65,7 +65,12 @@ impl Lessee {
 
     /// Has the warden let go of a mount that has ended, whoever leased it. It waits a
     /// moment for that: what the warden holds keeps the mount above busy.
-    pub(crate) fn give_back(&self, id: u64) -> Result<(), Errno> {
+    pub(crate) fn give_back(&self, id: u64) {
+        // A warden that could not be told finds out when it wants to end the mount.
+        let _ = self.try_give_back(id);
+    }
+
+    fn try_give_back(&self, id: u64) -> Result<(), Errno> {
         let is_held = |place| self.places.get(place)[1] == id;
         let Some(place) = (0..self.places.count()).find(|&place| is_held(place)) else {
             return Ok(());
@@ -97,8 +102,7 @@ impl Lease<'_> {
 impl Drop for Lease<'_> {
     fn drop(&mut self) {
         if !self.kept {
-            // What was not told the warden finds out when it wants to end the mount.
-            let _ = self.lessee.give_back(self.id);
+            self.lessee.give_back(self.id);
         }
     }
 }

@@ -117,3 +117,33 @@ pub(crate) fn channel() -> Result<(OwnedFd, OwnedFd), Errno> {
 /// A message to the warden: the place and the id. With a descriptor it is to be held,
 /// without one to be let go.
 const MESSAGE: usize = 16;
+
+#[cfg(test)]
+mod tests {
+    use nix::unistd::Pid;
+
+    use super::{NoLease, Places, owner};
+    use crate::sys::process::shared_words;
+
+    #[test]
+    fn places_are_claimed_within_both_limits() {
+        let places = Places::new(shared_words(3 * Places::WORDS).expect("memory"));
+        let [one, two] = [0, 1].map(|user| owner(user, Pid::from_raw(7)));
+        let claim = |owner, limit| places.claim(owner, limit);
+        assert_eq!(claim(one, 2).ok(), Some(0));
+        assert_eq!(claim(one, 2).ok(), Some(1));
+        assert!(matches!(claim(one, 2), Err(NoLease::OfUser(2))));
+        assert_eq!(
+            claim(two, 2).ok(),
+            Some(2),
+            "what was refused took no place"
+        );
+        assert!(matches!(claim(two, 2), Err(NoLease::All(3))));
+        places.set_mount(1, 9);
+        places.clear(1);
+        assert_eq!((places.get(1), places.mounter(1)), ([0, 0], None));
+        assert_eq!(claim(two, 2).ok(), Some(1));
+        assert_eq!(places.mounter(1), Some(Pid::from_raw(7)));
+        assert_eq!(places.get(3), [0, 0], "no such place");
+    }
+}

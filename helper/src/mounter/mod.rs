@@ -374,7 +374,7 @@ impl Worker<'_> {
         };
         let unmounted = self.locked_unmount(permit, directory);
         if let Ok(unmounted) = &unmounted {
-            self.lessee.give_back(unmounted.id.into())?;
+            self.lessee.give_back(unmounted.id.into());
         }
         Ok(unmounted)
     }

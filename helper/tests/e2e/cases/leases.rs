@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Stdio;
 
@@ -15,10 +16,11 @@ use nix::unistd::Pid;
 use super::between::is_in_state;
 use super::confinement::only;
 use super::limits::limited;
-use crate::Skip;
 use crate::daemon::{Daemon, outcome, wait_for};
+use crate::hostile::descriptors;
 use crate::kernel::{self, children, descendants, named, unchanged};
 use crate::sandbox::{Sandbox, mount_tmpfs};
+use crate::{Skip, roles};
 
 fn is_there(id: MountId) -> bool {
     kernel::status_of_mount(id.into()).is_ok()
@@ -451,6 +453,36 @@ pub(crate) fn many_at_once(sandbox: &Sandbox) -> Result<(), Skip> {
     wait_for("the warden's descriptors are what they were", || {
         (held() == before).then_some(())
     });
+    Ok(())
+}
+
+/// What the warden cannot hold is not mounted.
+pub(crate) fn attack_34_no_descriptor_for_it(sandbox: &Sandbox) -> Result<(), Skip> {
+    kernel::needs_unique_ids()?;
+    let daemon = Daemon::start(sandbox);
+    let mut client = daemon.client();
+    let used = descriptors(daemon.pid())?;
+    let free = (0..).find(|number| !used.contains_key(number)).unwrap();
+    let most = 1024 + 64;
+    let limit = |number: i32| {
+        let mut limit = roles::command(sandbox, "limit");
+        let warden = daemon.pid().to_string();
+        limit.args([&warden, &number.to_string(), &most.to_string()]);
+        if sandbox.is_root {
+            limit.uid(65534).gid(65534);
+        }
+        let (status, _, error) = outcome(&mut limit);
+        assert_eq!(status, 0, "{error}");
+    };
+    let tmpfs = || Tmpfs::new(sandbox.path("mnt/a")).unwrap();
+    limit(free);
+    let error = unchanged(|| client.mount(tmpfs().leased()).unwrap_err());
+    assert_eq!(error.kind(), ErrorKind::LimitReached, "{error}");
+    assert!(error.to_string().contains("no descriptor left"), "{error}");
+    let open = client.mount(tmpfs()).unwrap();
+    client.unmount(&open).unwrap();
+    limit(most);
+    client.mount(tmpfs().leased()).unwrap();
     Ok(())
 }
 

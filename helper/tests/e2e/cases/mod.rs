@@ -339,6 +339,7 @@ cases! {
         a_covered_mount_is_left_alone
         a_renamed_directory
         many_at_once
+        attack_34_no_descriptor_for_it
         the_command_holds_it
     }
     probes {
