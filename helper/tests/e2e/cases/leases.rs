@@ -376,17 +376,13 @@ pub(crate) fn silence_is_no_end(sandbox: &Sandbox) -> Result<(), Skip> {
     for _ in 0..3 {
         let silent = daemon.client();
         wait_for("a silent connection ends", || {
-            (children(only_gate(&daemon)).len() == 1).then_some(())
+            (children(only(&daemon, "mw-gate")).len() == 1).then_some(())
         });
         drop(silent);
     }
     assert!(is_there(leased));
     assert_eq!(client.list().unwrap().len(), 1, "the same connection");
     Ok(())
-}
-
-fn only_gate(daemon: &Daemon) -> Pid {
-    only(daemon, "mw-gate")
 }
 
 /// What somebody with rights of their own put on top is not the leased mount.
