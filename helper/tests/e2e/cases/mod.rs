@@ -160,6 +160,7 @@ cases! {
         attack_12_mounted_over_before_the_check
         attack_12_stacked_over_before_the_check
         attack_03_target_renamed_while_attaching
+        attack_30_killed_while_attaching_a_lease
         attack_12_mounted_over_while_attaching
         attack_11_shared_while_attaching
         attack_30_a_stop_waits_for_the_request
