@@ -107,7 +107,8 @@ fn decisions(sandbox: &Sandbox, daemon: &Daemon) -> Vec<(&'static str, String)> 
         "ended in the unprivileged half: the target is not there",
         tail.one(),
     ));
-    let newer = MountId::try_from(u64::from(made.mount.id) + 1).unwrap();
+    // One that no later mount of this case can get.
+    let newer = MountId::try_from(u64::from(made.mount.id) + (1 << 32)).unwrap();
     let other = Unmount::new(&scratch).unwrap().id(newer);
     client.unmount(other).unwrap_err();
     all.push(("an unmount of another mount than is there", tail.one()));

@@ -458,7 +458,7 @@ pub(crate) fn attack_34_no_descriptor_for_it(sandbox: &Sandbox) -> Result<(), Sk
     let daemon = Daemon::start(sandbox);
     let mut client = daemon.client();
     let used = descriptors(daemon.pid())?;
-    let free = (0..).find(|number| !used.contains_key(number)).unwrap();
+    let free = (0..64).find(|number| !used.contains_key(number)).unwrap();
     let most = 1024 + 64;
     let limit = |number: i32| {
         let mut limit = roles::command(sandbox, "limit");
