@@ -1,19 +1,19 @@
 //! The client: one connection that is opened again when it was lost.
 
 use std::collections::BTreeSet;
-use std::os::fd::{AsFd as _, BorrowedFd};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use mountwarden_protocol::{
-    ErrorCode, Explanation, Mount, MountId, MountInfo, Mounted, Operation, Refusal, Reply, Request,
-    Status, Unmounted, Welcome,
+    ErrorCode, Explanation, Kind, Mount, MountId, MountInfo, Mounted, Operation, Refusal, Reply,
+    Request, Status, Unmounted, Welcome,
 };
 
 use crate::connection::{Connection, Failure};
 use crate::deadline::Deadline;
 use crate::list::Pages;
-use crate::{Error, ErrorKind, Probe, Unmount, probe};
+use crate::{Error, ErrorKind, Fuse, FuseMount, Probe, Remount, Unmount, probe};
 
 /// Where the helper listens.
 pub const DEFAULT_SOCKET: &str = "/run/mountwarden/mountwarden.sock";
@@ -167,7 +167,8 @@ impl Client {
         }
     }
 
-    /// Mounts a [`Bind`](crate::Bind) or a [`Tmpfs`](crate::Tmpfs).
+    /// Mounts a [`Bind`](crate::Bind), a [`Tmpfs`](crate::Tmpfs) or a
+    /// [`Block`](crate::Block).
     ///
     /// Asking for what is there already is no error: the reply's
     /// [`outcome`](Mounted::outcome) tells.
@@ -178,6 +179,9 @@ impl Client {
     /// and whatever else [`ErrorKind`](crate::ErrorKind) lists.
     pub fn mount(&mut self, mount: impl Into<Mount>) -> Result<Mounted, Error> {
         let mount: Mount = mount.into();
+        if let Kind::Fuse { .. } = mount.kind {
+            return Err(Error::other_method("Client::mount_fuse"));
+        }
         let lease = mount.lease;
         match self.call(&Request::Perform(Operation::Mount(mount)))? {
             Reply::Mounted(mounted) => {
@@ -187,6 +191,61 @@ impl Client {
                 Ok(mounted)
             }
             other => Err(self.misfit(&other, "a mount")),
+        }
+    }
+
+    /// Mounts a [`Fuse`] file system and gives the connection that its program answers
+    /// on. Until it does, whoever looks at the target waits.
+    ///
+    /// A second request is no [`AlreadyMounted`](crate::Outcome::AlreadyMounted): there
+    /// is one connection. So after a lost connection it is not repeated either.
+    ///
+    /// ```no_run
+    /// # fn main() -> Result<(), mountwarden_client::Error> {
+    /// use mountwarden_client::{Client, Fuse};
+    /// let mut client = Client::connect()?;
+    /// let made = client.mount_fuse(Fuse::new("sshfs", "/run/vms/7/remote")?)?;
+    /// // A program of libfuse takes "/dev/fd/N" for the place, N being its number.
+    /// let connection = made.connection;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// As for [`Client::mount`]; [`Protocol`](crate::ErrorKind::Protocol) also for a
+    /// reply without a connection.
+    pub fn mount_fuse(&mut self, fuse: Fuse) -> Result<FuseMount, Error> {
+        let mount = Mount::from(fuse);
+        let lease = mount.lease;
+        let request = Request::Perform(Operation::Mount(mount));
+        self.check_leases(false)?;
+        let deadline = Deadline::after(self.timeout);
+        let exchanged = self
+            .connected(deadline)
+            .and_then(|connection| connection.exchange_for_descriptors(&request, deadline));
+        if matches!(&exchanged, Err(failure) if failure.is_of_going_helper()) {
+            self.check_leases(false)?;
+        }
+        let (connection, reply, descriptors) =
+            exchanged.map_err(|failure| Error::of(failure, &self.socket, self.timeout))?;
+        if !is_last(&reply) {
+            self.connection = Some(connection);
+        }
+        match (reply, <[OwnedFd; 1]>::try_from(descriptors)) {
+            (Reply::Mounted(mounted), Ok([connection])) => {
+                if lease {
+                    self.leases.insert(mounted.mount.id);
+                }
+                Ok(FuseMount {
+                    mounted,
+                    connection,
+                })
+            }
+            (Reply::Mounted(_), Err(_)) => {
+                Err(self.broken("a FUSE mount did not come with one connection"))
+            }
+            (Reply::Error(error), _) => Err(error.into()),
+            (other, _) => Err(self.misfit(&other, "a FUSE mount")),
         }
     }
 
@@ -218,6 +277,32 @@ impl Client {
                 })
             }
             (Err(error), _) => Err(error),
+        }
+    }
+
+    /// Changes the attributes of a mount that is there, and gives it as it is then.
+    ///
+    /// ```no_run
+    /// # fn main() -> Result<(), mountwarden_client::Error> {
+    /// use mountwarden_client::{Client, Remount};
+    /// let mut client = Client::connect()?;
+    /// let sealed = client.remount(Remount::new("/run/vms/7/images")?.read_only())?;
+    /// println!("{}", sealed.attributes.names().join(","));
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`Denied`](crate::ErrorKind::Denied) by the policy,
+    /// [`NotMounted`](crate::ErrorKind::NotMounted) when nothing is there,
+    /// [`IdMismatch`](crate::ErrorKind::IdMismatch) when another mount is,
+    /// [`Busy`](crate::ErrorKind::Busy) when it is in use or not what is lifted from,
+    /// and whatever else [`ErrorKind`](crate::ErrorKind) lists.
+    pub fn remount(&mut self, remount: impl Into<Remount>) -> Result<MountInfo, Error> {
+        let remount: mountwarden_protocol::Remount = remount.into().into();
+        match self.call(&Request::Perform(Operation::Remount(remount)))? {
+            Reply::Remounted(mount) => Ok(mount),
+            other => Err(self.misfit(&other, "a remount")),
         }
     }
 
@@ -347,14 +432,20 @@ impl Client {
         self.exchange(request, &mut call)
     }
 
+    /// Fails when the leases have ended with their connection. `sent` is whether this
+    /// call's request may have been carried out.
+    fn check_leases(&mut self, sent: bool) -> Result<(), Error> {
+        if self.connection.is_some() || self.leases.is_empty() {
+            return Ok(());
+        }
+        let lost = std::mem::take(&mut self.leases);
+        Err(Error::lease_lost(&self.socket, &lost, sent))
+    }
+
     /// Exchanges a request for a reply that is not an error.
     fn exchange(&mut self, request: &Request, call: &mut Call) -> Result<Reply, Error> {
         loop {
-            if self.connection.is_none() && !self.leases.is_empty() {
-                let lost = std::mem::take(&mut self.leases);
-                let sent = call.sent && changes(request);
-                return Err(Error::lease_lost(&self.socket, &lost, sent));
-            }
+            self.check_leases(call.sent && changes(request))?;
             match self.attempt(request, call.deadline) {
                 Ok(Reply::Error(error)) => return Err(error.into()),
                 Ok(reply) => return Ok(reply),
@@ -377,12 +468,7 @@ impl Client {
     }
 
     fn attempt(&mut self, request: &Request, deadline: Deadline) -> Result<Reply, Failure> {
-        let connection = match self.connection.take() {
-            Some(connection) => connection,
-            None => Connection::open(&self.socket, deadline)?,
-        };
-        self.welcome = connection.welcome();
-        let (connection, reply) = connection.exchange(request, deadline)?;
+        let (connection, reply) = self.connected(deadline)?.exchange(request, deadline)?;
         match reply {
             // Nothing was done: as good as a refused connection.
             Reply::Error(error) if error.code == ErrorCode::Unavailable => {
@@ -397,6 +483,16 @@ impl Client {
         }
     }
 
+    /// The connection that is open, or a new one.
+    fn connected(&mut self, deadline: Deadline) -> Result<Connection, Failure> {
+        let connection = match self.connection.take() {
+            Some(connection) => connection,
+            None => Connection::open(&self.socket, deadline)?,
+        };
+        self.welcome = connection.welcome();
+        Ok(connection)
+    }
+
     fn misfit(&mut self, reply: &Reply, wanted: &str) -> Error {
         let got = match reply {
             Reply::Error(_) => "an error",
@@ -405,6 +501,7 @@ impl Client {
             Reply::List(_) => "a list",
             Reply::Explained(_) => "an explanation",
             Reply::Status(_) => "a status",
+            Reply::Remounted(_) => "a remount",
             Reply::Probed(_) => "a probe",
         };
         self.broken(&format!("it answered a request for {wanted} with {got}"))
@@ -436,9 +533,11 @@ fn repeatable(request: &Request) -> bool {
         Request::Perform(Operation::Unmount(unmount)) => unmount.id.is_some(),
         // What was made has ended with the connection, or will in a moment.
         Request::Perform(Operation::Mount(mount)) => !mount.lease,
-        Request::Explain(_) | Request::List { .. } | Request::Status | Request::Probe { .. } => {
-            true
-        }
+        Request::Perform(Operation::Remount(_))
+        | Request::Explain(_)
+        | Request::List { .. }
+        | Request::Status
+        | Request::Probe { .. } => true,
     }
 }
 

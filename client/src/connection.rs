@@ -1,6 +1,6 @@
 //! One connection: connect, handshake, exchange.
 
-use std::io::{self, BufReader};
+use std::io::{self, BufReader, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -13,6 +13,7 @@ use mountwarden_protocol::{
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use crate::deadline::{Deadline, Timed, out_of_time};
+use crate::descriptors::Receiving;
 
 /// Why a connection gave no reply. The connection is of no further use: what
 /// comes next on it may be the rest of an old reply.
@@ -105,15 +106,36 @@ impl Connection {
         if let Err(error) = frame::write(&mut timed, request) {
             return Err(Failure::of(error, timed.wrote()));
         }
-        // A reply of the usual size is read with one call.
-        let mut buffered = BufReader::with_capacity(USUAL, timed);
-        let bytes = frame::read(&mut buffered).map_err(|error| Failure::of_read(error, true))?;
-        if !buffered.buffer().is_empty() {
-            return Err(Failure::Protocol("bytes follow the reply".into()));
-        }
-        let reply = frame::decode(&bytes).map_err(|error| Failure::Protocol(error.into()))?;
+        let (reply, _) = read_reply(timed)?;
         Ok((self, reply))
     }
+
+    /// As [`Connection::exchange`], for a request whose reply may bring descriptors.
+    pub(crate) fn exchange_for_descriptors(
+        self,
+        request: &Request,
+        deadline: Deadline,
+    ) -> Result<(Self, Reply, Vec<OwnedFd>), Failure> {
+        let mut timed = Timed::new(&self.stream, deadline);
+        if let Err(error) = frame::write(&mut timed, request) {
+            return Err(Failure::of(error, timed.wrote()));
+        }
+        let (reply, receiving) = read_reply(Receiving::new(&self.stream, deadline))?;
+        let descriptors = receiving.into_received();
+        Ok((self, reply, descriptors))
+    }
+}
+
+/// Reads a reply, after which there is nothing more.
+fn read_reply<R: Read>(stream: R) -> Result<(Reply, R), Failure> {
+    // A reply of the usual size is read with one call.
+    let mut buffered = BufReader::with_capacity(USUAL, stream);
+    let bytes = frame::read(&mut buffered).map_err(|error| Failure::of_read(error, true))?;
+    if !buffered.buffer().is_empty() {
+        return Err(Failure::Protocol("bytes follow the reply".into()));
+    }
+    let reply = frame::decode(&bytes).map_err(|error| Failure::Protocol(error.into()))?;
+    Ok((reply, buffered.into_inner()))
 }
 
 impl AsFd for Connection {

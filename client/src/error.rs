@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use mountwarden_protocol::escape::{Safe, SafePath};
 use mountwarden_protocol::{
-    DenyReason, ErrorCode, ErrorReply, InvalidPath, MountId, Refusal, Versions,
+    DenyReason, ErrorCode, ErrorReply, InvalidFilesystem, InvalidPath, MountId, Refusal, Versions,
 };
 
 use crate::SOCKET_VARIABLE;
@@ -240,6 +240,47 @@ impl Error {
         )
         .at(path)
         .caused_by(error)
+    }
+
+    pub(crate) fn invalid_value(what: &str, error: InvalidFilesystem) -> Self {
+        Self::new(
+            ErrorKind::InvalidRequest,
+            format!("the {what} is refused: {error}"),
+        )
+        .caused_by(error)
+    }
+
+    /// A request that this method does not make.
+    pub(crate) fn other_method(method: &str) -> Self {
+        Self::new(
+            ErrorKind::InvalidRequest,
+            format!("a mount that brings a descriptor is asked for by {method}"),
+        )
+    }
+
+    #[cfg(feature = "cli")]
+    pub(crate) fn no_program() -> Self {
+        let message = "a FUSE file system needs its program: write it after --, with {fd} for the \
+                       number of its connection";
+        Self::new(ErrorKind::InvalidRequest, message)
+    }
+
+    #[cfg(feature = "cli")]
+    pub(crate) fn not_started(program: &std::ffi::OsStr, error: std::io::Error) -> Self {
+        let message = format!(
+            "the program \"{}\" cannot be started: {error}",
+            SafePath(Path::new(program))
+        );
+        Self::new(ErrorKind::Failed, message).caused_by(error)
+    }
+
+    /// Says that the mount of the program that did not start could not be ended.
+    #[cfg(feature = "cli")]
+    pub(crate) fn and_left(mut self, left: &Self) -> Self {
+        let message = &mut self.0.message;
+        message.push_str("; the mount is still there: ");
+        message.push_str(&left.to_string());
+        self
     }
 
     /// Adds what the person at the command line should do.

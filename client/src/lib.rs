@@ -36,18 +36,22 @@ pub mod cli;
 mod client;
 mod connection;
 mod deadline;
+mod descriptors;
 mod error;
+mod filesystem;
 mod list;
 mod operation;
 mod probe;
 
 pub use client::{Builder, Client, DEFAULT_SOCKET, DEFAULT_TIMEOUT, SOCKET_VARIABLE};
 pub use error::{Error, ErrorKind};
+pub use filesystem::{Block, Fuse, FuseMount};
 pub use mountwarden_protocol as protocol;
 pub use mountwarden_protocol::{
-    AbsPath, Counters, DenyReason, ErrorCode, ErrorReply, Explanation, InvalidOption, InvalidPath,
-    LandlockReport, Limits, MountAttributes, MountId, MountInfo, Mounted, Operation, Outcome, Role,
-    RoleReport, Status, TmpfsInodes, TmpfsLimits, TmpfsMode, TmpfsSize, Unmounted, Versions,
+    AbsPath, Counters, DenyReason, ErrorCode, ErrorReply, Explanation, FilesystemOptions,
+    InvalidFilesystem, InvalidOption, InvalidPath, LandlockReport, Limits, MountAttributes,
+    MountId, MountInfo, Mounted, Operation, Outcome, Role, RoleReport, Status, TmpfsInodes,
+    TmpfsLimits, TmpfsMode, TmpfsSize, Unmounted, Versions,
 };
-pub use operation::{Bind, Tmpfs, Unmount};
+pub use operation::{Bind, Remount, Tmpfs, Unmount};
 pub use probe::{Health, Probe};

@@ -3,8 +3,9 @@
 use std::path::Path;
 
 use mountwarden_protocol::{
-    AbsPath, Kind, Mount, MountId, MountInfo, MountOptions, Mounted, Operation, TmpfsInodes,
-    TmpfsMode, TmpfsSize, Unmount as UnmountRequest,
+    AbsPath, Kind, Lift, Mount, MountAttributes, MountId, MountInfo, MountOptions, Mounted,
+    Operation, Propagation, Remount as RemountRequest, TmpfsInodes, TmpfsMode, TmpfsSize,
+    Unmount as UnmountRequest,
 };
 
 use crate::Error;
@@ -44,8 +45,18 @@ macro_rules! common_options {
             self.options.insert(MountOptions::DEV);
             self
         }
+
+        /// What is mounted on the mount appears on its source too, in every mount
+        /// namespace that shares it, and the other way round. Without it the mount
+        /// is private. Denied unless the grant allows it.
+        pub fn shared(mut self) -> Self {
+            self.propagation = Propagation::Shared;
+            self
+        }
     };
 }
+
+pub(crate) use common_options;
 
 /// A directory or a regular file that is to be seen at a second place.
 ///
@@ -70,6 +81,7 @@ pub struct Bind {
     target: AbsPath,
     recursive: bool,
     options: MountOptions,
+    propagation: Propagation,
     lease: bool,
 }
 
@@ -86,6 +98,7 @@ impl Bind {
             target: checked("target", target.as_ref())?,
             recursive: false,
             options: MountOptions::empty(),
+            propagation: Propagation::Private,
             lease: false,
         })
     }
@@ -99,6 +112,14 @@ impl Bind {
     /// With the mounts beneath the source. Denied unless the grant allows it.
     pub fn recursive(mut self) -> Self {
         self.recursive = true;
+        self
+    }
+
+    /// What is mounted on the source appears on the mount, and nothing the other way.
+    /// [`Unsupported`](crate::ErrorKind::Unsupported) where the source lies on a
+    /// private mount, denied unless the grant allows it.
+    pub fn slave(mut self) -> Self {
+        self.propagation = Propagation::Slave;
         self
     }
 
@@ -129,6 +150,7 @@ pub struct Tmpfs {
     inodes: Option<TmpfsInodes>,
     mode: Option<TmpfsMode>,
     options: MountOptions,
+    propagation: Propagation,
     lease: bool,
 }
 
@@ -144,6 +166,7 @@ impl Tmpfs {
             inodes: None,
             mode: None,
             options: MountOptions::empty(),
+            propagation: Propagation::Private,
             lease: false,
         })
     }
@@ -214,6 +237,99 @@ impl Unmount {
     }
 }
 
+/// Attributes to be changed of a mount that is there. Mounts beneath it stay as
+/// they are.
+///
+/// Whoever may end a mount may restrict it, where the grant allows remounts.
+/// To lift something, the request says what the mount is: the peer must be
+/// allowed to make such a mount without it. What is set and lifted at once is set.
+///
+/// ```
+/// # fn main() -> Result<(), mountwarden_client::Error> {
+/// use mountwarden_client::{MountAttributes, Remount};
+///
+/// let seal = Remount::new("/run/vms/7/images")?.read_only().no_exec();
+/// let open = Remount::new("/run/vms/7/images")?
+///     .lift_from_bind(MountAttributes::READ_ONLY, "/srv/images")?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[must_use = "it does nothing until Client::remount is given it"]
+pub struct Remount(RemountRequest);
+
+impl Remount {
+    /// The topmost mount at `target`.
+    ///
+    /// # Errors
+    /// [`InvalidRequest`](crate::ErrorKind::InvalidRequest) as for [`Bind::new`].
+    pub fn new(target: impl AsRef<Path>) -> Result<Self, Error> {
+        Ok(Self(RemountRequest {
+            target: checked("target", target.as_ref())?,
+            set: MountAttributes::empty(),
+            lift: None,
+            id: None,
+        }))
+    }
+
+    /// Nothing can be written through the mount any more (`ro`);
+    /// [`Busy`](crate::ErrorKind::Busy) while a file of it is open for writing.
+    pub fn read_only(self) -> Self {
+        self.set(MountAttributes::READ_ONLY)
+    }
+
+    /// No program may be executed from the mount (`noexec`).
+    pub fn no_exec(self) -> Self {
+        self.set(MountAttributes::NO_EXEC)
+    }
+
+    /// Attributes that the mount gets.
+    pub fn set(mut self, attributes: MountAttributes) -> Self {
+        self.0.set |= attributes;
+        self
+    }
+
+    /// Attributes that the mount loses, which must be a bind of `source`.
+    /// [`Denied`](crate::ErrorKind::Denied) where the grant forces one of them.
+    ///
+    /// # Errors
+    /// [`InvalidRequest`](crate::ErrorKind::InvalidRequest) as for [`Bind::new`].
+    pub fn lift_from_bind(
+        self,
+        attributes: MountAttributes,
+        source: impl AsRef<Path>,
+    ) -> Result<Self, Error> {
+        let source = checked("source", source.as_ref())?;
+        let recursive = false;
+        Ok(self.lift(attributes, Kind::Bind { source, recursive }))
+    }
+
+    /// Attributes that the mount loses, which must be a tmpfs of the calling user.
+    /// [`Denied`](crate::ErrorKind::Denied) where the grant forces one of them.
+    pub fn lift_from_tmpfs(self, attributes: MountAttributes) -> Self {
+        let (size, inodes, mode) = (None, None, None);
+        self.lift(attributes, Kind::Tmpfs { size, inodes, mode })
+    }
+
+    fn lift(mut self, attributes: MountAttributes, kind: Kind) -> Self {
+        self.0.lift = Some(Lift { attributes, kind });
+        self
+    }
+
+    /// Only if the topmost mount has this id; otherwise
+    /// [`IdMismatch`](crate::ErrorKind::IdMismatch).
+    pub fn id(mut self, id: MountId) -> Self {
+        self.0.id = Some(id);
+        self
+    }
+}
+
+impl From<RemountRequest> for Remount {
+    fn from(request: RemountRequest) -> Self {
+        Self(request)
+    }
+}
+
 impl From<AbsPath> for Unmount {
     fn from(target: AbsPath) -> Self {
         Self {
@@ -261,6 +377,7 @@ impl From<Bind> for Mount {
             },
             target: bind.target,
             options: bind.options,
+            propagation: bind.propagation,
             lease: bind.lease,
         }
     }
@@ -276,6 +393,7 @@ impl From<Tmpfs> for Mount {
             },
             target: tmpfs.target,
             options: tmpfs.options,
+            propagation: tmpfs.propagation,
             lease: tmpfs.lease,
         }
     }
@@ -306,6 +424,18 @@ impl From<Tmpfs> for Operation {
 impl From<Unmount> for Operation {
     fn from(unmount: Unmount) -> Self {
         Self::Unmount(unmount.into())
+    }
+}
+
+impl From<Remount> for RemountRequest {
+    fn from(remount: Remount) -> Self {
+        remount.0
+    }
+}
+
+impl From<Remount> for Operation {
+    fn from(remount: Remount) -> Self {
+        Self::Remount(remount.into())
     }
 }
 

@@ -3,7 +3,10 @@
 use std::path::Path;
 
 use mountwarden_policy::{Accounts, Peer, Permit, Policy, PolicyError, Verdict};
-use mountwarden_protocol::{AbsPath, Kind, Mount, MountOptions, Operation, Unmount};
+use mountwarden_protocol::{
+    AbsPath, Kind, Lift, Mount, MountAttributes, MountOptions, Operation, Propagation, Remount,
+    Unmount,
+};
 
 struct Known;
 
@@ -104,6 +107,11 @@ pub fn policy_parse(data: &[u8]) {
                     &permit.target
                 }
                 Permit::Unmount(permit) => &permit.target,
+                Permit::Remount(permit) => {
+                    let lifted = permit.lift.as_ref().map(|lift| lift.attributes);
+                    assert!(lifted.is_none_or(|lifted| !lifted.intersects(permit.set)));
+                    &permit.target
+                }
             };
             assert_eq!(target, operation.target());
             assert!(
@@ -136,17 +144,29 @@ fn operations() -> impl Iterator<Item = Operation> {
                     inodes: None,
                     mode: None,
                 }]);
-            let mounts: Vec<_> = kinds
-                .map(|kind| {
-                    Operation::Mount(Mount {
+            let operations: Vec<_> = kinds
+                .flat_map(|kind| {
+                    let lift = Some(Lift {
+                        attributes: MountAttributes::NO_SUID,
+                        kind: kind.clone(),
+                    });
+                    let remount = Operation::Remount(Remount {
+                        target: target.clone(),
+                        set: MountAttributes::empty(),
+                        lift,
+                        id: None,
+                    });
+                    let mount = Operation::Mount(Mount {
                         kind,
                         target: target.clone(),
                         options: MountOptions::READ_ONLY,
+                        propagation: Propagation::Shared,
                         lease: false,
-                    })
+                    });
+                    [mount, remount]
                 })
                 .collect();
-            mounts.into_iter().chain([unmount])
+            operations.into_iter().chain([unmount])
         })
 }
 

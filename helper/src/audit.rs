@@ -10,7 +10,7 @@ use std::fmt::Write as _;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use mountwarden_protocol::{
-    AbsPath, ErrorCode, ErrorReply, Kind, Operation, Outcome, Reply, Role, Unmount,
+    AbsPath, ErrorCode, ErrorReply, Kind, Operation, Outcome, Propagation, Reply, Role, Unmount,
 };
 use nix::errno::Errno;
 use nix::unistd::{Pid, getpid};
@@ -115,8 +115,11 @@ impl Subject<'_> {
             Self::Operation(Operation::Mount(mount)) => match mount.kind {
                 Kind::Bind { .. } => "mount-bind",
                 Kind::Tmpfs { .. } => "mount-tmpfs",
+                Kind::Block { .. } => "mount-block",
+                Kind::Fuse { .. } => "mount-fuse",
             },
             Self::Operation(Operation::Unmount(_)) => "unmount",
+            Self::Operation(Operation::Remount(_)) => "remount",
             Self::Lease(_) => "lease-end",
             Self::Probe(_) => "probe",
             Self::Protocol => "protocol",
@@ -131,6 +134,33 @@ fn asked(line: &mut Line, operation: &Operation) {
     match operation {
         Operation::Mount(mount) => {
             match &mount.kind {
+                Kind::Block {
+                    device,
+                    filesystem,
+                    options,
+                } => {
+                    line.text("source", device.as_bytes());
+                    line.name("type", filesystem.as_str());
+                    let options: Vec<String> = options.iter().map(ToString::to_string).collect();
+                    line.text("type_options", options.join(",").as_bytes());
+                }
+                Kind::Fuse {
+                    subtype,
+                    source,
+                    allow_other,
+                    default_permissions,
+                    max_read,
+                } => {
+                    line.name("type", &format!("fuse.{subtype}"));
+                    if let Some(source) = source {
+                        line.text("source", source.as_str().as_bytes());
+                    }
+                    line.truth("allow_other", *allow_other);
+                    line.truth("default_permissions", *default_permissions);
+                    if let Some(bytes) = max_read {
+                        line.number("max_read", *bytes);
+                    }
+                }
                 Kind::Bind { source, recursive } => {
                     line.text("source", source.as_bytes());
                     line.truth("recursive", *recursive);
@@ -148,6 +178,9 @@ fn asked(line: &mut Line, operation: &Operation) {
                 }
             }
             line.name("options", &mount.options.names().join(","));
+            if mount.propagation != Propagation::Private {
+                line.name("propagation", mount.propagation.name());
+            }
             if mount.lease {
                 line.truth("lease", true);
             }
@@ -155,6 +188,18 @@ fn asked(line: &mut Line, operation: &Operation) {
         Operation::Unmount(unmount) => {
             line.truth("lazy", unmount.lazy);
             if let Some(id) = unmount.id {
+                line.number("only_id", id);
+            }
+        }
+        Operation::Remount(remount) => {
+            line.name("set", &remount.set.names().join(","));
+            if let Some(lift) = &remount.lift {
+                line.name("lift", &lift.attributes.names().join(","));
+            }
+            if let Some(source) = operation.source() {
+                line.text("source", source.as_bytes());
+            }
+            if let Some(id) = remount.id {
                 line.number("only_id", id);
             }
         }
@@ -175,6 +220,11 @@ fn success(line: &mut Line, reply: &Reply) {
         Reply::Unmounted(unmounted) => {
             line.name("result", "unmounted");
             line.number("id", unmounted.id);
+        }
+        Reply::Remounted(mount) => {
+            line.name("result", "remounted");
+            line.number("id", mount.id);
+            line.name("flags", &mount.attributes.names().join(","));
         }
         _ => line.name("result", "done"),
     }
@@ -319,6 +369,7 @@ mod tests {
 
     use mountwarden_protocol::{
         AbsPath, DenyReason, ErrorCode, ErrorReply, Kind, Mount, MountId, MountOptions, Operation,
+        Propagation,
     };
     use proptest::prelude::*;
 
@@ -371,6 +422,7 @@ mod tests {
             },
             target: path(2),
             options: MountOptions::all(),
+            propagation: Propagation::Shared,
             lease: true,
         };
         let id = MountId::try_from(u64::MAX).expect("an id");

@@ -22,10 +22,11 @@ pub(crate) enum Count {
     Failed,
     Delayed,
     Killed,
+    Remounted,
 }
 
 impl Count {
-    const NUMBER: usize = 9;
+    const NUMBER: usize = 10;
 
     fn index(self) -> usize {
         match self {
@@ -38,6 +39,7 @@ impl Count {
             Self::Failed => 6,
             Self::Delayed => 7,
             Self::Killed => 8,
+            Self::Remounted => 9,
         }
     }
 }
@@ -103,6 +105,7 @@ impl Board {
             failed: self.get(Count::Failed),
             delayed: self.get(Count::Delayed),
             killed: self.get(Count::Killed),
+            remounted: self.get(Count::Remounted),
         }
     }
 

@@ -114,6 +114,8 @@ pub(crate) fn serve(options: &Serve, arguments: &[OsString]) -> Result<(), Start
     let overflow = userns::overflow()?;
     let trust = Trust { overflow };
     let mut policy = policy_file::load(&options.policy, &trust)?;
+    let names = policy.kernel_names().into_iter();
+    step("pin the names of the policy", pinned::pin_names(names))?;
     let source = require_kernel(&policy)?;
     confine::require_droppable_bounding_set()?;
     raise_descriptor_limit(&policy)?;

@@ -27,12 +27,13 @@ const LONGEST_LINE: u64 = 64 * 1024;
 const PAGE: usize = 4 * 1024 * 1024;
 
 /// The options of a mount that are `MOUNT_ATTR_*`, of those that the helper knows.
-const OPTIONS: [(&[u8], u64); 5] = [
+const OPTIONS: [(&[u8], u64); 6] = [
     (b"ro", 0x1),
     (b"nosuid", 0x2),
     (b"nodev", 0x4),
     (b"noexec", 0x8),
     (b"nosymfollow", 0x20_0000),
+    (b"idmapped", 0x10_0000),
 ];
 
 /// Describes the mount of one line, without its newline; `None` for what the

@@ -22,7 +22,7 @@ use crate::sys::socket;
 ///
 /// | order | descriptors | reply |
 /// |---|---|---|
-/// | `Perform` | the directory above the target; for a mount also the target, and the source where the kind has one; none when the session's own judgement is a denial | `Done` |
+/// | `Perform` | the directory above the target; for a mount or a remount also the target, and what the kind is made from: a source; a device and what stands at its path; a FUSE connection; none when the session's own judgement is a denial | `Done` |
 /// | `Note` | none | `Taken` |
 /// | `Admit` | none | `Taken` |
 /// | `Status` | none | `Status` |
@@ -71,6 +71,9 @@ pub(crate) enum OrderReply {
         counters: Counters,
         uptime_seconds: u64,
     },
+    /// The end of a `Perform` whose reply the mounter has sent to the client itself,
+    /// with a descriptor.
+    Answered,
 }
 
 /// More than any order needs: two paths and the fixed parts.

@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use mountwarden_protocol::{AbsPath, MountAttributes, MountId, MountInfo};
+use mountwarden_protocol::{AbsPath, MountAttributes, MountId, MountInfo, Propagation};
 use nix::errno::Errno;
 
 use crate::files;
@@ -38,10 +38,36 @@ pub(crate) fn attributes(mount: &MountStatus) -> MountAttributes {
         .fold(MountAttributes::empty(), |all, (ours, _)| all | ours)
 }
 
+/// Whether files on the mount show other owners than they have
+/// (`MOUNT_ATTR_IDMAP` in `mount_setattr(2)`).
+pub(crate) fn is_idmapped(mount: &MountStatus) -> bool {
+    mount.attributes & 0x10_0000 != 0
+}
+
 /// Whether other namespaces share the mount, so that what is mounted on it
 /// appears in them too (`mount_namespaces(7)`).
 pub(crate) fn is_shared(mount: &MountStatus) -> bool {
     mount.propagation & libc::MS_SHARED != 0
+}
+
+/// How mounts beneath a mount spread. What is shared and a slave at once is shared.
+pub(crate) fn propagation(mount: &MountStatus) -> Propagation {
+    if is_shared(mount) {
+        Propagation::Shared
+    } else if mount.propagation & libc::MS_SLAVE != 0 {
+        Propagation::Slave
+    } else {
+        Propagation::Private
+    }
+}
+
+/// The kernel's bit of a propagation.
+pub(crate) fn propagation_bit(propagation: Propagation) -> u64 {
+    match propagation {
+        Propagation::Private => libc::MS_PRIVATE,
+        Propagation::Slave => libc::MS_SLAVE,
+        Propagation::Shared => libc::MS_SHARED,
+    }
 }
 
 /// The mount as clients see it; `None` where its paths are not [`AbsPath`]s,

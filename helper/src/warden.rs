@@ -26,7 +26,7 @@ use thiserror::Error;
 use self::users::Users;
 use crate::audit::By;
 use crate::board::{Board, Count};
-use crate::confine::{ConfineError, Confined, Domain, Filters, Identity, Plan, Warden};
+use crate::confine::{ConfineError, Confined, Domain, Filters, Identity, Kinds, Plan, Warden};
 use crate::leases::Lessor;
 use crate::order::OrderReply;
 use crate::peer::{AttestedPeer, Attestor};
@@ -243,11 +243,9 @@ impl<'a> Keeper<'a> {
             return Ok(());
         };
         let attested = self.context.attestor.attest(&client);
-        // The client's socket is the session's; here it has said what it can.
-        drop(client);
         match attested {
             Ok(peer) => match self.admit(peer.identity().uid) {
-                Ok(place) => self.start(peer, place, &order),
+                Ok(place) => self.start(peer, place, &order, &client),
                 Err(error) => self.refuse(&order, Some(&peer), error),
             },
             Err(error) => self.refuse(&order, None, error.into()),
@@ -315,7 +313,13 @@ impl<'a> Keeper<'a> {
     }
 
     /// Forks the mounter of a connection.
-    fn start(&mut self, peer: AttestedPeer, place: usize, order: &OwnedFd) -> Result<(), Ended> {
+    fn start(
+        &mut self,
+        peer: AttestedPeer,
+        place: usize,
+        order: &OwnedFd,
+        client: &OwnedFd,
+    ) -> Result<(), Ended> {
         let (board, rate) = (
             self.context.board,
             self.context.policy.limits().requests_per_second,
@@ -324,6 +328,12 @@ impl<'a> Keeper<'a> {
             return Err(Ended::Kernel(Errno::EOVERFLOW));
         };
         let parent = getpid();
+        let granted = self.context.policy.places(peer.identity());
+        let kinds = Kinds {
+            block: granted.block,
+            fuse: granted.fuse,
+        };
+        let filter = self.context.filters.mounter(kinds).ok_or(Errno::EINVAL)?;
         match process::fork() {
             Ok(Forked::Parent(pid)) => {
                 self.refusals.admitted(peer.identity().uid);
@@ -342,7 +352,8 @@ impl<'a> Keeper<'a> {
                     place,
                     mounts,
                     budget,
-                    filter: &self.context.filters.mounter,
+                    kinds,
+                    filter,
                     source: self.context.source,
                     warden: self.confined.report(),
                     parent,
@@ -351,7 +362,13 @@ impl<'a> Keeper<'a> {
                 children::begin(Role::Mounter, c"mw-mounter");
                 children::finish(
                     Role::Mounter,
-                    mounter::run(&context, order, self.context.lock, self.context.lessees),
+                    mounter::run(
+                        &context,
+                        order,
+                        self.context.lock,
+                        self.context.lessees,
+                        client,
+                    ),
                 )
             }
             Err(errno) => {
@@ -376,12 +393,14 @@ impl<'a> Keeper<'a> {
     /// does not do it itself: the end of a file system may take its time.
     fn end_leases(&mut self) {
         let (context, parent) = (&self.context, getpid());
+        let Some(filter) = context.filters.mounter(Kinds::NONE) else {
+            return;
+        };
         self.lessor.end_due(|lease| match process::fork()? {
             Forked::Parent(pid) => Ok(pid),
             Forked::Child => {
                 children::begin(Role::Mounter, c"mw-mounter");
                 let limits = context.policy.limits();
-                let filter = &context.filters.mounter;
                 let ended = mounter::end_lease(lease, context.lock, filter, parent, limits);
                 children::finish(Role::Mounter, ended)
             }

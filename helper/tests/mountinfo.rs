@@ -91,6 +91,8 @@ fn options_and_propagation() {
         )),
         (0x20_000e, slave, b"tmpfs".to_vec()),
     );
+    let mapped = (0x10_0001, libc::MS_PRIVATE, b"tmpfs".to_vec());
+    assert_eq!(parsed("ro,relatime,idmapped - tmpfs tmpfs rw"), mapped);
     let unbindable = (0, libc::MS_UNBINDABLE, b"tmpfs".to_vec());
     assert_eq!(parsed("rw unbindable - tmpfs tmpfs rw"), unbindable);
     // The super block's options are not the mount's, and a field may be new.

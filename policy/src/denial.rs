@@ -3,7 +3,8 @@
 use std::fmt::{Display, Write as _};
 
 use mountwarden_protocol::{
-    AbsPath, DenyReason, ErrorCode, ErrorReply, Kind, Mount, Operation, TmpfsInodes, TmpfsSize,
+    AbsPath, DenyReason, ErrorCode, ErrorReply, Kind, MountAttributes, Operation, Remount,
+    TmpfsInodes, TmpfsSize,
 };
 
 use crate::Peer;
@@ -39,26 +40,44 @@ impl From<Denial> for ErrorReply {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Check {
     Target,
+    Remount,
     Kind,
     Source,
     Recursive,
+    Device,
+    Filesystem,
     Suid,
     Dev,
+    Forced,
+    Propagation,
     Size,
     Inodes,
+    FilesystemOption,
+    Subtype,
+    SourceName,
+    AllowOther,
 }
 
 impl Check {
     pub(crate) fn reason(self) -> DenyReason {
         match self {
             Self::Target => DenyReason::TargetNotGranted,
+            Self::Remount => DenyReason::RemountNotGranted,
             Self::Kind => DenyReason::KindNotGranted,
             Self::Source => DenyReason::SourceNotGranted,
             Self::Recursive => DenyReason::RecursiveNotGranted,
             Self::Suid => DenyReason::SuidNotGranted,
             Self::Dev => DenyReason::DevNotGranted,
+            Self::Forced => DenyReason::AttributeForced,
+            Self::Propagation => DenyReason::PropagationNotGranted,
             Self::Size => DenyReason::SizeAboveMaximum,
             Self::Inodes => DenyReason::InodesAboveMaximum,
+            Self::Device => DenyReason::DeviceNotGranted,
+            Self::Filesystem => DenyReason::FilesystemNotGranted,
+            Self::FilesystemOption => DenyReason::OptionNotGranted,
+            Self::Subtype => DenyReason::SubtypeNotGranted,
+            Self::SourceName => DenyReason::SourceNameNotGranted,
+            Self::AllowOther => DenyReason::AllowOtherNotGranted,
         }
     }
 }
@@ -82,6 +101,7 @@ impl<'a> Asked<'a> {
         let verb = match operation {
             Operation::Mount(_) => "mounting at",
             Operation::Unmount(_) => "unmounting",
+            Operation::Remount(_) => "remounting",
         };
         let target = operation.target();
         Self { verb, target }
@@ -129,6 +149,19 @@ impl Denial {
         }
     }
 
+    /// What is mounted on a shared bind is mounted on its source too.
+    pub(crate) fn shares_protected(source: &AbsPath, place: &AbsPath) -> Self {
+        Self {
+            reason: DenyReason::TargetProtected,
+            path: source.clone(),
+            message: format!(
+                "a shared bind of {source} is refused: what is mounted on it would cover {}, or lie \
+                 in it, a place that is never mounted over, whatever the policy grants",
+                brief(place)
+            ),
+        }
+    }
+
     pub(crate) fn not_granted(
         nearest: Option<Obstacle<'_>>,
         own: &[&Grant],
@@ -146,7 +179,9 @@ impl Denial {
         };
         let target = operation.target();
         let path = match check {
-            Check::Source | Check::Recursive => operation.source().unwrap_or(target),
+            Check::Source | Check::Recursive | Check::Device => {
+                operation.source().unwrap_or(target)
+            }
             _ => target,
         };
         Self {
@@ -172,17 +207,17 @@ fn target_not_granted(own: &[&Grant], peer: &Peer, asked: Asked<'_>) -> String {
 
 /// The message for a check that comes after the target's.
 fn refused_by(grant: &Grant, check: Check, peer: &Peer, operation: &Operation) -> String {
-    let Operation::Mount(mount) = operation else {
-        return target_not_granted(&[grant], peer, Asked::of(operation));
-    };
-    let Mount { target, kind, .. } = mount;
-    let name = &grant.name;
+    let (target, kind, name) = (operation.target(), operation.kind(), &grant.name);
     let source = operation.source().unwrap_or(target);
     match check {
         Check::Target => target_not_granted(&[grant], peer, Asked::of(operation)),
+        Check::Remount => format!(
+            "remounting {target} is refused: your grant '{name}' does not allow to change the \
+             attributes of a mount; unmount it, and mount it as it should be"
+        ),
         Check::Kind => format!(
             "a {} mount at {target} is refused: your grant '{name}' allows there only {}",
-            kind_name(kind),
+            kind.map_or("", Kind::name),
             grant.terms.kinds().join(" and ")
         ),
         Check::Source => format!(
@@ -196,6 +231,14 @@ fn refused_by(grant: &Grant, check: Check, peer: &Peer, operation: &Operation) -
         ),
         Check::Suid => option_refused(target, "suid", name),
         Check::Dev => option_refused(target, "dev", name),
+        Check::Forced => format!(
+            "lifting {} at {target} is refused: your grant '{name}' forces that",
+            forced(grant, operation).names().join(" and ")
+        ),
+        Check::Propagation => format!(
+            "a mount at {target} that is not private is refused: your grant '{name}' does not allow \
+             that propagation"
+        ),
         Check::Size => above(
             target,
             "bytes",
@@ -210,6 +253,82 @@ fn refused_by(grant: &Grant, check: Check, peer: &Peer, operation: &Operation) -
             name,
             grant.terms.tmpfs.map(|tmpfs| tmpfs.max_inodes.get()),
         ),
+        Check::Device => format!(
+            "mounting the device {source} is refused: your grant '{name}' has only these devices: \
+             {}",
+            listing(&grant.terms.devices(peer.uid))
+        ),
+        Check::Filesystem | Check::FilesystemOption => block_refused(grant, kind),
+        Check::Subtype | Check::SourceName | Check::AllowOther => {
+            fuse_refused(grant, check, target, kind)
+        }
+    }
+}
+
+/// What the grant has instead of the type, or the option, that was asked for.
+fn block_refused(grant: &Grant, kind: Option<&Kind>) -> String {
+    let (
+        Some(block),
+        Some(Kind::Block {
+            device,
+            filesystem,
+            options,
+        }),
+    ) = (&grant.terms.block, kind)
+    else {
+        return String::new();
+    };
+    let name = &grant.name;
+    match block.refused(options.iter()) {
+        Some(option) if block.filesystems.contains(filesystem) => format!(
+            "the option {option} for {device} is refused: your grant '{name}' has only these \
+             options: {}",
+            listing(&block.options)
+        ),
+        _ => format!(
+            "mounting {device} as {filesystem} is refused: your grant '{name}' has only these \
+             types: {}",
+            listing(&block.filesystems)
+        ),
+    }
+}
+
+fn fuse_refused(grant: &Grant, check: Check, target: &AbsPath, kind: Option<&Kind>) -> String {
+    let (
+        Some(fuse),
+        Some(Kind::Fuse {
+            subtype, source, ..
+        }),
+    ) = (&grant.terms.fuse, kind)
+    else {
+        return String::new();
+    };
+    let name = &grant.name;
+    match (check, source) {
+        (Check::Subtype, _) => format!(
+            "a FUSE mount of the subtype {subtype} at {target} is refused: your grant '{name}' has \
+             only these subtypes: {}",
+            listing(&fuse.subtypes)
+        ),
+        (Check::SourceName, Some(source)) => format!(
+            "the source {source} for a FUSE mount at {target} is refused: your grant '{name}' has \
+             only these sources: {}; ask without a source",
+            listing(&fuse.sources)
+        ),
+        _ => format!(
+            "allow_other at {target} is refused: your grant '{name}' allows no other user on a \
+             FUSE mount; ask without it"
+        ),
+    }
+}
+
+/// What was to be lifted although the grant forces it.
+fn forced(grant: &Grant, operation: &Operation) -> MountAttributes {
+    match operation {
+        Operation::Remount(Remount {
+            lift: Some(lift), ..
+        }) => lift.attributes & grant.terms.forced(&lift.kind),
+        _ => MountAttributes::empty(),
     }
 }
 
@@ -234,33 +353,29 @@ fn above(
     )
 }
 
-fn asked_size(kind: &Kind) -> Option<u64> {
-    match kind {
+fn asked_size(kind: Option<&Kind>) -> Option<u64> {
+    match kind? {
         Kind::Tmpfs { size, .. } => size.map(TmpfsSize::get),
-        Kind::Bind { .. } => None,
+        Kind::Bind { .. } | Kind::Block { .. } | Kind::Fuse { .. } => None,
     }
 }
 
-fn asked_inodes(kind: &Kind) -> Option<u64> {
-    match kind {
+fn asked_inodes(kind: Option<&Kind>) -> Option<u64> {
+    match kind? {
         Kind::Tmpfs { inodes, .. } => inodes.map(TmpfsInodes::get),
-        Kind::Bind { .. } => None,
+        Kind::Bind { .. } | Kind::Block { .. } | Kind::Fuse { .. } => None,
     }
 }
 
-fn kind_name(kind: &Kind) -> &'static str {
-    match kind {
-        Kind::Bind { .. } => "bind",
-        Kind::Tmpfs { .. } => "tmpfs",
+/// What the policy lists, as much as fits.
+fn listing(items: &[impl Display]) -> String {
+    if items.is_empty() {
+        return "none".to_owned();
     }
-}
-
-/// The roots, as many as fit.
-fn listing(roots: &[AbsPath]) -> String {
     let mut list = String::new();
     let mut shown: usize = 0;
-    for root in roots {
-        let text = brief(root);
+    for item in items {
+        let text = brief(item);
         if list.len().saturating_add(text.len()) > MAX_LISTING {
             break;
         }
@@ -270,7 +385,7 @@ fn listing(roots: &[AbsPath]) -> String {
         list.push_str(&text);
         shown = shown.saturating_add(1);
     }
-    let left = roots.len().saturating_sub(shown);
+    let left = items.len().saturating_sub(shown);
     if left > 0 {
         // Writing to a String cannot fail.
         let _ = write!(list, " and {left} more");

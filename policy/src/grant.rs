@@ -2,8 +2,12 @@
 
 use std::collections::BTreeSet;
 
-use mountwarden_protocol::{AbsPath, MountAttributes, TmpfsInodes, TmpfsSize};
+use mountwarden_protocol::{
+    AbsPath, FilesystemName, FilesystemOption, FuseSubtype, Kind, MountAttributes, Propagation,
+    SourceName, TmpfsInodes, TmpfsSize,
+};
 
+use crate::pattern;
 use crate::subjects::Subjects;
 use crate::template::Template;
 
@@ -23,6 +27,11 @@ pub(crate) struct Terms {
     pub(crate) shared_target: bool,
     pub(crate) bind: Option<BindTerms>,
     pub(crate) tmpfs: Option<TmpfsTerms>,
+    pub(crate) block: Option<BlockTerms>,
+    pub(crate) fuse: Option<FuseTerms>,
+    pub(crate) remount: bool,
+    /// Beside private.
+    pub(crate) propagation: BTreeSet<Propagation>,
 }
 
 /// `[grant.bind]`
@@ -38,6 +47,62 @@ pub(crate) struct BindTerms {
 pub(crate) struct TmpfsTerms {
     pub(crate) max_size: TmpfsSize,
     pub(crate) max_inodes: TmpfsInodes,
+}
+
+/// `[grant.block]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct BlockTerms {
+    /// Paths, once they are expanded patterns.
+    pub(crate) devices: Vec<Template>,
+    pub(crate) filesystems: Vec<FilesystemName>,
+    pub(crate) options: Vec<FilesystemOption>,
+    pub(crate) read_only: bool,
+}
+
+/// `[grant.fuse]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct FuseTerms {
+    /// Patterns.
+    pub(crate) subtypes: Vec<String>,
+    /// Patterns; a source that is not named is the subtype.
+    pub(crate) sources: Vec<String>,
+    pub(crate) allow_other: bool,
+    pub(crate) default_permissions: bool,
+    pub(crate) read_only: bool,
+}
+
+/// The value in a grant that stands for any value.
+pub(crate) const ANY_VALUE: &str = "*";
+
+impl BlockTerms {
+    /// The first option that is not granted.
+    pub(crate) fn refused<'o>(
+        &self,
+        options: impl IntoIterator<Item = &'o FilesystemOption>,
+    ) -> Option<&'o FilesystemOption> {
+        let granted = |option: &FilesystemOption, term: &FilesystemOption| {
+            let any = term
+                .value
+                .as_ref()
+                .is_some_and(|value| value.as_str() == ANY_VALUE);
+            term == option || (any && term.key == option.key && option.value.is_some())
+        };
+        options
+            .into_iter()
+            .find(|option| !self.options.iter().any(|term| granted(option, term)))
+    }
+}
+
+impl FuseTerms {
+    pub(crate) fn has_subtype(&self, subtype: &FuseSubtype) -> bool {
+        let mut patterns = self.subtypes.iter();
+        patterns.any(|pattern| pattern::matches(pattern, subtype.as_str()))
+    }
+
+    pub(crate) fn has_source(&self, source: &SourceName) -> bool {
+        let mut patterns = self.sources.iter();
+        patterns.any(|pattern| pattern::matches(pattern, source.as_str()))
+    }
 }
 
 impl Terms {
@@ -56,11 +121,34 @@ impl Terms {
         self.bind.as_ref().map_or(&[], |bind| &bind.sources)
     }
 
+    /// The attributes that every mount of this kind has.
+    pub(crate) fn forced(&self, kind: &Kind) -> MountAttributes {
+        let read_only = match kind {
+            Kind::Bind { .. } => self.bind.as_ref().is_some_and(|bind| bind.read_only),
+            Kind::Block { .. } => self.block.as_ref().is_some_and(|block| block.read_only),
+            Kind::Fuse { .. } => self.fuse.as_ref().is_some_and(|fuse| fuse.read_only),
+            Kind::Tmpfs { .. } => false,
+        };
+        if read_only {
+            self.force | MountAttributes::READ_ONLY
+        } else {
+            self.force
+        }
+    }
+
     /// The kinds of mount that the grant has a table for.
     pub(crate) fn kinds(&self) -> Vec<&'static str> {
         let bind = self.bind.as_ref().map(|_| "bind");
         let tmpfs = self.tmpfs.map(|_| "tmpfs");
-        bind.into_iter().chain(tmpfs).collect()
+        let block = self.block.as_ref().map(|_| "block");
+        let fuse = self.fuse.as_ref().map(|_| "fuse");
+        [bind, tmpfs, block, fuse].into_iter().flatten().collect()
+    }
+
+    /// The patterns of the devices for this user; none where the grant has no block.
+    pub(crate) fn devices(&self, uid: u32) -> Vec<AbsPath> {
+        let devices = self.block.as_ref().map(|block| &block.devices);
+        self.expand(devices.map_or(&[], Vec::as_slice), uid)
     }
 
     fn expand(&self, roots: &[Template], uid: u32) -> Vec<AbsPath> {

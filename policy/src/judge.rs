@@ -1,14 +1,18 @@
 //! The decision.
 
 use mountwarden_protocol::{
-    AbsPath, Kind, Mount, MountAttributes, MountOptions, Operation, TmpfsInodes, TmpfsMode,
-    TmpfsSize, Unmount,
+    AbsPath, FilesystemName, Kind, Lift, Mount, MountAttributes, MountOptions, Operation,
+    Propagation, Remount, TmpfsInodes, TmpfsMode, TmpfsSize, Unmount,
 };
 
 use crate::denial::{Asked, Check, Denial, Obstacle};
-use crate::grant::{BindTerms, Grant, TmpfsTerms};
+use crate::grant::{BindTerms, BlockTerms, FuseTerms, Grant, TmpfsTerms};
+use crate::pattern;
 use crate::protected::Protected;
-use crate::{MountPermit, Peer, Permit, PermittedKind, UnmountPermit, Verdict};
+use crate::{
+    MountPermit, Peer, Permit, PermittedFuse, PermittedKind, PermittedLift, RemountPermit,
+    UnmountPermit, Verdict,
+};
 
 pub(crate) fn judge<'p>(
     grants: &'p [Grant],
@@ -20,6 +24,13 @@ pub(crate) fn judge<'p>(
         Ok(own) => own,
         Err(denial) => return Verdict::Denied(denial),
     };
+    if let Operation::Mount(mount) = operation
+        && mount.propagation == Propagation::Shared
+        && let Some(source) = operation.source()
+        && let Some(place) = protected.hit_by(source)
+    {
+        return Verdict::Denied(Denial::shares_protected(source, place));
+    }
     let mut nearest: Option<Obstacle<'_>> = None;
     for grant in &own {
         match consider(grant, peer, operation) {
@@ -92,6 +103,7 @@ fn consider<'p>(grant: &'p Grant, peer: &Peer, operation: &Operation) -> Result<
             lazy: *lazy,
             id: *id,
         })),
+        Operation::Remount(remount) => consider_remount(grant, peer, remount).map(Permit::Remount),
     }
 }
 
@@ -100,42 +112,172 @@ fn consider_mount<'p>(
     peer: &Peer,
     mount: &Mount,
 ) -> Result<MountPermit<'p>, Check> {
-    let mut attributes = grant.terms.force | restrictions(mount.options);
-    let kind = match &mount.kind {
+    check_kind(grant, peer, &mount.kind)?;
+    check_options(grant, mount.options)?;
+    let propagation = mount.propagation;
+    if propagation != Propagation::Private && !grant.terms.propagation.contains(&propagation) {
+        return Err(Check::Propagation);
+    }
+    let kind = permitted(grant, peer, &mount.kind)?;
+    Ok(MountPermit {
+        grant: &grant.name,
+        target: mount.target.clone(),
+        kind,
+        attributes: grant.terms.forced(&mount.kind) | restrictions(mount.options),
+        shared_target: grant.terms.shared_target,
+        propagation,
+        lease: mount.lease,
+    })
+}
+
+/// What is lifted, the peer could have left out when it made the mount; so a
+/// remount gives nobody more than an unmount and a mount.
+fn consider_remount<'p>(
+    grant: &'p Grant,
+    peer: &Peer,
+    remount: &Remount,
+) -> Result<RemountPermit<'p>, Check> {
+    if !grant.terms.remount {
+        return Err(Check::Remount);
+    }
+    let mut set = remount.set | grant.terms.force;
+    let mut permitted_lift = None;
+    if let Some(Lift { attributes, kind }) = &remount.lift {
+        check_kind(grant, peer, kind)?;
+        let forced = grant.terms.forced(kind);
+        if attributes.intersects(forced) {
+            return Err(Check::Forced);
+        }
+        set |= forced;
+        permitted_lift = Some(PermittedLift {
+            attributes: *attributes,
+            kind: permitted(grant, peer, kind)?,
+        });
+    }
+    Ok(RemountPermit {
+        grant: &grant.name,
+        target: remount.target.clone(),
+        set,
+        lift: permitted_lift,
+        id: remount.id,
+    })
+}
+
+/// Whether the kind, and its source, are granted at all.
+fn check_kind(grant: &Grant, peer: &Peer, kind: &Kind) -> Result<(), Check> {
+    match kind {
         Kind::Bind { source, recursive } => {
             let bind = grant.terms.bind.as_ref().ok_or(Check::Kind)?;
-            if bind.read_only {
-                attributes |= MountAttributes::READ_ONLY;
-            }
-            check_bind(grant, bind, peer, source, *recursive)?;
-            check_options(grant, mount.options)?;
-            PermittedKind::Bind {
-                source: source.clone(),
-                recursive: *recursive,
-            }
+            check_bind(grant, bind, peer, source, *recursive)
         }
+        Kind::Tmpfs { .. } => grant.terms.tmpfs.map(drop).ok_or(Check::Kind),
+        Kind::Block {
+            device, filesystem, ..
+        } => {
+            let block = grant.terms.block.as_ref().ok_or(Check::Kind)?;
+            check_block(grant, block, peer, device, filesystem)
+        }
+        Kind::Fuse { .. } => grant.terms.fuse.as_ref().map(drop).ok_or(Check::Kind),
+    }
+}
+
+/// The kind with every value decided.
+fn permitted(grant: &Grant, peer: &Peer, kind: &Kind) -> Result<PermittedKind, Check> {
+    match kind {
+        Kind::Bind { source, recursive } => Ok(PermittedKind::Bind {
+            source: source.clone(),
+            recursive: *recursive,
+        }),
         Kind::Tmpfs { size, inodes, mode } => {
             let tmpfs = grant.terms.tmpfs.ok_or(Check::Kind)?;
-            check_options(grant, mount.options)?;
             let size = size.unwrap_or(tmpfs.max_size);
             let inodes = inodes.unwrap_or(tmpfs.max_inodes);
             check_tmpfs(tmpfs, size, inodes)?;
-            PermittedKind::Tmpfs {
+            Ok(PermittedKind::Tmpfs {
                 size,
                 inodes,
                 mode: mode.unwrap_or(TmpfsMode::OWNER_ONLY),
                 uid: peer.uid,
                 gid: peer.gid,
-            }
+            })
         }
+        Kind::Block {
+            device,
+            filesystem,
+            options,
+        } => {
+            let block = grant.terms.block.as_ref().ok_or(Check::Kind)?;
+            if block.refused(options.iter()).is_some() {
+                return Err(Check::FilesystemOption);
+            }
+            Ok(PermittedKind::Block {
+                device: device.clone(),
+                filesystem: filesystem.clone(),
+                options: options.clone(),
+            })
+        }
+        Kind::Fuse { .. } => {
+            let fuse = grant.terms.fuse.as_ref().ok_or(Check::Kind)?;
+            permitted_fuse(fuse, peer, kind).map(PermittedKind::Fuse)
+        }
+    }
+}
+
+fn check_block(
+    grant: &Grant,
+    block: &BlockTerms,
+    peer: &Peer,
+    device: &AbsPath,
+    filesystem: &FilesystemName,
+) -> Result<(), Check> {
+    let granted = grant.terms.devices(peer.uid);
+    if !granted.iter().any(|pattern| is_device(pattern, device)) {
+        return Err(Check::Device);
+    }
+    if !block.filesystems.contains(filesystem) {
+        return Err(Check::Filesystem);
+    }
+    Ok(())
+}
+
+/// Whether a pattern describes the path of a device. Names that are not text are no
+/// device's.
+fn is_device(pattern: &AbsPath, device: &AbsPath) -> bool {
+    let texts = (pattern.as_path().to_str(), device.as_path().to_str());
+    matches!(texts, (Some(pattern), Some(device)) if pattern::matches(pattern, device))
+}
+
+fn permitted_fuse(terms: &FuseTerms, peer: &Peer, kind: &Kind) -> Result<PermittedFuse, Check> {
+    let Kind::Fuse {
+        subtype,
+        source,
+        allow_other,
+        default_permissions,
+        max_read,
+    } = kind
+    else {
+        return Err(Check::Kind);
     };
-    Ok(MountPermit {
-        grant: &grant.name,
-        target: mount.target.clone(),
-        kind,
-        attributes,
-        shared_target: grant.terms.shared_target,
-        lease: mount.lease,
+    if !terms.has_subtype(subtype) {
+        return Err(Check::Subtype);
+    }
+    if source
+        .as_ref()
+        .is_some_and(|source| !terms.has_source(source))
+    {
+        return Err(Check::SourceName);
+    }
+    if *allow_other && !terms.allow_other {
+        return Err(Check::AllowOther);
+    }
+    Ok(PermittedFuse {
+        subtype: subtype.clone(),
+        source: source.clone(),
+        allow_other: *allow_other,
+        default_permissions: *default_permissions || terms.default_permissions,
+        max_read: *max_read,
+        uid: peer.uid,
+        gid: peer.gid,
     })
 }
 

@@ -19,6 +19,7 @@ mod judge;
 mod limits;
 mod lint;
 mod parse;
+mod pattern;
 mod peer;
 mod policy;
 mod protected;
@@ -32,4 +33,7 @@ pub use limits::Limits;
 pub use lint::Warning;
 pub use peer::{Accounts, Peer};
 pub use policy::{Places, Policy};
-pub use verdict::{MountPermit, Permit, PermittedKind, UnmountPermit, Verdict};
+pub use verdict::{
+    MountPermit, Permit, PermittedFuse, PermittedKind, PermittedLift, RemountPermit, UnmountPermit,
+    Verdict,
+};

@@ -1,11 +1,12 @@
 //! What is legal and unwise.
 
+mod filesystems;
 mod roots;
 mod subjects;
 
 use std::fmt;
 
-use mountwarden_protocol::MountAttributes;
+use mountwarden_protocol::{MountAttributes, Propagation};
 
 use crate::Limits;
 use crate::grant::Grant;
@@ -38,7 +39,9 @@ pub(crate) fn lint(limits: &Limits, grants: &[Grant], protected: &Protected) -> 
         messages.extend(shadowed(grant, earlier));
         messages.extend(subjects::warnings(&grant.terms));
         messages.extend(flags(grant));
+        messages.extend(spreading(grant));
         messages.extend(roots::targets(&grant.terms));
+        messages.extend(filesystems::warnings(&grant.terms));
         messages.extend(roots::shared(grant, earlier));
         messages.extend(roots::sources(&grant.terms, protected));
         messages.extend(roots::overlap(&grant.terms));
@@ -72,6 +75,15 @@ fn shadowed(grant: &Grant, earlier: &[Grant]) -> Option<String> {
                 other.name
             )
         })
+}
+
+fn spreading(grant: &Grant) -> Option<String> {
+    let shared = grant.terms.propagation.contains(&Propagation::Shared);
+    shared.then(|| {
+        "propagation holds shared: what is mounted on a shared bind, or unmounted from it, is so at \
+         its source too, and in every namespace that shares it"
+            .to_owned()
+    })
 }
 
 fn flags(grant: &Grant) -> impl Iterator<Item = String> {

@@ -1,5 +1,6 @@
 //! From text to [`Policy`].
 
+mod filesystems;
 mod grant;
 mod limits;
 mod subjects;
@@ -17,6 +18,10 @@ use toml_reader::{Table, Value};
 
 /// The longest policy in bytes; a text that is longer is no policy.
 const MAX_TEXT: usize = 1024 * 1024;
+
+/// The most names of types and options: the helper has a place for so many, which
+/// nothing can write once the policy was read.
+const MAX_NAMES: usize = 255;
 
 /// The version of the format.
 const VERSION: u64 = 1;
@@ -42,7 +47,7 @@ pub(crate) fn policy(text: &str, accounts: &dyn Accounts) -> Result<Policy, Faul
         return Err(version.fault(format!("version must be {VERSION}, the only one there is")));
     }
     let top = top.only(&["version", "limits", "confinement", "grant"])?;
-    Ok(Policy {
+    let policy = Policy {
         limits: match top.get("limits") {
             Some(value) => limits::limits(&value)?,
             None => Limits::default(),
@@ -56,7 +61,15 @@ pub(crate) fn policy(text: &str, accounts: &dyn Accounts) -> Result<Policy, Faul
             None => Vec::new(),
         },
         protected: Protected::built_in(),
-    })
+    };
+    let names = policy.kernel_names().len();
+    if names > MAX_NAMES {
+        return Err(top.fault(format!(
+            "the grants name {names} types of file systems and keys of their options, and may \
+             name {MAX_NAMES}"
+        )));
+    }
+    Ok(policy)
 }
 
 fn landlock_abi(value: &Value<'_>) -> Result<u32, Fault> {

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use mountwarden_protocol::{AbsPath, Operation};
+use mountwarden_protocol::{AbsPath, FilesystemName, Operation};
 
 use crate::grant::{Grant, distinct};
 use crate::protected::Protected;
@@ -26,6 +26,10 @@ pub struct Places {
     pub sources: Vec<AbsPath>,
     /// Where it may mount: what lies beneath these.
     pub targets: Vec<AbsPath>,
+    /// Whether a grant has file systems on devices.
+    pub block: bool,
+    /// Whether a grant has FUSE file systems.
+    pub fuse: bool,
 }
 
 impl Policy {
@@ -93,6 +97,27 @@ impl Policy {
         Places {
             sources: distinct(own().flat_map(|grant| grant.terms.source_roots(peer.uid))),
             targets: distinct(own().flat_map(|grant| grant.terms.target_roots(peer.uid))),
+            block: own().any(|grant| grant.terms.block.is_some()),
+            fuse: own().any(|grant| grant.terms.fuse.is_some()),
         }
+    }
+
+    /// Whether any grant has FUSE file systems.
+    #[must_use]
+    pub fn grants_fuse(&self) -> bool {
+        self.grants.iter().any(|grant| grant.terms.fuse.is_some())
+    }
+
+    /// Every type of file system and every key of an option that a grant names: all
+    /// that the kernel is ever given as such from a request.
+    #[must_use]
+    pub fn kernel_names(&self) -> BTreeSet<&str> {
+        let blocks = || self.grants.iter().filter_map(|g| g.terms.block.as_ref());
+        let filesystems = blocks().flat_map(|block| &block.filesystems);
+        let options = blocks().flat_map(|block| &block.options);
+        filesystems
+            .map(FilesystemName::as_str)
+            .chain(options.map(|option| option.key.as_str()))
+            .collect()
     }
 }

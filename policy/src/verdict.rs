@@ -1,6 +1,9 @@
 //! What the policy says of one operation.
 
-use mountwarden_protocol::{AbsPath, MountAttributes, MountId, TmpfsInodes, TmpfsMode, TmpfsSize};
+use mountwarden_protocol::{
+    AbsPath, FilesystemName, FilesystemOptions, FuseSubtype, MountAttributes, MountId, Propagation,
+    SourceName, TmpfsInodes, TmpfsMode, TmpfsSize,
+};
 
 use crate::Denial;
 
@@ -33,6 +36,8 @@ pub enum Permit<'p> {
     Mount(MountPermit<'p>),
     /// An unmount.
     Unmount(UnmountPermit<'p>),
+    /// A change of a mount's attributes.
+    Remount(RemountPermit<'p>),
 }
 
 impl<'p> Permit<'p> {
@@ -42,6 +47,7 @@ impl<'p> Permit<'p> {
         match self {
             Self::Mount(permit) => permit.grant,
             Self::Unmount(permit) => permit.grant,
+            Self::Remount(permit) => permit.grant,
         }
     }
 }
@@ -61,6 +67,8 @@ pub struct MountPermit<'p> {
     pub attributes: MountAttributes,
     /// Whether the target may lie on a mount that other namespaces share.
     pub shared_target: bool,
+    /// How mounts beneath it spread.
+    pub propagation: Propagation,
     /// Whether the mount ends with the peer's connection. That takes no grant: it
     /// only ever means less.
     pub lease: bool,
@@ -97,6 +105,37 @@ pub enum PermittedKind {
         /// The group of its root directory: the peer's.
         gid: u32,
     },
+    /// A file system on a block device.
+    Block {
+        /// The device, or a symbolic link to it.
+        device: AbsPath,
+        /// The type of the file system.
+        filesystem: FilesystemName,
+        /// Its own options, each of which is granted. Where the attributes have
+        /// [`MountAttributes::READ_ONLY`], the device is not written either.
+        options: FilesystemOptions,
+    },
+    /// A file system that a program of the peer serves.
+    Fuse(PermittedFuse),
+}
+
+/// A FUSE file system, with every value decided.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PermittedFuse {
+    /// What the mount table calls the type, after `fuse.`.
+    pub subtype: FuseSubtype,
+    /// What the mount table shows as the source; `None` for the subtype.
+    pub source: Option<SourceName>,
+    /// Other users may use it too.
+    pub allow_other: bool,
+    /// The kernel checks permissions.
+    pub default_permissions: bool,
+    /// The most bytes of one read.
+    pub max_read: Option<u32>,
+    /// The user whose program serves it: the peer.
+    pub uid: u32,
+    /// That user's group: the peer's.
+    pub gid: u32,
 }
 
 /// An unmount that may be done.
@@ -119,4 +158,29 @@ impl<'p> UnmountPermit<'p> {
     pub fn grant(&self) -> &'p str {
         self.grant
     }
+}
+
+/// A change of attributes that may be made.
+#[must_use]
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RemountPermit<'p> {
+    /// The name of the grant that allows it.
+    pub grant: &'p str,
+    /// Where the mount is attached.
+    pub target: AbsPath,
+    /// What it gets: what was asked for and what is forced.
+    pub set: MountAttributes,
+    /// What it loses.
+    pub lift: Option<PermittedLift>,
+    /// Only if the topmost mount at the target has this id.
+    pub id: Option<MountId>,
+}
+
+/// Attributes that a mount may lose, if it is what was said.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PermittedLift {
+    /// Which; none that the grant forces.
+    pub attributes: MountAttributes,
+    /// What the mount must be.
+    pub kind: PermittedKind,
 }

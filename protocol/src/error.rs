@@ -76,6 +76,25 @@ open_enum! {
         /// The target lies on a mount that other namespaces share, and the grant
         /// does not allow that.
         SharedTarget = 11, "shared-target";
+        /// The grant does not allow to change the attributes of a mount.
+        RemountNotGranted = 12, "remount-not-granted";
+        /// An attribute was to be lifted that the grant, or the mount that the
+        /// source lies on, forces.
+        AttributeForced = 13, "attribute-forced";
+        /// The grant allows only mounts of another propagation.
+        PropagationNotGranted = 14, "propagation-not-granted";
+        /// The device is none of those that the grant has.
+        DeviceNotGranted = 15, "device-not-granted";
+        /// The type of the file system is none of those that the grant has.
+        FilesystemNotGranted = 16, "filesystem-not-granted";
+        /// An option of the file system is none of those that the grant has.
+        OptionNotGranted = 17, "option-not-granted";
+        /// The subtype of the FUSE file system is none of those that the grant has.
+        SubtypeNotGranted = 18, "subtype-not-granted";
+        /// The name of the source is none of those that the grant has.
+        SourceNameNotGranted = 19, "source-name-not-granted";
+        /// `allow_other` was asked for and the grant does not allow it.
+        AllowOtherNotGranted = 20, "allow-other-not-granted";
     }
 }
 

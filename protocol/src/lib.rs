@@ -11,6 +11,7 @@
 
 mod error;
 pub mod escape;
+mod filesystem;
 pub mod frame;
 mod handshake;
 mod open_enum;
@@ -21,6 +22,10 @@ mod request;
 mod status;
 
 pub use error::{DenyReason, ErrorCode, ErrorReply};
+pub use filesystem::{
+    FilesystemName, FilesystemOption, FilesystemOptions, FuseSubtype, InvalidFilesystem, OptionKey,
+    OptionValue, SourceName,
+};
 pub use handshake::{Features, Hello, HelloReply, Refusal, VERSION, Versions, Welcome};
 pub use options::{
     InvalidOption, MountAttributes, MountId, MountOptions, TmpfsInodes, TmpfsMode, TmpfsSize,
@@ -30,5 +35,5 @@ pub use reply::{
     Explanation, ListPage, MountInfo, Mounted, Outcome, ProbeAnswer, Probed, Reply, TmpfsLimits,
     Unmounted,
 };
-pub use request::{Kind, Mount, Operation, Request, Unmount};
+pub use request::{Kind, Lift, Mount, Operation, Propagation, Remount, Request, Unmount};
 pub use status::{Counters, LandlockReport, Limits, Role, RoleReport, Status};

@@ -19,6 +19,8 @@ pub enum Reply {
     Explained(Explanation),
     /// The helper's state.
     Status(Box<Status>),
+    /// A mount has other attributes: the mount as the kernel reports it now.
+    Remounted(MountInfo),
     /// Whether a file system answers.
     Probed(Probed),
 }
@@ -82,6 +84,7 @@ pub enum Explanation {
         /// The name of the grant that allows it.
         grant: String,
         /// The attributes that a mount would get: what was asked and what is forced.
+        /// After a remount it may have more.
         attributes: MountAttributes,
         /// What a tmpfs would get.
         tmpfs: Option<TmpfsLimits>,

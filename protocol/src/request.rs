@@ -4,7 +4,10 @@ use std::num::NonZeroU32;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{AbsPath, MountId, MountOptions, TmpfsInodes, TmpfsMode, TmpfsSize};
+use crate::{
+    AbsPath, FilesystemName, FilesystemOptions, FuseSubtype, MountAttributes, MountId,
+    MountOptions, SourceName, TmpfsInodes, TmpfsMode, TmpfsSize,
+};
 
 /// One request on an open connection; each gets one [`crate::Reply`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -41,6 +44,8 @@ pub enum Operation {
     Mount(Mount),
     /// Unmount.
     Unmount(Unmount),
+    /// Change the attributes of a mount.
+    Remount(Remount),
 }
 
 impl Operation {
@@ -50,23 +55,24 @@ impl Operation {
         match self {
             Self::Mount(mount) => &mount.target,
             Self::Unmount(unmount) => &unmount.target,
+            Self::Remount(remount) => &remount.target,
+        }
+    }
+
+    /// The kind of mount that it is about, where the request names one.
+    #[must_use]
+    pub fn kind(&self) -> Option<&Kind> {
+        match self {
+            Self::Mount(mount) => Some(&mount.kind),
+            Self::Unmount(_) => None,
+            Self::Remount(remount) => remount.lift.as_ref().map(|lift| &lift.kind),
         }
     }
 
     /// The path that is mounted, for kinds that have one.
     #[must_use]
     pub fn source(&self) -> Option<&AbsPath> {
-        match self {
-            Self::Mount(Mount {
-                kind: Kind::Bind { source, .. },
-                ..
-            }) => Some(source),
-            Self::Mount(Mount {
-                kind: Kind::Tmpfs { .. },
-                ..
-            })
-            | Self::Unmount(_) => None,
-        }
+        self.kind()?.source()
     }
 }
 
@@ -76,12 +82,39 @@ pub struct Mount {
     /// What is mounted.
     pub kind: Kind,
     /// Where it is attached: an existing directory, or a regular file when a
-    /// regular file is bound.
+    /// regular file is bound or a program serves one.
     pub target: AbsPath,
     /// How it is mounted.
     pub options: MountOptions,
+    /// How mounts beneath it spread.
+    pub propagation: Propagation,
     /// It ends with the connection that asks for it, however that ends.
     pub lease: bool,
+}
+
+/// Which other places get what is mounted on a mount, and the other way round
+/// (`mount_namespaces(7)`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
+pub enum Propagation {
+    /// None.
+    #[default]
+    Private,
+    /// It gets what is mounted on its source, and gives nothing.
+    Slave,
+    /// It and its source, and every namespace that shares them, get the same.
+    Shared,
+}
+
+impl Propagation {
+    /// The name as `mount(8)` spells it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Private => "private",
+            Self::Slave => "slave",
+            Self::Shared => "shared",
+        }
+    }
 }
 
 /// What is mounted.
@@ -103,6 +136,53 @@ pub enum Kind {
         /// The mode of its root directory; `None` for [`TmpfsMode::OWNER_ONLY`].
         mode: Option<TmpfsMode>,
     },
+    /// A file system on a block device. Where [`MountOptions::READ_ONLY`] is asked for,
+    /// the device is not written either.
+    Block {
+        /// The device, or a symbolic link to it.
+        device: AbsPath,
+        /// The type of the file system.
+        filesystem: FilesystemName,
+        /// Its own options.
+        options: FilesystemOptions,
+    },
+    /// A file system that a program serves. The reply to a mount brings one
+    /// descriptor: the connected `/dev/fuse` on which the program answers.
+    Fuse {
+        /// What the mount table calls the type, after `fuse.`.
+        subtype: FuseSubtype,
+        /// What the mount table shows as the source; `None` for the subtype.
+        source: Option<SourceName>,
+        /// Other users may use it too (`allow_other` in `mount.fuse3(8)`).
+        allow_other: bool,
+        /// The kernel checks permissions (`default_permissions`).
+        default_permissions: bool,
+        /// The most bytes of one read; `None` for what the kernel takes.
+        max_read: Option<u32>,
+    },
+}
+
+impl Kind {
+    /// The path that is mounted, for kinds that have one.
+    #[must_use]
+    pub fn source(&self) -> Option<&AbsPath> {
+        match self {
+            Self::Bind { source, .. } => Some(source),
+            Self::Block { device, .. } => Some(device),
+            Self::Tmpfs { .. } | Self::Fuse { .. } => None,
+        }
+    }
+
+    /// The kind's name, as the policy and the command line have it.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Bind { .. } => "bind",
+            Self::Tmpfs { .. } => "tmpfs",
+            Self::Block { .. } => "block",
+            Self::Fuse { .. } => "fuse",
+        }
+    }
 }
 
 /// A mount to be ended.
@@ -115,4 +195,27 @@ pub struct Unmount {
     pub lazy: bool,
     /// Only if the topmost mount at the target has this id.
     pub id: Option<MountId>,
+}
+
+/// Attributes to be changed of a mount that is there, and of no mount beneath it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Remount {
+    /// Where it is attached.
+    pub target: AbsPath,
+    /// What it gets.
+    pub set: MountAttributes,
+    /// What it loses.
+    pub lift: Option<Lift>,
+    /// Only if the topmost mount at the target has this id.
+    pub id: Option<MountId>,
+}
+
+/// Attributes that a mount is to lose. What is in [`Remount::set`] too, it keeps.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lift {
+    /// Which.
+    pub attributes: MountAttributes,
+    /// What the mount is. Nothing is lifted from one that is something else, or
+    /// that the peer may not make without these attributes.
+    pub kind: Kind,
 }

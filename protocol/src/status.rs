@@ -120,4 +120,6 @@ pub struct Counters {
     pub delayed: u64,
     /// Mounter processes that ended by a signal, deadlines included.
     pub killed: u64,
+    /// Mounts whose attributes were changed.
+    pub remounted: u64,
 }

@@ -6,8 +6,8 @@ use std::path::Path;
 use clap::error::ErrorKind as UsageKind;
 use mountwarden_protocol::escape::steers;
 use mountwarden_protocol::{
-    Counters, Explanation, LandlockReport, Limits, MountAttributes, MountInfo, Outcome, RoleReport,
-    Status,
+    Counters, Explanation, LandlockReport, Limits, MountAttributes, MountInfo, Mounted, Outcome,
+    RoleReport, Status,
 };
 use serde::Serialize;
 use serde_json::ser::{Formatter, Serializer};
@@ -15,20 +15,28 @@ use serde_json::ser::{Formatter, Serializer};
 use super::{Answer, status, text};
 use crate::{Error, Health, Probe};
 
+fn mount(mounted: &Mounted) -> String {
+    print(&Changed {
+        result: match mounted.outcome {
+            Outcome::Mounted => "mounted",
+            Outcome::AlreadyMounted => "already-mounted",
+        },
+        mount: Mount::of(&mounted.mount),
+    })
+}
+
 /// A result.
 pub(super) fn answer(answer: &Answer) -> String {
     match answer {
-        Answer::Mounted(mounted) => print(&Changed {
-            result: match mounted.outcome {
-                Outcome::Mounted => "mounted",
-                Outcome::AlreadyMounted => "already-mounted",
-            },
-            mount: Mount::of(&mounted.mount),
-        }),
+        Answer::Mounted(mounted) => mount(mounted),
         Answer::Unmounted(unmounted) => print(&Unmounted {
             result: "unmounted",
             id: unmounted.id.into(),
             target: path(unmounted.target.as_path()),
+        }),
+        Answer::Remounted(mount) => print(&Changed {
+            result: "remounted",
+            mount: Mount::of(mount),
         }),
         Answer::List(mounts) => print(&mounts.iter().map(Mount::of).collect::<Vec<_>>()),
         Answer::Explained { explanation, .. } => match explanation {

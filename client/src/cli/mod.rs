@@ -6,6 +6,7 @@ mod exit;
 mod hold;
 mod json;
 mod output;
+mod serve;
 mod status;
 mod style;
 mod text;
@@ -18,8 +19,9 @@ use clap::Parser;
 use mountwarden_protocol::{Explanation, MountInfo, Mounted, Operation, Status, Unmounted};
 
 use crate::{Client, Error, Health, Probe};
-use args::{Arguments, Command};
+use args::{Arguments, Change, Command, Kind};
 use exit::Exit;
+use serve::Serving;
 
 /// Runs the command with this process's arguments.
 #[must_use]
@@ -45,6 +47,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
 enum Answer {
     Mounted(Mounted),
     Unmounted(Unmounted),
+    Remounted(MountInfo),
     List(Vec<MountInfo>),
     Explained {
         operation: Operation,
@@ -84,12 +87,20 @@ fn perform(arguments: Arguments) -> Result<Exit, Error> {
         builder = builder.socket(socket);
     }
     let answer = match arguments.command {
+        Command::Change(Change::Mount {
+            kind: Kind::Fuse(served),
+        }) => {
+            let serving = Serving::mount(served, builder.connect()?)?;
+            output::answer(&Answer::Mounted(serving.mounted.clone()), arguments.json);
+            return Err(serving.become_program());
+        }
         Command::Change(change) => match change.into_operation()? {
             Operation::Mount(mount) if mount.lease => {
                 return hold::Held::mount(builder, mount)?.until_interrupted(arguments.json);
             }
             Operation::Mount(mount) => Answer::Mounted(builder.connect()?.mount(mount)?),
             Operation::Unmount(unmount) => Answer::Unmounted(builder.connect()?.unmount(unmount)?),
+            Operation::Remount(remount) => Answer::Remounted(builder.connect()?.remount(remount)?),
         },
         Command::Explain { operation } => {
             let operation = operation.into_operation()?;

@@ -125,7 +125,8 @@ fn write(text: &mut String, status: &Status) -> std::fmt::Result {
     row(text, "denied", counters.denied)?;
     row(text, "failed", counters.failed)?;
     row(text, "delayed", counters.delayed)?;
-    row(text, "killed", counters.killed)
+    row(text, "killed", counters.killed)?;
+    row(text, "remounted", counters.remounted)
 }
 
 fn role(text: &mut String, report: &RoleReport) -> std::fmt::Result {

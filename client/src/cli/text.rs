@@ -16,6 +16,7 @@ pub(super) fn answer(answer: &Answer) -> String {
     match answer {
         Answer::Mounted(mounted) => mount(mounted),
         Answer::Unmounted(unmounted) => unmount(unmounted),
+        Answer::Remounted(mount) => described("Remounted", mount),
         Answer::List(mounts) => list(mounts),
         Answer::Explained {
             operation,
@@ -27,17 +28,21 @@ pub(super) fn answer(answer: &Answer) -> String {
 }
 
 fn mount(mounted: &Mounted) -> String {
+    let what = match mounted.outcome {
+        Outcome::Mounted => "Mounted",
+        Outcome::AlreadyMounted => "Already mounted:",
+    };
+    described(what, &mounted.mount)
+}
+
+fn described(what: &str, mount: &MountInfo) -> String {
     let MountInfo {
         id,
         target,
         filesystem,
         attributes,
         ..
-    } = &mounted.mount;
-    let what = match mounted.outcome {
-        Outcome::Mounted => "Mounted",
-        Outcome::AlreadyMounted => "Already mounted:",
-    };
+    } = mount;
     format!(
         "{GOOD}{what}{GOOD:#} {} at {} ({}, id {id})\n",
         Safe(filesystem),
@@ -109,9 +114,16 @@ fn explain(operation: &Operation, explanation: &Explanation) -> String {
         } => (Safe(grant), *attributes, tmpfs),
     };
     let mut text = format!("{GOOD}Allowed{GOOD:#} by the grant \"{grant}\"");
-    if matches!(operation, Operation::Mount(_)) {
-        text.push_str("; the mount would be ");
-        text.push_str(&flags(attributes));
+    match operation {
+        Operation::Mount(_) => {
+            text.push_str("; the mount would be ");
+            text.push_str(&flags(attributes));
+        }
+        Operation::Remount(_) if !attributes.is_empty() => {
+            text.push_str("; the mount would then have ");
+            text.push_str(&attributes.names().join(","));
+        }
+        Operation::Remount(_) | Operation::Unmount(_) => {}
     }
     if let Some(limits) = tmpfs {
         // Writing to a String cannot fail.

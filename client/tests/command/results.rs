@@ -4,7 +4,8 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 
 use mountwarden_client::protocol::{
-    Kind, ListPage, Mount, MountOptions, Operation, ProbeAnswer, Probed, Reply, Request, Unmount,
+    Kind, Lift, ListPage, Mount, MountOptions, Operation, ProbeAnswer, Probed, Propagation,
+    Remount, Reply, Request, Unmount,
 };
 use mountwarden_client::{
     AbsPath, DenyReason, ErrorCode, ErrorReply, Explanation, MountAttributes, MountInfo, Outcome,
@@ -130,6 +131,7 @@ fn bind(recursive: bool, options: MountOptions) -> Operation {
         },
         target: path("/b"),
         options,
+        propagation: Propagation::Private,
         lease: false,
     })
 }
@@ -144,8 +146,19 @@ fn tmpfs(
         kind: Kind::Tmpfs { size, inodes, mode },
         target: path("/b"),
         options,
+        propagation: Propagation::Private,
         lease: false,
     })
+}
+
+fn spreading(operation: Operation, propagation: Propagation) -> Operation {
+    match operation {
+        Operation::Mount(mount) => Operation::Mount(Mount {
+            propagation,
+            ..mount
+        }),
+        other => other,
+    }
 }
 
 fn unmount(lazy: bool, number: Option<u64>) -> Operation {
@@ -154,6 +167,90 @@ fn unmount(lazy: bool, number: Option<u64>) -> Operation {
         lazy,
         id: number.map(id),
     })
+}
+
+#[test]
+fn a_remount_is_told() {
+    let words = ["remount", "/run/vms/7/scratch", "--noexec"];
+    let ended = answered(&Reply::Remounted(info(77)), &words);
+    assert_eq!(
+        ended.stdout,
+        "Remounted tmpfs at /run/vms/7/scratch (rw,nosuid,nodev, id 77)\n"
+    );
+    assert_eq!(ended.status, 0);
+    let ended = answered(&Reply::Remounted(info(77)), &json_words(&words));
+    assert_eq!(ended.status, 0);
+    assert_eq!(
+        ended.json(),
+        json!({
+            "result": "remounted", "id": 77, "target": "/run/vms/7/scratch",
+            "filesystem": "tmpfs", "root": "/", "flags": ["nosuid", "nodev"],
+        })
+    );
+    let ended = answered(&allowed(None), &[&["explain"], &words[..]].concat());
+    assert_eq!(
+        ended.stdout,
+        "Allowed by the grant \"vm images\"; the mount would then have nosuid\n"
+    );
+}
+
+fn remount(set: MountAttributes, lift: Option<Lift>, number: Option<u64>) -> Operation {
+    Operation::Remount(Remount {
+        target: path("/b"),
+        set,
+        lift,
+        id: number.map(id),
+    })
+}
+
+/// Every flag of a remount, each way.
+#[test]
+fn the_words_become_a_remount() {
+    let all = [
+        ("--read-only", "--read-write", MountAttributes::READ_ONLY),
+        ("--noexec", "--exec", MountAttributes::NO_EXEC),
+        (
+            "--nosymfollow",
+            "--symfollow",
+            MountAttributes::NO_SYMFOLLOW,
+        ),
+        ("--nosuid", "--suid", MountAttributes::NO_SUID),
+        ("--nodev", "--dev", MountAttributes::NO_DEV),
+    ];
+    let none = MountAttributes::empty();
+    let of = |attributes, kind: Kind| Some(Lift { attributes, kind });
+    let bind = || Kind::Bind {
+        source: path("/a"),
+        recursive: false,
+    };
+    let tmpfs = Kind::Tmpfs {
+        size: None,
+        inodes: None,
+        mode: None,
+    };
+    let mut cases = vec![
+        (
+            "remount /b/ --read-only --noexec --id 9".to_owned(),
+            remount(all[0].2 | all[1].2, None, Some(9)),
+        ),
+        (
+            "remount /b --nosuid --read-write --dev --tmpfs".to_owned(),
+            remount(all[3].2, of(all[0].2 | all[4].2, tmpfs), None),
+        ),
+    ];
+    for (set, lifted, attribute) in all {
+        cases.push((format!("remount /b {set}"), remount(attribute, None, None)));
+        cases.push((
+            format!("remount /b {lifted} --source /a/"),
+            remount(none, of(attribute, bind()), None),
+        ));
+    }
+    for (words, operation) in cases {
+        let words: Vec<&str> = words.split(' ').collect();
+        let (ended, log) = scripted(vec![answering(&[Reply::Remounted(info(77))])], &words);
+        assert_eq!(ended.status, 0, "{words:?} {ended:?}");
+        assert_eq!(log, [[Request::Perform(operation)]], "{words:?}");
+    }
 }
 
 /// Every option reaches the helper, and none that was not given.
@@ -184,6 +281,18 @@ fn the_words_become_the_request() {
         (
             "mount bind /a /b --read-only --recursive --noexec --nosymfollow --suid --dev",
             bind(true, MountOptions::all()),
+        ),
+        (
+            "mount bind /a /b --slave",
+            spreading(bind(false, none), Propagation::Slave),
+        ),
+        (
+            "mount bind /a /b --shared",
+            spreading(bind(false, none), Propagation::Shared),
+        ),
+        (
+            "mount tmpfs /b --shared",
+            spreading(tmpfs(None, None, None, none), Propagation::Shared),
         ),
         ("mount tmpfs /b", tmpfs(None, None, None, none)),
         (
@@ -227,6 +336,7 @@ fn the_words_become_the_request() {
         let reply = match operation {
             Operation::Mount(_) => mounted(Outcome::Mounted),
             Operation::Unmount(_) => unmounted(),
+            Operation::Remount(_) => Reply::Remounted(info(77)),
         };
         let words: Vec<&str> = words.split(' ').collect();
         let (ended, log) = scripted(vec![answering(&[reply])], &words);
@@ -406,6 +516,7 @@ Since it started
   failed                7
   delayed               8
   killed                9
+  remounted             10
 "
     );
     let landlock = |roots| {
@@ -436,6 +547,7 @@ Since it started
             "counters": {
                 "connections_open": 1, "connections": 2, "mounted": 3, "already_mounted": 4,
                 "unmounted": 5, "denied": 6, "failed": 7, "delayed": 8, "killed": 9,
+                "remounted": 10,
             },
         })
     );

@@ -4,12 +4,12 @@ use std::num::NonZeroU32;
 use std::time::Duration;
 
 use mountwarden_client::protocol::{
-    Kind, Mount, MountOptions, Operation, ProbeAnswer, Probed, Reply, Request,
-    Unmount as UnmountRequest,
+    Kind, Lift, Mount, MountOptions, Operation, ProbeAnswer, Probed, Propagation,
+    Remount as RemountRequest, Reply, Request, Unmount as UnmountRequest,
 };
 use mountwarden_client::{
-    Bind, Client, DenyReason, ErrorCode, ErrorKind, ErrorReply, Health, InvalidPath, Outcome,
-    Tmpfs, TmpfsInodes, TmpfsMode, TmpfsSize, Unmount,
+    Bind, Client, DenyReason, ErrorCode, ErrorKind, ErrorReply, Health, InvalidPath,
+    MountAttributes, Outcome, Remount, Tmpfs, TmpfsInodes, TmpfsMode, TmpfsSize, Unmount,
 };
 
 use crate::support::{Fake, Step, answering, id, info, mounted, path, send, unmounted, welcomed};
@@ -74,6 +74,7 @@ fn mount_request(kind: Kind, options: MountOptions) -> Request {
         kind,
         target: path("/b"),
         options,
+        propagation: Propagation::Private,
         lease: false,
     }))
 }
@@ -164,6 +165,53 @@ fn an_unmount_takes_what_was_reported() {
             request("/run/vms/7/scratch", false, Some(9)),
         ]
     );
+}
+
+/// Only what is named is set or lifted, and what is lifted says of what.
+#[test]
+fn a_remount_says_what_was_asked_and_no_more() {
+    let plain = || Remount::new("/b").unwrap();
+    let (ro, noexec) = (MountAttributes::READ_ONLY, MountAttributes::NO_EXEC);
+    let bind = Kind::Bind {
+        source: path("/a"),
+        recursive: false,
+    };
+    let tmpfs = Kind::Tmpfs {
+        size: None,
+        inodes: None,
+        mode: None,
+    };
+    let cases = [
+        (plain(), MountAttributes::empty(), None, None),
+        (plain().read_only().no_exec(), ro | noexec, None, None),
+        (plain().set(noexec).id(id(3)), noexec, None, Some(3)),
+        (
+            plain().no_exec().lift_from_bind(ro, "/a").unwrap(),
+            noexec,
+            Some((ro, bind)),
+            None,
+        ),
+        (
+            plain().lift_from_tmpfs(ro | noexec),
+            MountAttributes::empty(),
+            Some((ro | noexec, tmpfs)),
+            None,
+        ),
+    ];
+    for (remount, set, lift, number) in cases {
+        let requests = sent(&[Reply::Remounted(info(7))], |client| {
+            assert_eq!(client.remount(remount.clone()).unwrap(), info(7));
+        });
+        let wanted = Operation::Remount(RemountRequest {
+            target: path("/b"),
+            set,
+            lift: lift.map(|(attributes, kind)| Lift { attributes, kind }),
+            id: number.map(id),
+        });
+        assert_eq!(requests, [Request::Perform(wanted)]);
+    }
+    let error = plain().lift_from_bind(ro, "a/..").unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidRequest);
 }
 
 #[test]

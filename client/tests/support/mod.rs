@@ -277,6 +277,7 @@ pub(crate) fn status() -> Status {
             failed: 7,
             delayed: 8,
             killed: 9,
+            remounted: 10,
         },
     }
 }

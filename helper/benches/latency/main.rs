@@ -15,6 +15,7 @@ mod chain;
 mod crowd;
 mod fairness;
 mod flood;
+mod kinds;
 mod memory;
 mod namespace;
 mod pairs;
@@ -72,9 +73,10 @@ impl Rounds {
 type Section = (&'static str, fn(&Place, &Server, Rounds) -> Outcome<()>);
 
 /// Memory comes first: nothing but the start has touched the helper then.
-const SECTIONS: [Section; 5] = [
+const SECTIONS: [Section; 6] = [
     ("memory", memory::run),
     ("pairs", pairs::run),
+    ("kinds", kinds::run),
     ("connect", connect),
     ("crowd", crowd::run),
     ("fairness", fairness::run),

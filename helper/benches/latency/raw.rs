@@ -19,7 +19,8 @@ pub(crate) fn bind(source: &Path, target: &Path) -> Outcome<()> {
     let target = open(target)?;
     let source = open(source)?;
     let clone = clone_tree(source.as_fd(), false)?;
-    restrict(clone.as_fd(), ATTRIBUTES, false)?;
+    let private = MsFlags::MS_PRIVATE.bits();
+    restrict(clone.as_fd(), ATTRIBUTES, private, false)?;
     attach(clone.as_fd(), target.as_fd())?;
     Ok(())
 }

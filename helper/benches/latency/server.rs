@@ -77,9 +77,9 @@ impl Place {
                 source.display(),
             )
         };
-        let limits = match limits {
+        let figures = match limits {
             // No limit may be what is measured.
-            Limits::None => {
+            Limits::None | Limits::NoneAllKinds => {
                 "connections_per_user = 1024\n\
                  mounts_per_user = 1000000\n\
                  requests_per_second = 1000000\n"
@@ -89,7 +89,17 @@ impl Place {
         };
         let ours = grant("bench", geteuid().as_raw(), "target");
         let noisy = grant("noisy", flood::UID, "noisy");
-        format!("version = 1\n[limits]\n{limits}{ours}{noisy}")
+        let more = match limits {
+            Limits::NoneAllKinds => {
+                "[grant.block]\n\
+                 device = [\"/dev/loop*\"]\n\
+                 filesystems = [\"ext4\"]\n\
+                 [grant.fuse]\n\
+                 subtypes = [\"none\"]\n"
+            }
+            _ => "",
+        };
+        format!("version = 1\n[limits]\n{figures}{ours}{more}{noisy}")
     }
 }
 
@@ -105,6 +115,9 @@ impl Drop for Place {
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Limits {
     None,
+    /// As `None`, of a user who is granted every kind of mount. A mounter's filter is as
+    /// long as its peer's grants are many.
+    NoneAllKinds,
     Default,
 }
 
@@ -120,6 +133,7 @@ impl Server {
         // Not in the root: what lies above the socket's directory must not be /tmp.
         let socket = place.at(match limits {
             Limits::None => "run/socket",
+            Limits::NoneAllKinds => "run/kinds",
             Limits::Default => "run/limited",
         });
         fs::write(&policy, place.policy(limits))?;

@@ -221,6 +221,7 @@ impl Tour {
             let refusal = match operation {
                 Operation::Mount(mount) => self.client.mount(mount).map(drop),
                 Operation::Unmount(unmount) => self.client.unmount(unmount).map(drop),
+                Operation::Remount(remount) => self.client.remount(remount).map(drop),
             };
             match refusal {
                 Err(error) if error.reason() == Some(reason) => {

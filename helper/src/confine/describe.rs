@@ -9,6 +9,7 @@ use mountwarden_protocol::Role;
 
 use super::capabilities::Holding;
 use super::entry::{Check, Entry, Value};
+use super::tables::Kinds;
 use super::{landlock, limits, tables};
 use crate::table::Source;
 use crate::{mounter, session};
@@ -92,7 +93,7 @@ pub(crate) fn text(source: Source) -> String {
 fn text_of_roles(text: &mut String, source: Source) -> std::fmt::Result {
     for role in ROLES {
         let facts = facts(role, source);
-        let entries = tables::of(role, source);
+        let entries = tables::of(role, source, Kinds::ALL);
         writeln!(text, "\n{role}: {}", facts.is)?;
         writeln!(text, "  user          {}", facts.user)?;
         let held = capability(role).unwrap_or("none");
@@ -113,7 +114,11 @@ fn text_of_roles(text: &mut String, source: Source) -> std::fmt::Result {
         writeln!(text, "  descriptors   {}", facts.descriptors)?;
         writeln!(text, "  system calls  {}", system_calls(&entries))?;
         for entry in &entries {
-            writeln!(text, "    {:<24} {}", call_name(entry), entry.why)?;
+            let granted = entry
+                .granted
+                .map(|kinds| format!(" [where granted: {kinds}]"));
+            let granted = granted.unwrap_or_default();
+            writeln!(text, "    {:<24} {}{granted}", call_name(entry), entry.why)?;
             for form in &entry.forms {
                 let checks: Vec<String> = form
                     .iter()
@@ -141,7 +146,7 @@ pub(crate) fn json(source: Source) -> String {
 
 fn json_of_role(role: Role, source: Source) -> String {
     let facts = facts(role, source);
-    let entries = tables::of(role, source);
+    let entries = tables::of(role, source, Kinds::ALL);
     object([
         ("role", string(&role.to_string())),
         ("is", string(facts.is)),
@@ -176,6 +181,7 @@ fn json_of_entry(entry: &Entry) -> String {
         ("call", string(&call_name(entry))),
         ("number", entry.number.to_string()),
         ("why", string(entry.why)),
+        ("granted", entry.granted.map_or("null".to_owned(), string)),
         (
             "forms",
             array(&entry.forms, |form| array(form, json_of_check)),
@@ -192,6 +198,7 @@ fn json_of_check(check: &Check) -> String {
         Value::Long { bits, .. } => ("long", bits.to_string()),
         Value::Pinned(text) => ("pinned", string(&text.text().to_string_lossy())),
         Value::NameBuffer => ("name_buffer", "true".to_owned()),
+        Value::PolicyName => ("policy_name", "true".to_owned()),
     };
     object([
         ("argument", check.index.to_string()),

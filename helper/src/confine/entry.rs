@@ -3,6 +3,8 @@
 
 use std::fmt;
 
+use seccompiler::SeccompCmpOp;
+
 use crate::sys::pinned::{self, Pinned};
 
 /// One system call of a table.
@@ -13,6 +15,8 @@ pub(super) struct Entry {
     pub(super) why: &'static str,
     /// Any of these must hold; with none of them, every argument is allowed.
     pub(super) forms: Vec<Vec<Check>>,
+    /// The kinds of mount, of which the peer must be granted one; `None` for all peers.
+    pub(super) granted: Option<&'static str>,
 }
 
 /// What one argument must be.
@@ -37,6 +41,8 @@ pub(super) enum Value {
     Pinned(Pinned),
     /// The address of the one buffer that holds a name.
     NameBuffer,
+    /// The address of one of the names that the policy brought, which nothing can change.
+    PolicyName,
 }
 
 impl fmt::Display for Value {
@@ -46,6 +52,7 @@ impl fmt::Display for Value {
             Self::AtLeast { bits } => write!(f, "{bits} or more"),
             Self::Pinned(string) => write!(f, "pinned {:?}", string.text()),
             Self::NameBuffer => f.write_str("the name buffer"),
+            Self::PolicyName => f.write_str("a pinned name of the policy"),
         }
     }
 }
@@ -76,6 +83,7 @@ macro_rules! call {
             number: $number,
             why: $why,
             forms: vec![$(vec![$($check),+]),*],
+            granted: None,
         }
     };
 }
@@ -144,14 +152,38 @@ pub(super) fn name_buffer(index: u8) -> Check {
     }
 }
 
+pub(super) fn policy_name(index: u8, name: &'static str) -> Check {
+    let value = Value::PolicyName;
+    Check { index, name, value }
+}
+
+/// A comparison that a filter makes of one argument.
+pub(super) enum Comparison {
+    /// Of its low 32 bits.
+    Low(SeccompCmpOp, u64),
+    /// Of all of it.
+    Whole(SeccompCmpOp, u64),
+}
+
 impl Value {
-    /// What the filter compares with, and whether it is the whole argument.
-    pub(super) fn compared(self) -> (u64, bool) {
+    /// What the filter compares: all of these hold.
+    pub(super) fn comparisons(self) -> Vec<Comparison> {
+        let whole = |value| vec![Comparison::Whole(SeccompCmpOp::Eq, value)];
         match self {
-            Self::Int { bits, .. } | Self::AtLeast { bits } => (bits.into(), false),
-            Self::Long { bits, .. } => (bits, true),
-            Self::Pinned(string) => (string.address(), true),
-            Self::NameBuffer => (pinned::name_buffer_address(), true),
+            Self::Int { bits, .. } => vec![Comparison::Low(SeccompCmpOp::Eq, bits.into())],
+            Self::AtLeast { bits } => vec![Comparison::Low(SeccompCmpOp::Ge, bits.into())],
+            Self::Long { bits, .. } => whole(bits),
+            Self::Pinned(string) => whole(string.address()),
+            Self::NameBuffer => whole(pinned::name_buffer_address()),
+            Self::PolicyName => {
+                let (first, last, apart) = pinned::names_range();
+                let within = apart.saturating_sub(1);
+                vec![
+                    Comparison::Whole(SeccompCmpOp::Ge, first),
+                    Comparison::Whole(SeccompCmpOp::Le, last),
+                    Comparison::Whole(SeccompCmpOp::MaskedEq(within), 0),
+                ]
+            }
         }
     }
 }

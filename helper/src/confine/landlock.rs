@@ -142,7 +142,7 @@ pub(super) fn restrict(domain: &Domain) -> Result<LandlockReport, ConfineError> 
         Domain::Reads(roots) => {
             let count = u32::try_from(roots.len()).unwrap_or(u32::MAX);
             for root in roots {
-                let access = readable(root);
+                let access = readable(root, abi);
                 rules = rules.add_rule(PathBeneath::new(root, access))?;
             }
             Some(count)
@@ -159,14 +159,17 @@ pub(super) fn restrict(domain: &Domain) -> Result<LandlockReport, ConfineError> 
     })
 }
 
-/// A rule for a regular file may not name rights that only directories have.
-fn readable(root: &OwnedFd) -> BitFlags<AccessFs> {
-    let directory = nix::sys::stat::fstat(root)
-        .is_ok_and(|status| status.st_mode & libc::S_IFMT == libc::S_IFDIR);
-    if directory {
-        AccessFs::ReadFile | AccessFs::ReadDir
-    } else {
-        AccessFs::ReadFile.into()
+/// A rule for a file may not name rights that only directories have. A device can only be
+/// `/dev/fuse`, which a client's program is to serve a file system on.
+fn readable(root: &OwnedFd, abi: ABI) -> BitFlags<AccessFs> {
+    let kind = nix::sys::stat::fstat(root).map(|status| status.st_mode & libc::S_IFMT);
+    match kind {
+        Ok(libc::S_IFDIR) => AccessFs::ReadFile | AccessFs::ReadDir,
+        Ok(libc::S_IFCHR) => {
+            let served = AccessFs::ReadFile | AccessFs::WriteFile | AccessFs::IoctlDev;
+            served & AccessFs::from_all(abi)
+        }
+        _ => AccessFs::ReadFile.into(),
     }
 }
 

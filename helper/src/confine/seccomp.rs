@@ -9,13 +9,13 @@ use std::collections::BTreeMap;
 
 use mountwarden_protocol::Role;
 use seccompiler::{
-    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
+    BackendError, BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCondition, SeccompFilter,
     SeccompRule, TargetArch,
 };
 
 use super::ConfineError;
-use super::entry::{Check, Entry, Value};
-use super::tables;
+use super::entry::{Check, Comparison, Entry};
+use super::tables::{self, Kinds};
 use crate::table::Source;
 
 /// A compiled filter.
@@ -30,18 +30,31 @@ pub(crate) struct Filters {
     pub(crate) gate: Filter,
     pub(crate) session: Filter,
     pub(crate) warden: Filter,
-    pub(crate) mounter: Filter,
+    /// One for each set of kinds that a peer can be granted.
+    mounters: Vec<(Kinds, Filter)>,
 }
 
 impl Filters {
     pub(crate) fn compile(source: Source) -> Result<Self, ConfineError> {
-        let filter = |role| Filter::compile(&tables::of(role, source));
+        let filter = |role| Filter::compile(&tables::of(role, source, Kinds::ALL));
+        let mounter = |kinds| {
+            let filter = Filter::compile(&tables::of(Role::Mounter, source, kinds))?;
+            Ok((kinds, filter))
+        };
         Ok(Self {
             gate: filter(Role::Gate)?,
             session: filter(Role::Session)?,
             warden: filter(Role::Warden)?,
-            mounter: filter(Role::Mounter)?,
+            mounters: Kinds::sets()
+                .map(mounter)
+                .collect::<Result<_, ConfineError>>()?,
         })
+    }
+
+    /// The filter of a mounter whose peer is granted these kinds.
+    pub(crate) fn mounter(&self, kinds: Kinds) -> Option<&Filter> {
+        let mut filters = self.mounters.iter();
+        filters.find_map(|(of, filter)| (*of == kinds).then_some(filter))
     }
 }
 
@@ -86,7 +99,7 @@ fn merge(entries: &[Entry]) -> Result<BTreeMap<i64, Vec<SeccompRule>>, ConfineEr
             *rules = None;
         } else if let Some(rules) = rules {
             for form in &entry.forms {
-                let conditions: Result<Vec<_>, _> = form.iter().map(condition).collect();
+                let conditions: Result<Vec<_>, _> = form.iter().flat_map(conditions).collect();
                 rules.push(
                     SeccompRule::new(conditions.map_err(ConfineError::from)?)
                         .map_err(ConfineError::from)?,
@@ -100,16 +113,19 @@ fn merge(entries: &[Entry]) -> Result<BTreeMap<i64, Vec<SeccompRule>>, ConfineEr
         .collect())
 }
 
-fn condition(check: &Check) -> Result<SeccompCondition, seccompiler::BackendError> {
-    let (value, whole) = check.value.compared();
-    let width = if whole {
-        SeccompCmpArgLen::Qword
-    } else {
-        SeccompCmpArgLen::Dword
+/// The comparisons of one check, each of which must hold.
+fn conditions(check: &Check) -> Vec<Result<SeccompCondition, BackendError>> {
+    let condition = |comparison| {
+        let (width, operator, value) = match comparison {
+            Comparison::Low(operator, value) => (SeccompCmpArgLen::Dword, operator, value),
+            Comparison::Whole(operator, value) => (SeccompCmpArgLen::Qword, operator, value),
+        };
+        SeccompCondition::new(check.index, width, operator, value)
     };
-    let operator = match check.value {
-        Value::AtLeast { .. } => SeccompCmpOp::Ge,
-        _ => SeccompCmpOp::Eq,
-    };
-    SeccompCondition::new(check.index, width, operator, value)
+    check
+        .value
+        .comparisons()
+        .into_iter()
+        .map(condition)
+        .collect()
 }

@@ -21,13 +21,42 @@ use libc::{
 };
 use mountwarden_protocol::Role;
 
-use self::privileged::{mounter_checks, mounter_work, warden, warden_child};
+use self::privileged::{
+    mounter_block, mounter_checks, mounter_contexts, mounter_fuse, mounter_work, warden,
+    warden_child,
+};
 use self::unprivileged::{gate, gate_child, session};
 use super::entry::{Check, Entry, Int, Value, call, fd, int, is, long, no_flags, null};
 use crate::table::Source;
 
-/// The table of a role, where the mount table is asked in this way.
-pub(super) fn of(role: Role, source: Source) -> Vec<Entry> {
+/// The kinds of mount, beyond those of every mounter, that a mounter's peer is granted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Kinds {
+    pub(crate) block: bool,
+    pub(crate) fuse: bool,
+}
+
+impl Kinds {
+    pub(crate) const NONE: Self = Self {
+        block: false,
+        fuse: false,
+    };
+    pub(crate) const ALL: Self = Self {
+        block: true,
+        fuse: true,
+    };
+
+    /// Every set of them.
+    pub(crate) fn sets() -> impl Iterator<Item = Self> {
+        let both = [false, true];
+        let sets = move |block| both.map(|fuse| Self { block, fuse });
+        both.into_iter().flat_map(sets)
+    }
+}
+
+/// The table of a role, where the mount table is asked in this way; of a mounter, for a
+/// peer that is granted these kinds.
+pub(super) fn of(role: Role, source: Source, kinds: Kinds) -> Vec<Entry> {
     let tables: &[fn() -> Vec<Entry>] = match role {
         Role::Gate => &[
             every_role,
@@ -47,11 +76,14 @@ pub(super) fn of(role: Role, source: Source) -> Vec<Entry> {
             child_setup,
             warden_child,
             mounter_checks,
-            mounter_work,
         ],
-        Role::Mounter => &[every_role, closing, mounter_checks, mounter_work],
+        Role::Mounter => &[every_role, closing, mounter_checks],
     };
     let mut entries: Vec<Entry> = tables.iter().flat_map(|table| table()).collect();
+    if let Role::Warden | Role::Mounter = role {
+        entries.extend(mounter_work());
+        entries.extend(granted(kinds));
+    }
     entries.extend(mount_table::of(role, source));
     if cfg!(debug_assertions) {
         entries.push(call!(
@@ -61,6 +93,24 @@ pub(super) fn of(role: Role, source: Source) -> Vec<Entry> {
         ));
     }
     entries
+}
+
+/// What a mounter does for a peer that is granted these kinds alone.
+fn granted(kinds: Kinds) -> impl Iterator<Item = Entry> {
+    let tables = [
+        ("block, fuse", kinds.block || kinds.fuse, mounter_contexts()),
+        ("block", kinds.block, mounter_block()),
+        ("fuse", kinds.fuse, mounter_fuse()),
+    ];
+    tables
+        .into_iter()
+        .filter(|(_, is_granted, _)| *is_granted)
+        .flat_map(|(kinds, _, table)| {
+            table.into_iter().map(move |entry| Entry {
+                granted: Some(kinds),
+                ..entry
+            })
+        })
 }
 
 fn every_role() -> Vec<Entry> {

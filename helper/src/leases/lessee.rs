@@ -29,6 +29,8 @@ pub(crate) struct Lessee {
 #[must_use]
 pub(crate) struct Lease<'a> {
     lessee: &'a Lessee,
+    place: usize,
+    /// The mount, once it has been named.
     id: u64,
     kept: bool,
 }
@@ -44,10 +46,11 @@ impl Lessee {
         }
     }
 
-    /// Has the warden hold what ends the mount `id`. It does when this returns; the
-    /// request's deadline bounds the wait.
-    pub(crate) fn take(&self, id: u64, above: BorrowedFd<'_>) -> Result<Lease<'_>, NoLease> {
+    /// Has the warden hold the directory above a mount that is being made. It does when
+    /// this returns; the request's deadline bounds the wait.
+    pub(crate) fn take(&self, above: BorrowedFd<'_>) -> Result<Lease<'_>, NoLease> {
         let place = self.places.claim(self.owner, self.limit)?;
+        let id = Places::UNNAMED;
         self.tell(place, id, &[above])?;
         loop {
             match self.places.get(place) {
@@ -58,6 +61,7 @@ impl Lessee {
         }
         Ok(Lease {
             lessee: self,
+            place,
             id,
             kept: false,
         })
@@ -66,23 +70,28 @@ impl Lessee {
     /// Has the warden let go of a mount that has ended, whoever leased it. It waits a
     /// moment for that: what the warden holds keeps the mount above busy.
     pub(crate) fn give_back(&self, id: u64) {
-        // A warden that could not be told finds out when it wants to end the mount.
-        let _ = self.try_give_back(id);
+        let held = |place: &usize| self.holds(*place, id);
+        if let Some(place) = (0..self.places.count()).find(held) {
+            // A warden that could not be told finds out when it wants to end the mount.
+            let _ = self.let_go(place, id);
+        }
     }
 
-    fn try_give_back(&self, id: u64) -> Result<(), Errno> {
-        let is_held = |place| self.places.get(place)[1] == id;
-        let Some(place) = (0..self.places.count()).find(|&place| is_held(place)) else {
-            return Ok(());
-        };
+    fn let_go(&self, place: usize, id: u64) -> Result<(), Errno> {
         self.tell(place, id, &[])?;
         for _ in 0..LOOKS {
-            if !is_held(place) {
+            if !self.holds(place, id) {
                 break;
             }
             order::rest(NAP)?;
         }
         Ok(())
+    }
+
+    /// Whether the warden holds this mount there.
+    fn holds(&self, place: usize, id: u64) -> bool {
+        let [_, held] = self.places.get(place);
+        held == id
     }
 
     fn tell(&self, place: usize, id: u64, above: &[BorrowedFd<'_>]) -> Result<(), Errno> {
@@ -93,6 +102,17 @@ impl Lessee {
 }
 
 impl Lease<'_> {
+    /// Tells the warden which mount it is. It knows when this returns; the request's
+    /// deadline bounds the wait.
+    pub(crate) fn name(&mut self, id: u64) -> Result<(), Errno> {
+        self.lessee.tell(self.place, id, &[])?;
+        while !self.lessee.holds(self.place, id) {
+            order::rest(NAP)?;
+        }
+        self.id = id;
+        Ok(())
+    }
+
     /// The mount is there.
     pub(crate) fn keep(mut self) {
         self.kept = true;
@@ -102,7 +122,8 @@ impl Lease<'_> {
 impl Drop for Lease<'_> {
     fn drop(&mut self) {
         if !self.kept {
-            self.lessee.give_back(self.id);
+            // As when a mount is given back.
+            let _ = self.lessee.let_go(self.place, self.id);
         }
     }
 }

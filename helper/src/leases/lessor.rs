@@ -45,6 +45,8 @@ pub(crate) struct Lessor {
     socket: OwnedFd,
     /// By their places, so that there are never more.
     held: BTreeMap<usize, Held>,
+    /// The directories above mounts that have no id yet, by their places.
+    unnamed: BTreeMap<usize, OwnedFd>,
 }
 
 impl Lessor {
@@ -53,6 +55,7 @@ impl Lessor {
             places,
             socket,
             held: BTreeMap::new(),
+            unnamed: BTreeMap::new(),
         }
     }
 
@@ -76,17 +79,31 @@ impl Lessor {
                 let bytes = words.get(word).copied().unwrap_or_default();
                 u64::from_le_bytes(bytes)
             });
-            let (Ok(place), Ok(id)) = (usize::try_from(place), MountId::try_from(id)) else {
+            let Ok(place) = usize::try_from(place) else {
                 continue;
             };
             match (message.descriptors.into_iter().next(), message.truncated) {
-                (Some(above), _) => self.hold(place, id, above, &peer_of),
+                (Some(above), _) => self.hold_directory(place, above),
                 // The system has no descriptor left.
                 (None, true) => self.places.clear(place),
-                (None, false) => self.let_go(place, id),
+                (None, false) => match (self.unnamed.remove(&place), MountId::try_from(id)) {
+                    (Some(above), Ok(mount)) if id != Places::UNNAMED => {
+                        self.hold(place, mount, above, &peer_of);
+                    }
+                    (Some(_), _) => self.places.clear(place),
+                    (None, Ok(mount)) => self.let_go(place, mount),
+                    (None, Err(_)) => {}
+                },
             }
         }
         Ok(())
+    }
+
+    fn hold_directory(&mut self, place: usize, above: OwnedFd) {
+        if self.places.mounter(place).is_some() && !self.held.contains_key(&place) {
+            self.unnamed.insert(place, above);
+            self.places.set_mount(place, Places::UNNAMED);
+        }
     }
 
     fn hold(
@@ -134,6 +151,7 @@ impl Lessor {
         // What it claimed and had no time to tell of.
         for place in 0..self.places.count() {
             if self.places.mounter(place) == Some(mounter) && !self.held.contains_key(&place) {
+                self.unnamed.remove(&place);
                 self.places.clear(place);
             }
         }

@@ -1,8 +1,9 @@
 //! Leases: mounts that end with the connection that made them, however that ends.
 //!
 //! The mounter that made such a mount may be the process that was killed. So, before it
-//! attaches, the warden holds what it takes to end it: the unique id, and the directory
-//! above the target. Not the mount itself: a descriptor of that would keep it busy.
+//! attaches, the warden holds what it takes to end it: the directory above the target,
+//! which it gets first, since most mounts are made with that closed, and the unique id. Not
+//! the mount itself: a descriptor of that would keep it busy.
 #![forbid(unsafe_code)]
 
 mod lessee;
@@ -29,6 +30,9 @@ impl Places {
     pub(crate) const WORDS: usize = 2;
     /// Nobody's, or no mount's.
     const FREE: u64 = 0;
+    /// Of a mount that is being made. No mount has this id, which stands for a root in
+    /// `listmount(2)`.
+    const UNNAMED: u64 = u64::MAX;
 
     pub(crate) fn new(words: &'static [AtomicU64]) -> Self {
         Self(words.as_chunks().0)
@@ -114,8 +118,9 @@ pub(crate) fn channel() -> Result<(OwnedFd, OwnedFd), Errno> {
     socketpair(AddressFamily::Unix, kind, None, SockFlag::SOCK_CLOEXEC)
 }
 
-/// A message to the warden: the place and the id. With a descriptor it is to be held,
-/// without one to be let go.
+/// A message to the warden: the place and the id. With a descriptor, that is to be held
+/// for a mount without an id yet. Without one, such a mount has this id now, and any other
+/// is to be let go.
 const MESSAGE: usize = 16;
 
 #[cfg(test)]

@@ -7,7 +7,7 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use mountwarden_protocol::{AbsPath, ErrorReply};
+use mountwarden_protocol::{AbsPath, ErrorCode, ErrorReply, MountId};
 use nix::errno::Errno;
 use nix::unistd::fchdir;
 
@@ -67,6 +67,25 @@ impl<'a> Place<'a> {
     pub(super) fn look(&self) -> Result<FileStatus, ErrorReply> {
         self.inside(|name| self.table.status_of_name(name))?
             .map_err(|errno| failure::kernel("cannot look at", self.path, errno))
+    }
+
+    /// The topmost mount at the name, which must be the one that was named, if any.
+    pub(super) fn mounted(&self, wanted: Option<MountId>) -> Result<MountId, ErrorReply> {
+        let (path, status) = (self.path, self.look()?);
+        let (true, Ok(id)) = (status.is_mount_root, MountId::try_from(status.mount)) else {
+            let message = format!("nothing is mounted at {path}");
+            return Err(ErrorReply::new(ErrorCode::NotMounted, message).at(path));
+        };
+        match wanted {
+            Some(wanted) if wanted != id => {
+                let message =
+                    format!("the mount at {path} has the id {id}, not {wanted}; it was left alone");
+                Err(ErrorReply::new(ErrorCode::IdMismatch, message)
+                    .at(path)
+                    .mount(id))
+            }
+            _ => Ok(id),
+        }
     }
 
     /// Unmounts what is attached at the name.

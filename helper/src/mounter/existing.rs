@@ -6,12 +6,16 @@ use std::ops::ControlFlow;
 use std::os::fd::AsFd;
 
 use mountwarden_policy::{MountPermit, PermittedKind};
-use mountwarden_protocol::{AbsPath, ErrorCode, ErrorReply, MountId, Mounted, Outcome};
+use mountwarden_protocol::{
+    AbsPath, ErrorCode, ErrorReply, FilesystemName, MountAttributes, MountId, Mounted, Outcome,
+};
 use nix::errno::Errno;
 use nix::sys::statfs::fstatfs;
 
+use super::device::Device;
 use super::location::Location;
 use super::mount::described;
+use super::origin::Origin;
 use crate::failure;
 use crate::table::{self, Table};
 
@@ -20,31 +24,63 @@ use crate::table::{self, Table};
 pub(super) fn same(
     table: &Table,
     permit: &MountPermit<'_>,
-    source: Option<&Location>,
+    origin: &Origin,
     target: &Location,
 ) -> Result<Mounted, ErrorReply> {
-    let difference = match (&permit.kind, source) {
-        (PermittedKind::Bind { recursive, .. }, Some(source)) => {
-            bind(table, permit, *recursive, source, target)
+    let difference = match shows(table, &permit.kind, origin, target)? {
+        None if table::attributes(&target.mount) != permit.attributes | inherited(origin) => {
+            Some("it has other attributes")
         }
-        _ => tmpfs(permit, target),
+        None if table::propagation(&target.mount) != permit.propagation => {
+            Some("it has another propagation")
+        }
+        None => limits(&permit.kind, target)
+            .map_err(|errno| failure::kernel("cannot examine the mount at", &target.path, errno))?,
+        other => other,
     };
-    let difference = difference
-        .map_err(|errno| failure::kernel("cannot examine the mount at", &target.path, errno))?;
     match difference {
-        None if permit.lease => Err(busy(
+        None if !permit.lease => described(&target.mount, Outcome::AlreadyMounted, &target.path),
+        difference => Err(busy(
             target,
-            "a lease ends what it made, and this was there before",
+            difference.unwrap_or("a lease ends what it made, and this was there before"),
+            "unmount it first, or choose another target",
         )),
-        None => described(&target.mount, Outcome::AlreadyMounted, &target.path),
-        Some(why) => Err(busy(target, why)),
     }
 }
 
-/// How the mount at the target differs from a bind of `source`.
+/// A clone starts with the attributes of the mount that the source lies on.
+pub(super) fn inherited(origin: &Origin) -> MountAttributes {
+    origin
+        .location()
+        .map_or(MountAttributes::empty(), |source| {
+            table::attributes(&source.mount)
+        })
+}
+
+/// How what the mount at the target shows differs from this kind.
+pub(super) fn shows(
+    table: &Table,
+    kind: &PermittedKind,
+    origin: &Origin,
+    target: &Location,
+) -> Result<Option<&'static str>, ErrorReply> {
+    match (kind, origin) {
+        (PermittedKind::Bind { recursive, .. }, Origin::Location(source)) => {
+            bind(table, *recursive, source, target).map_err(|errno| {
+                failure::kernel("cannot examine the mount at", &target.path, errno)
+            })
+        }
+        (PermittedKind::Tmpfs { uid, .. }, _) => Ok(tmpfs(*uid, target)),
+        (PermittedKind::Block { filesystem, .. }, Origin::Device(device)) => {
+            Ok(block(filesystem, device, target))
+        }
+        (PermittedKind::Fuse(_), _) => Ok(Some("a FUSE file system is served once")),
+        _ => Ok(Some("it is of another kind")),
+    }
+}
+
 fn bind(
     table: &Table,
-    permit: &MountPermit<'_>,
     recursive: bool,
     source: &Location,
     target: &Location,
@@ -52,15 +88,29 @@ fn bind(
     if !source.status.is_same_file(&target.status) {
         return Ok(Some("it shows another directory or file"));
     }
-    // A clone starts with the attributes of the mount that the source lies on.
-    let expected = permit.attributes | table::attributes(&source.mount);
-    if table::attributes(&target.mount) != expected {
-        return Ok(Some("it has other attributes"));
-    }
     if recursive && !beneath(table, source)?.is_subset(&beneath(table, target)?) {
         return Ok(Some("it lacks mounts that lie beneath the source"));
     }
     Ok(None)
+}
+
+fn tmpfs(owner: u32, target: &Location) -> Option<&'static str> {
+    if target.mount.filesystem != b"tmpfs" || target.mount.root != b"/" {
+        return Some("it is not a tmpfs");
+    }
+    (target.status.uid != owner).then_some("its owner is somebody else")
+}
+
+/// The options of a file system do not count: it has one set of them, wherever it is
+/// mounted.
+fn block(filesystem: &FilesystemName, device: &Device, target: &Location) -> Option<&'static str> {
+    if target.mount.filesystem != filesystem.as_str().as_bytes() || target.mount.root != b"/" {
+        return Some("it is of another type, or shows a part");
+    }
+    if target.status.device.0 == 0 {
+        return Some("its type does not tell which device it is on");
+    }
+    (target.status.device != device.number).then_some("it is of another device")
 }
 
 /// The places of the mounts beneath a location, relative to it.
@@ -80,24 +130,12 @@ fn beneath(table: &Table, location: &Location) -> Result<BTreeSet<Vec<u8>>, Errn
     Ok(places)
 }
 
-/// How the mount at the target differs from the tmpfs that `permit` describes.
-/// The mode is the owner's to change, so it does not count.
-fn tmpfs(permit: &MountPermit<'_>, target: &Location) -> Result<Option<&'static str>, Errno> {
-    let PermittedKind::Tmpfs {
-        size, inodes, uid, ..
-    } = permit.kind
-    else {
-        return Ok(Some("it is of another kind"));
+/// How the limits of the tmpfs at the target differ from these. The mode is the
+/// owner's to change, so it does not count.
+fn limits(kind: &PermittedKind, target: &Location) -> Result<Option<&'static str>, Errno> {
+    let PermittedKind::Tmpfs { size, inodes, .. } = kind else {
+        return Ok(None);
     };
-    if target.mount.filesystem != b"tmpfs" || target.mount.root != b"/" {
-        return Ok(Some("it is not a tmpfs"));
-    }
-    if table::attributes(&target.mount) != permit.attributes {
-        return Ok(Some("it has other attributes"));
-    }
-    if target.status.uid != uid {
-        return Ok(Some("its owner is somebody else"));
-    }
     let statistics = fstatfs(target.as_fd())?;
     let block = u64::try_from(statistics.block_size()).map_err(|_| Errno::ERANGE)?;
     // The kernel rounds a size up to whole blocks (`tmpfs(5)`).
@@ -108,13 +146,11 @@ fn tmpfs(permit: &MountPermit<'_>, target: &Location) -> Result<Option<&'static 
     Ok(None)
 }
 
-fn busy(target: &Location, why: &str) -> ErrorReply {
+pub(super) fn busy(target: &Location, why: &str, advice: &str) -> ErrorReply {
     let path = &target.path;
     let error = ErrorReply::new(
         ErrorCode::Busy,
-        format!(
-            "{path} holds a different mount: {why}; unmount it first, or choose another target"
-        ),
+        format!("{path} holds a different mount: {why}; {advice}"),
     )
     .at(path);
     match MountId::try_from(target.mount.id) {

@@ -153,7 +153,7 @@ impl FileStatus {
     }
 }
 
-fn refuse(code: ErrorCode, path: &AbsPath, why: &str) -> ErrorReply {
+pub(super) fn refuse(code: ErrorCode, path: &AbsPath, why: &str) -> ErrorReply {
     ErrorReply::new(code, format!("{path} {why}")).at(path)
 }
 

@@ -5,13 +5,18 @@
 //! path and reads no byte of the client.
 #![forbid(unsafe_code)]
 
+mod device;
 mod directory;
 mod ending;
 mod existing;
+mod files;
+mod filesystem;
 pub(crate) mod layout;
 mod location;
 mod lock;
 mod mount;
+mod origin;
+mod remount;
 mod setup;
 mod unmount;
 
@@ -19,27 +24,31 @@ use std::ops::ControlFlow;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use mountwarden_policy::{MountPermit, Permit, PermittedKind, Policy, UnmountPermit, Verdict};
+use mountwarden_policy::{MountPermit, Permit, Policy, RemountPermit, UnmountPermit, Verdict};
 use mountwarden_protocol::{
-    AbsPath, ErrorCode, ErrorReply, MountId, Mounted, Operation, Outcome, Reply, RoleReport,
-    Unmounted,
+    AbsPath, ErrorCode, ErrorReply, MountId, MountInfo, Mounted, Operation, Outcome, Reply,
+    RoleReport, Unmounted, frame,
 };
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags};
 use nix::sys::signal::SigSet;
+use nix::sys::socket::MsgFlags;
 use nix::sys::time::TimeSpec;
 use nix::unistd::Pid;
 use thiserror::Error;
 
 use self::directory::Place;
 pub(crate) use self::ending::end_lease;
+use self::files::Files;
 use self::location::{Location, Purpose};
 use self::lock::TargetLock;
+use self::mount::Attached;
+use self::origin::{Origin, Unchecked};
 use self::setup::{Descriptors, confine};
 use crate::audit::{By, Record, Subject};
 use crate::board::{Board, Count, MountCount};
 use crate::budget::Budget;
-use crate::confine::{ConfineError, Confined, Filter, Mounter};
+use crate::confine::{ConfineError, Confined, Filter, Kinds, Mounter};
 use crate::failure;
 use crate::leases::{Lease, Lessee, NoLease};
 use crate::list;
@@ -61,6 +70,8 @@ pub(crate) struct Context<'a> {
     /// What the peer's user has on the board.
     pub(crate) mounts: MountCount,
     pub(crate) budget: Budget,
+    /// What the peer is granted.
+    pub(crate) kinds: Kinds,
     pub(crate) filter: &'a Filter,
     pub(crate) source: Source,
     pub(crate) warden: &'a RoleReport,
@@ -92,12 +103,10 @@ pub(crate) fn run(
     order: &OwnedFd,
     lock: &OwnedFd,
     lessees: &OwnedFd,
+    client: &OwnedFd,
 ) -> Result<(), Ended> {
-    let inherited = sys::socket::place(
-        [order, lock, lessees].map(AsFd::as_fd),
-        [layout::ORDER, layout::LOCK, layout::LEASES],
-    )?;
-    let (descriptors, lessees) = Descriptors::place(inherited, context.source)?;
+    let inherited = [order, lock, lessees, client].map(AsFd::as_fd);
+    let (descriptors, lessees) = Descriptors::place(inherited, context)?;
     let confined = confine(context)?;
     let user = u32::try_from(context.place).map_err(|_| Errno::EOVERFLOW)?;
     let limit = context.policy.limits().connections_per_user;
@@ -123,6 +132,20 @@ enum Admission {
     Refused(ErrorReply),
     /// There is nobody to work for any more.
     SessionGone,
+}
+
+/// What came of a request to mount.
+struct Made {
+    mounted: Mounted,
+    handed: Option<Handed>,
+}
+
+/// What the client gets with the reply.
+struct Handed {
+    descriptor: OwnedFd,
+    id: MountId,
+    /// The mount, in the slot from which it can be taken back.
+    _mount: OwnedFd,
 }
 
 /// A confined mounter.
@@ -225,7 +248,7 @@ impl Worker<'_> {
     /// The orders, each with the descriptors that it must bring.
     fn obey(&self, order: Order, files: Vec<OwnedFd>) -> Result<OrderReply, Ended> {
         match order {
-            Order::Perform(operation) => self.perform(&operation, files).map(OrderReply::Done),
+            Order::Perform(operation) => self.perform(&operation, files),
             Order::Note { operation, error } if files.is_empty() => {
                 let subject = operation.as_ref();
                 self.note(
@@ -252,20 +275,28 @@ impl Worker<'_> {
     }
 
     /// Judges an operation, does it, and writes down both.
-    fn perform(&self, operation: &Operation, files: Vec<OwnedFd>) -> Result<Reply, Ended> {
+    fn perform(&self, operation: &Operation, files: Vec<OwnedFd>) -> Result<OrderReply, Ended> {
         let begun = Instant::now();
         let verdict = self
             .context
             .policy
             .judge(self.context.peer.identity(), operation);
         let grant = verdict.grant();
+        let mut handed = None;
         let reply = match verdict {
             Verdict::Denied(denial) => Reply::Error(denial.into()),
             Verdict::Allowed(Permit::Mount(permit)) => {
-                answer(self.mount(&permit, files)?, Reply::Mounted)
+                let made = self.mount(&permit, files)?.map(|made| {
+                    handed = made.handed;
+                    made.mounted
+                });
+                answer(made, Reply::Mounted)
             }
             Verdict::Allowed(Permit::Unmount(permit)) => {
                 answer(self.unmount(&permit, files)?, Reply::Unmounted)
+            }
+            Verdict::Allowed(Permit::Remount(permit)) => {
+                answer(self.remount(&permit, files)?, Reply::Remounted)
             }
         };
         self.context.board.add(count_of(&reply));
@@ -278,70 +309,84 @@ impl Worker<'_> {
             took: Some(begun.elapsed()),
         };
         record.write().map_err(Ended::Audit)?;
-        Ok(reply)
+        match handed {
+            Some(handed) => self.hand_over(operation, &reply, &handed),
+            None => Ok(OrderReply::Done(reply)),
+        }
+    }
+
+    /// Sends the client its reply and a descriptor. The session could not: what it sends
+    /// to a client carries nothing. A mount whose server cannot begin is taken back.
+    fn hand_over(
+        &self,
+        operation: &Operation,
+        reply: &Reply,
+        handed: &Handed,
+    ) -> Result<OrderReply, Ended> {
+        let client = self.descriptors.client.as_ref().ok_or(Errno::ENOTCONN)?;
+        let bytes =
+            frame::encode(reply).map_err(|error| ChannelError::Violation(error.to_string()))?;
+        let descriptors = [handed.descriptor.as_fd()];
+        match sys::socket::send(client.as_fd(), &bytes, &descriptors, MsgFlags::empty()) {
+            Ok(sent) if sent == bytes.len() => return Ok(OrderReply::Answered),
+            _ => {}
+        }
+        let target = operation.target();
+        let message = format!(
+            "the mount at {target} was ended again, because its client could not be sent the \
+             descriptor that serves it"
+        );
+        let gone = ErrorReply::new(ErrorCode::Unavailable, message).at(target);
+        let error = mount::roll_back(gone, target);
+        self.lessee.give_back(handed.id.into());
+        self.context.mounts.release();
+        self.note(Subject::Operation(operation), &error)?;
+        Ok(OrderReply::Done(Reply::Error(error)))
     }
 
     fn mount(
         &self,
         permit: &MountPermit<'_>,
         files: Vec<OwnedFd>,
-    ) -> Result<Result<Mounted, ErrorReply>, Ended> {
-        let mut files = files.into_iter();
-        let (Some(directory), Some(target)) = (files.next(), files.next()) else {
-            return Err(Ended::Violation("a mount takes a directory and a target"));
-        };
-        let source = match (&permit.kind, files.next(), files.next()) {
-            (PermittedKind::Bind { source: path, .. }, Some(file), None) => Some((path, file)),
-            (PermittedKind::Tmpfs { .. }, None, None) => None,
-            _ => {
-                return Err(Ended::Violation(
-                    "the descriptors are not those of this kind",
-                ));
-            }
-        };
-        Ok(self.locked_mount(permit, directory, target, source))
+    ) -> Result<Result<Made, ErrorReply>, Ended> {
+        let files = Files::of(Some(&permit.kind), &permit.target, files)?;
+        Ok(self.locked_mount(permit, files))
     }
 
-    fn locked_mount(
-        &self,
-        permit: &MountPermit<'_>,
-        directory: OwnedFd,
-        target: OwnedFd,
-        source: Option<(&AbsPath, OwnedFd)>,
-    ) -> Result<Mounted, ErrorReply> {
-        let own = self.descriptors.own.as_fd();
-        let path = &permit.target;
-        let _lock = self.lock(&directory, path)?;
+    fn locked_mount(&self, permit: &MountPermit<'_>, files: Files<'_>) -> Result<Made, ErrorReply> {
+        let _lock = self.lock(&files.directory, &permit.target)?;
         let table = &self.descriptors.table;
-        let place = Place::check(table, own, directory, path)?;
-        let target = Location::check(
-            table,
-            own,
-            Slot::Target,
-            target,
-            path,
-            Purpose::UseOrCompare,
-        )?;
-        let source = source
-            .map(|(path, file)| Location::check(table, own, Slot::Source, file, path, Purpose::Use))
-            .transpose()?;
-        mount::still_there(&place, &target)?;
+        let place = self.place(files.directory, &permit.target)?;
+        let (target, origin) = self.locations(&place, files.target, files.origin)?;
         if target.status.is_mount_root {
-            return existing::same(table, permit, source.as_ref(), &target);
+            let mounted = existing::same(table, permit, &origin, &target)?;
+            let handed = None;
+            return Ok(Made { mounted, handed });
+        }
+        let lease = self.lease(permit, &place)?;
+        if let Origin::Device(_) | Origin::Connection(_) = origin {
+            // The context takes its number.
+            drop(place);
         }
         let reserved = self.reserve(&target)?;
-        let lease = |made: &OwnedFd| self.lease(permit, &place, made);
-        let mounted = mount::mount(table, permit, source.as_ref(), &target, lease)?;
+        let Attached { mounted, mount } = mount::mount(table, permit, &origin, &target, lease)?;
         reserved.keep();
-        Ok(mounted)
+        let handed = match origin {
+            Origin::Connection(descriptor) => Some(Handed {
+                descriptor,
+                id: mounted.mount.id,
+                _mount: mount,
+            }),
+            _ => None,
+        };
+        Ok(Made { mounted, handed })
     }
 
-    /// Has the warden hold what ends the mount, if it is to end with this connection.
+    /// Has the warden hold where the mount will be, if it is to end with this connection.
     fn lease(
         &self,
         permit: &MountPermit<'_>,
         place: &Place<'_>,
-        made: &OwnedFd,
     ) -> Result<Option<Lease<'_>>, ErrorReply> {
         let path = &permit.target;
         if !permit.lease {
@@ -354,9 +399,7 @@ impl Worker<'_> {
             );
             return Err(ErrorReply::new(ErrorCode::Unsupported, message).at(path));
         }
-        let status = self.descriptors.table.status(made.as_fd());
-        let status = status.map_err(|errno| failure::kernel("cannot lease", path, errno))?;
-        let lease = self.lessee.take(status.mount, place.directory());
+        let lease = self.lessee.take(place.directory());
         lease.map(Some).map_err(|refused| match refused {
             NoLease::Kernel(errno) => failure::kernel("cannot lease", path, errno),
             refused => ErrorReply::new(ErrorCode::LimitReached, refused.to_string()).at(path),
@@ -385,11 +428,53 @@ impl Worker<'_> {
         directory: OwnedFd,
     ) -> Result<Unmounted, ErrorReply> {
         let _lock = self.lock(&directory, &permit.target)?;
-        let (table, own) = (&self.descriptors.table, self.descriptors.own.as_fd());
-        let place = Place::check(table, own, directory, &permit.target)?;
-        let unmounted = unmount::unmount(table, &place, permit.id, permit.lazy)?;
+        let place = self.place(directory, &permit.target)?;
+        let unmounted = unmount::unmount(&self.descriptors.table, &place, permit.id, permit.lazy)?;
         self.context.mounts.release();
         Ok(unmounted)
+    }
+
+    fn remount(
+        &self,
+        permit: &RemountPermit<'_>,
+        files: Vec<OwnedFd>,
+    ) -> Result<Result<MountInfo, ErrorReply>, Ended> {
+        let kind = permit.lift.as_ref().map(|lift| &lift.kind);
+        let files = Files::of(kind, &permit.target, files)?;
+        Ok(self.locked_remount(permit, files))
+    }
+
+    fn locked_remount(
+        &self,
+        permit: &RemountPermit<'_>,
+        files: Files<'_>,
+    ) -> Result<MountInfo, ErrorReply> {
+        let _lock = self.lock(&files.directory, &permit.target)?;
+        let place = self.place(files.directory, &permit.target)?;
+        let id = place.mounted(permit.id)?;
+        let (target, origin) = self.locations(&place, files.target, files.origin)?;
+        let table = &self.descriptors.table;
+        remount::remount(table, permit, id, &origin, &target)
+    }
+
+    fn place<'a>(&'a self, directory: OwnedFd, path: &'a AbsPath) -> Result<Place<'a>, ErrorReply> {
+        let (table, own) = (&self.descriptors.table, self.descriptors.own.as_fd());
+        Place::check(table, own, directory, path)
+    }
+
+    /// The target, which is where the name of `place` leads, and what is mounted there.
+    fn locations(
+        &self,
+        place: &Place<'_>,
+        target: OwnedFd,
+        origin: Unchecked<'_>,
+    ) -> Result<(Location, Origin), ErrorReply> {
+        let (table, own) = (&self.descriptors.table, self.descriptors.own.as_fd());
+        let compare = Purpose::UseOrCompare;
+        let target = Location::check(table, own, Slot::Target, target, place.path(), compare)?;
+        let origin = origin.check(table, own)?;
+        mount::still_there(place, &target)?;
+        Ok((target, origin))
     }
 
     /// Waits until no other mounter works at the place. All else is looked at
@@ -478,6 +563,7 @@ fn count_of(reply: &Reply) -> Count {
         }
         Reply::Mounted(_) => Count::Mounted,
         Reply::Unmounted(_) => Count::Unmounted,
+        Reply::Remounted(_) => Count::Remounted,
         Reply::Error(error) if error.code == ErrorCode::Denied => Count::Denied,
         _ => Count::Failed,
     }

@@ -2,36 +2,44 @@
 //! at again.
 #![forbid(unsafe_code)]
 
-use std::ffi::CString;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
 use mountwarden_policy::{MountPermit, PermittedKind};
-use mountwarden_protocol::{AbsPath, DenyReason, ErrorCode, ErrorReply, MountId, Mounted, Outcome};
+use mountwarden_protocol::{
+    AbsPath, DenyReason, ErrorCode, ErrorReply, MountId, Mounted, Outcome, Propagation,
+};
 use nix::errno::Errno;
 
 use super::directory::Place;
+use super::filesystem;
 use super::location::{Location, in_slot};
+use super::origin::Origin;
 use crate::failure;
 use crate::leases::Lease;
 use crate::sys::mount::{self, MountStatus};
 use crate::sys::pinned::Slot;
-use crate::sys::{pinned, process};
+use crate::sys::process;
 use crate::table::{self, Table};
 
-/// Mounts what `permit` says at `target`, which holds no mount. `lease` sees to its end
+/// Mounts what `permit` says at `target`, which holds no mount. `lease` gets its id
 /// before anybody can reach it.
-pub(super) fn mount<'a>(
+pub(super) fn mount(
     table: &Table,
     permit: &MountPermit<'_>,
-    source: Option<&Location>,
+    origin: &Origin,
     target: &Location,
-    lease: impl FnOnce(&OwnedFd) -> Result<Option<Lease<'a>>, ErrorReply>,
-) -> Result<Mounted, ErrorReply> {
+    mut lease: Option<Lease<'_>>,
+) -> Result<Attached, ErrorReply> {
     if table::is_shared(&target.mount) && !permit.shared_target {
         return Err(shared_target(target, permit.grant));
     }
-    let directory = source.is_none_or(|source| source.status.is_directory());
+    let directory = match origin {
+        Origin::Location(source) => source.status.is_directory(),
+        Origin::Nothing | Origin::Device(_) => true,
+        // The root is what the target is.
+        Origin::Connection(_) => target.status.is_directory(),
+    };
     if target.status.is_directory() != directory {
         let wanted = if directory {
             "a directory"
@@ -47,8 +55,18 @@ pub(super) fn mount<'a>(
         )
         .at(&target.path));
     }
-    let made = build(permit, source, &target.path)?;
-    let lease = lease(&made)?;
+    let master = origin.location().map_or(Propagation::Private, |source| {
+        table::propagation(&source.mount)
+    });
+    if permit.propagation == Propagation::Slave && master == Propagation::Private {
+        return Err(no_master(&target.path));
+    }
+    let made = build(table, permit, origin, target)?;
+    if let Some(lease) = &mut lease {
+        id_of_detached(table, origin, &made)
+            .and_then(|id| lease.name(id))
+            .map_err(|errno| failure::kernel("cannot lease", &target.path, errno))?;
+    }
     // From here on the deadline must not end this process: what is attached is
     // looked at, however long the attach waited for the target's lock.
     process::deadline(Duration::ZERO)
@@ -60,10 +78,31 @@ pub(super) fn mount<'a>(
             if let Some(lease) = lease {
                 lease.keep();
             }
-            Ok(mounted)
+            Ok(Attached {
+                mounted,
+                mount: made,
+            })
         }
         Err(error) => Err(roll_back(error, &target.path)),
     }
+}
+
+fn id_of_detached(table: &Table, origin: &Origin, made: &OwnedFd) -> Result<u64, Errno> {
+    match origin {
+        Origin::Connection(_) => match mount::id_of_hidden(made.as_fd()) {
+            // A kernel that is too old.
+            Err(Errno::EINVAL) => Err(Errno::EOPNOTSUPP),
+            other => other,
+        },
+        _ => Ok(table.status(made.as_fd())?.mount),
+    }
+}
+
+/// A mount that was made, attached and looked at.
+pub(super) struct Attached {
+    pub(super) mounted: Mounted,
+    /// Its root, in the slot from which it can be taken back.
+    pub(super) mount: OwnedFd,
 }
 
 /// Fails when the target's name leads elsewhere by now: most often another
@@ -83,58 +122,48 @@ pub(super) fn still_there(place: &Place<'_>, target: &Location) -> Result<(), Er
 /// Makes the mount, detached: nobody else can reach it, and it has every
 /// attribute before anybody can.
 fn build(
+    table: &Table,
     permit: &MountPermit<'_>,
-    source: Option<&Location>,
-    target: &AbsPath,
+    origin: &Origin,
+    target: &Location,
 ) -> Result<OwnedFd, ErrorReply> {
-    let attributes = table::kernel_bits(permit.attributes);
-    let failed = |what: &'static str| move |errno| failure::kernel(what, target, errno);
-    let (made, recursive) = match (&permit.kind, source) {
-        (PermittedKind::Bind { recursive, .. }, Some(source)) => {
+    let (path, attributes) = (&target.path, permit.attributes);
+    let failed = |what: &'static str| move |errno| failure::kernel(what, path, errno);
+    let (made, recursive) = match (&permit.kind, origin) {
+        (PermittedKind::Bind { recursive, .. }, Origin::Location(source)) => {
             let clone = mount::clone_tree(source.as_fd(), *recursive).map_err(|errno| {
                 failure::kernel("cannot make a detached copy of", &source.path, errno)
             })?;
             (clone, *recursive)
         }
-        (PermittedKind::Tmpfs { .. }, _) => (
-            tmpfs(permit, attributes).map_err(failed("cannot make the tmpfs for"))?,
-            false,
-        ),
-        (PermittedKind::Bind { .. }, None) => return Err(failed("no source for")(Errno::EINVAL)),
+        (PermittedKind::Tmpfs { .. }, Origin::Nothing) => {
+            let made = filesystem::tmpfs(&permit.kind, attributes)
+                .map_err(failed("cannot make the tmpfs for"))?;
+            (made, false)
+        }
+        (
+            PermittedKind::Block {
+                device: name,
+                filesystem,
+                options,
+            },
+            Origin::Device(device),
+        ) => {
+            let made = filesystem::block(table, device, name, filesystem, options, attributes)?;
+            (made, false)
+        }
+        (PermittedKind::Fuse(fuse), Origin::Connection(_)) => {
+            let made = filesystem::fuse(fuse, target.status.mode, path, attributes)?;
+            (made, false)
+        }
+        _ => return Err(failed("no origin for")(Errno::EINVAL)),
     };
     let made = in_slot(made, Slot::Mount).map_err(failed("cannot keep the mount for"))?;
-    mount::restrict(made.as_fd(), attributes, recursive)
+    let propagation = table::propagation_bit(permit.propagation);
+    let restrictions = table::kernel_bits(attributes);
+    mount::restrict(made.as_fd(), restrictions, propagation, recursive)
         .map_err(failed("cannot restrict the mount for"))?;
     Ok(made)
-}
-
-/// A detached tmpfs, every value set by a call of its own.
-fn tmpfs(permit: &MountPermit<'_>, attributes: u64) -> Result<OwnedFd, Errno> {
-    let PermittedKind::Tmpfs {
-        size,
-        inodes,
-        mode,
-        uid,
-        gid,
-    } = permit.kind
-    else {
-        return Err(Errno::EINVAL);
-    };
-    let context = mount::open_tmpfs()?;
-    let [source, size_key, inodes_key, mode_key, uid_key, gid_key] = pinned::TMPFS_KEYS;
-    mount::set_source(context.as_fd(), source)?;
-    for (key, value) in [
-        (size_key, size.get().to_string()),
-        (inodes_key, inodes.get().to_string()),
-        (mode_key, format!("{:o}", mode.bits())),
-        (uid_key, uid.to_string()),
-        (gid_key, gid.to_string()),
-    ] {
-        let value = CString::new(value).map_err(|_| Errno::EINVAL)?;
-        mount::set_option(context.as_fd(), key, &value)?;
-    }
-    mount::create_filesystem(context.as_fd())?;
-    mount::mount_filesystem(context.as_fd(), attributes)
 }
 
 /// Looks at what was attached: it lies where it was granted, on the mount that
@@ -170,16 +199,22 @@ fn verify(
         )
         .at(path));
     }
-    if table::is_shared(&status) {
-        if !permit.shared_target {
-            return Err(shared_target(target, permit.grant));
-        }
-        // The kernel shares what is attached to a shared mount; what is mounted
-        // on ours is nobody else's.
-        mount::restrict(made.as_fd(), 0, true).map_err(failed)?;
+    // The kernel shares what is attached to a shared mount. Of what is to be shared
+    // anyway, only the target tells.
+    let spread = match permit.propagation {
+        Propagation::Shared => &table.status_of_mount(status.parent).map_err(failed)?,
+        Propagation::Private | Propagation::Slave => &status,
+    };
+    if table::is_shared(spread) && !permit.shared_target {
+        return Err(shared_target(target, permit.grant));
+    }
+    if table::propagation(&status) != permit.propagation {
+        let propagation = table::propagation_bit(permit.propagation);
+        mount::restrict(made.as_fd(), 0, propagation, true).map_err(failed)?;
         status = table.status_of_mount(id).map_err(failed)?;
     }
-    if !table::attributes(&status).contains(permit.attributes) || table::is_shared(&status) {
+    let spreads_as_asked = table::propagation(&status) == permit.propagation;
+    if !table::attributes(&status).contains(permit.attributes) || !spreads_as_asked {
         return Err(ErrorReply::new(
             ErrorCode::Failed,
             format!("the kernel did not give the mount at {path} the attributes that it must have"),
@@ -190,7 +225,7 @@ fn verify(
 }
 
 /// Takes back what was attached: that mount, by its descriptor, and no other.
-fn roll_back(mut error: ErrorReply, path: &AbsPath) -> ErrorReply {
+pub(super) fn roll_back(mut error: ErrorReply, path: &AbsPath) -> ErrorReply {
     // EINVAL: it is attached nowhere (`umount(2)`), because what it was attached to
     // was itself unmounted.
     if let Err(errno) = mount::detach_slot(Slot::Mount)
@@ -220,6 +255,18 @@ pub(super) fn described(
             Errno::EPROTO,
         )),
     }
+}
+
+/// A slave without a master is private (`mount_namespaces(7)`).
+fn no_master(path: &AbsPath) -> ErrorReply {
+    ErrorReply::new(
+        ErrorCode::Unsupported,
+        format!(
+            "a slave at {path} would get nothing: only a bind of a source on a mount that is shared, \
+             or a slave itself, can be one; ask for a private mount"
+        ),
+    )
+    .at(path)
 }
 
 fn shared_target(target: &Location, grant: &str) -> ErrorReply {

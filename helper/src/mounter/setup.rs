@@ -1,7 +1,7 @@
 //! What a mounter does first: its descriptors at their numbers, and its confinement.
 #![forbid(unsafe_code)]
 
-use std::os::fd::{OwnedFd, RawFd};
+use std::os::fd::{BorrowedFd, OwnedFd, RawFd};
 
 use nix::errno::Errno;
 use nix::unistd::{Pid, fchdir};
@@ -18,16 +18,22 @@ pub(super) struct Descriptors {
     pub(super) order: OrderChannel,
     pub(super) own: OwnedFd,
     pub(super) lock: OwnedFd,
+    /// The client's socket, for a peer that may be sent descriptors.
+    pub(super) client: Option<OwnedFd>,
     pub(super) table: Table,
 }
 
 impl Descriptors {
     pub(super) fn place(
-        [order, lock, lessees]: [OwnedFd; 3],
-        source: Source,
+        inherited: [BorrowedFd<'_>; 4],
+        context: &Context<'_>,
     ) -> Result<(Self, OwnedFd), Errno> {
+        let [order, lock, lessees, client] = sys::socket::place(
+            inherited,
+            [layout::ORDER, layout::LOCK, layout::LEASES, layout::CLIENT],
+        )?;
         let own = enter_own_descriptors()?;
-        let table = match source {
+        let table = match context.source {
             Source::Calls => Table::Calls,
             Source::Mountinfo => {
                 let file = sys::socket::settle(sys::proc::open_own_mountinfo()?, layout::TABLE)?;
@@ -39,6 +45,7 @@ impl Descriptors {
             order,
             own,
             lock,
+            client: context.kinds.fuse.then_some(client),
             table,
         };
         Ok((descriptors, lessees))
@@ -56,7 +63,8 @@ pub(super) fn enter_own_descriptors() -> Result<OwnedFd, Errno> {
 pub(super) fn confine(context: &Context<'_>) -> Result<Confined<Mounter>, ConfineError> {
     let own = [layout::ORDER, layout::PROC, layout::LOCK, layout::LEASES];
     let table = (context.source == Source::Mountinfo).then_some(layout::TABLE);
-    let descriptors: Vec<_> = own.into_iter().chain(table).collect();
+    let client = context.kinds.fuse.then_some(layout::CLIENT);
+    let descriptors: Vec<_> = own.into_iter().chain(table).chain(client).collect();
     confine_with(&descriptors, context.filter, context.parent)
 }
 

@@ -16,30 +16,17 @@ pub(super) fn unmount(
     lazy: bool,
 ) -> Result<Unmounted, ErrorReply> {
     let path = place.path();
-    let status = place.look()?;
-    let (true, Ok(id)) = (status.is_mount_root, MountId::try_from(status.mount)) else {
-        let message = format!("nothing is mounted at {path}");
-        return Err(ErrorReply::new(ErrorCode::NotMounted, message).at(path));
-    };
-    if let Some(wanted) = wanted
-        && wanted != id
-    {
-        let message =
-            format!("the mount at {path} has the id {id}, not {wanted}; it was left alone");
-        return Err(ErrorReply::new(ErrorCode::IdMismatch, message)
-            .at(path)
-            .mount(id));
-    }
+    let id = place.mounted(wanted)?;
     match place.unmount(lazy)? {
         // Not the root of a mount any more, or one that is locked (`umount(2)`).
-        Err(Errno::EINVAL) if place.look()?.mount != status.mount => {
+        Err(Errno::EINVAL) if place.look()?.mount != u64::from(id) => {
             let message = format!("the mount at {path} ended while the request ran");
             return Err(ErrorReply::new(ErrorCode::Changed, message).at(path));
         }
         ended => ended.map_err(|errno| refused(path, id, errno))?,
     }
     // `umount2` takes a name and no id, and the lock binds mounters alone.
-    if table.is_left(status.mount, path) {
+    if table.is_left(id.into(), path) {
         let message = format!(
             "somebody else's mount was placed on the mount {id} at {path} while the request ran, \
              and was ended in its stead: mount that again"

@@ -9,15 +9,17 @@ use mountwarden_protocol::{AbsPath, ErrorCode, ErrorReply};
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, openat2};
 
-use super::roots::Roots;
+use super::roots::{FUSE_CONNECTION, Roots};
 use crate::failure;
 
 /// Opens what the order for `permit` must bring, in this order: the directory
-/// above the target; for a mount also the target, and the source if there is one.
+/// above the target; for a mount or a remount also the target, and what its kind is
+/// made from.
 pub(super) fn open(permit: &Permit<'_>, roots: &Roots) -> Result<Vec<OwnedFd>, ErrorReply> {
-    let (path, mount) = match permit {
+    let (path, kind) = match permit {
         Permit::Mount(permit) => (&permit.target, Some(&permit.kind)),
         Permit::Unmount(permit) => (&permit.target, None),
+        Permit::Remount(permit) => (&permit.target, permit.lift.as_ref().map(|lift| &lift.kind)),
     };
     let Some((directory, name)) = path.split() else {
         return Err(failure::kernel(
@@ -27,15 +29,50 @@ pub(super) fn open(permit: &Permit<'_>, roots: &Roots) -> Result<Vec<OwnedFd>, E
         ));
     };
     let above = location(&directory, roots)?;
-    let target = mount
-        .map(|_| target(path, name, &above, roots))
-        .transpose()?;
+    let target = match permit {
+        Permit::Mount(_) => Some(target(path, name, &above, roots)?),
+        Permit::Unmount(_) => None,
+        Permit::Remount(_) => {
+            Some(unopened(&above, name).map_err(|errno| failed(path, errno, roots))?)
+        }
+    };
     let mut files = vec![above];
     files.extend(target);
-    if let Some(PermittedKind::Bind { source, .. }) = mount {
-        files.push(location(source, roots)?);
+    match kind {
+        Some(PermittedKind::Bind { source, .. }) => files.push(location(source, roots)?),
+        Some(PermittedKind::Block { device, .. }) => files.extend(block_device(device)?),
+        Some(PermittedKind::Fuse(_)) => files.push(fuse_connection()?),
+        Some(PermittedKind::Tmpfs { .. }) | None => {}
     }
     Ok(files)
+}
+
+/// Opens a device, and what stands at its path: itself, or a link to it. Neither is
+/// opened for more than to name it, which takes no permission of the device.
+fn block_device(path: &AbsPath) -> Result<[OwnedFd; 2], ErrorReply> {
+    let opened = |flags, resolve| {
+        let how = OpenHow::new().flags(flags).resolve(resolve);
+        openat2(AT_FDCWD, path.as_path(), how)
+            .map_err(|errno| failure::kernel("cannot find the device", path, errno))
+    };
+    let name = OFlag::O_PATH | OFlag::O_CLOEXEC;
+    Ok([
+        opened(name, ResolveFlag::RESOLVE_NO_MAGICLINKS)?,
+        opened(name | OFlag::O_NOFOLLOW, NO_LINKS)?,
+    ])
+}
+
+fn fuse_connection() -> Result<OwnedFd, ErrorReply> {
+    let flags = OFlag::O_RDWR | OFlag::O_CLOEXEC;
+    let how = OpenHow::new().flags(flags).resolve(NO_LINKS);
+    openat2(AT_FDCWD, FUSE_CONNECTION, how).map_err(|errno| {
+        let message = format!(
+            "cannot open {FUSE_CONNECTION}: {}; the kernel needs its module fuse, and the helper's \
+             user the right to read and write it",
+            errno.desc()
+        );
+        ErrorReply::new(ErrorCode::Unsupported, message).errno(failure::number(errno))
+    })
 }
 
 /// Opens a target. When it holds a mount already, it comes unopened, which
@@ -50,14 +87,7 @@ fn target(
     let resolve = NO_LINKS | ResolveFlag::RESOLVE_NO_XDEV;
     match openat2(above, name, OpenHow::new().flags(READ).resolve(resolve)) {
         // It crossed into a mount (`openat2(2)`).
-        Err(Errno::EXDEV) => {
-            let unopened = OFlag::O_PATH | OFlag::O_CLOEXEC;
-            openat2(
-                above,
-                name,
-                OpenHow::new().flags(unopened).resolve(NO_LINKS),
-            )
-        }
+        Err(Errno::EXDEV) => unopened(above, name),
         other => other,
     }
     .map_err(|errno| failed(path, errno, roots))
@@ -69,17 +99,21 @@ pub(super) fn mounted(path: &AbsPath, roots: &Roots) -> Result<Option<OwnedFd>, 
         return Ok(None);
     };
     let above = location(&directory, roots)?;
-    let open = |resolve| {
-        let how = OpenHow::new().flags(OFlag::O_PATH | OFlag::O_CLOEXEC);
-        openat2(&above, name, how.resolve(resolve))
-    };
-    match open(NO_LINKS | ResolveFlag::RESOLVE_NO_XDEV) {
+    let how = OpenHow::new().flags(OFlag::O_PATH | OFlag::O_CLOEXEC);
+    let resolve = NO_LINKS | ResolveFlag::RESOLVE_NO_XDEV;
+    match openat2(&above, name, how.resolve(resolve)) {
         Ok(_) => Ok(None),
         // It crossed into a mount (`openat2(2)`).
-        Err(Errno::EXDEV) => open(NO_LINKS).map(Some),
+        Err(Errno::EXDEV) => unopened(&above, name).map(Some),
         Err(errno) => Err(errno),
     }
     .map_err(|errno| failed(path, errno, roots))
+}
+
+/// The root of the mount at a name. What it shows is not asked.
+fn unopened(above: &OwnedFd, name: &[u8]) -> Result<OwnedFd, Errno> {
+    let how = OpenHow::new().flags(OFlag::O_PATH | OFlag::O_CLOEXEC);
+    openat2(above, name, how.resolve(NO_LINKS))
 }
 
 /// Opens one directory or file for reading.

@@ -72,7 +72,8 @@ pub(crate) fn run(context: &Context<'_>, client: &OwnedFd, order: &OwnedFd) -> R
         [layout::CLIENT, layout::ORDER],
     )?;
     let places = context.policy.places(context.peer.identity());
-    let (roots, opened) = Roots::open(places.sources.iter().chain(&places.targets).cloned());
+    let granted = places.sources.iter().chain(&places.targets).cloned();
+    let (roots, opened) = Roots::open(granted, places.fuse);
     let confined = confine(context, opened)?;
     // The filter lets neither socket be closed, so that nothing takes its number.
     let mut conversation = ManuallyDrop::new(Conversation {
@@ -212,18 +213,18 @@ impl Conversation<'_> {
                         Then::End
                     };
                     self.note(None, error)
-                        .map(|error| (Reply::Error(error), then))
+                        .map(|error| (Some(Reply::Error(error)), then))
                 }
             };
             let (reply, then) = match outcome {
                 Ok(answered) => answered,
-                Err(Ended::NoMounter) => (Reply::Error(no_mounter()), Then::End),
+                Err(Ended::NoMounter) => (Some(Reply::Error(no_mounter())), Then::End),
                 // It ended with the order: a close without a reply says that
                 // nobody knows whether it was done.
                 Err(Ended::Channel(ChannelError::Closed)) => return Ok(()),
                 Err(ended) => return Err(ended),
             };
-            let sent = self.client.send(&reply);
+            let sent = reply.map_or(Ok(()), |reply| self.client.send(&reply));
             process::deadline(Duration::ZERO)?;
             if sent.is_err() || matches!(then, Then::End) {
                 return Ok(());
@@ -231,9 +232,10 @@ impl Conversation<'_> {
         }
     }
 
-    fn handle(&mut self, request: Request) -> Result<Reply, Ended> {
+    /// The reply, where the client has not got it from the mounter.
+    fn handle(&mut self, request: Request) -> Result<Option<Reply>, Ended> {
         match request {
-            Request::Perform(operation) => self.perform(&operation),
+            Request::Perform(operation) => return self.perform(&operation),
             Request::Explain(operation) => {
                 self.admitted(Reply::Explained(self.explain(&operation)))
             }
@@ -244,6 +246,7 @@ impl Conversation<'_> {
                 self.probe(&target, timeout)
             }
         }
+        .map(Some)
     }
 
     /// Asks a file system, for no longer than `timeout`: then this process ends.
@@ -272,23 +275,23 @@ impl Conversation<'_> {
 
     /// Opens the locations and lets the mounter act. A target that changed
     /// between the two is looked at again: most often another connection was
-    /// mounting the same thing.
-    fn perform(&mut self, operation: &Operation) -> Result<Reply, Ended> {
+    /// mounting the same thing. `None` when the client has its reply.
+    fn perform(&mut self, operation: &Operation) -> Result<Option<Reply>, Ended> {
         let mut reply = self.attempt(operation)?;
         for _ in 1..ATTEMPTS {
             match &reply {
-                Reply::Error(error) if error.code == ErrorCode::Changed => {}
+                Some(Reply::Error(error)) if error.code == ErrorCode::Changed => {}
                 _ => break,
             }
             reply = self.attempt(operation)?;
         }
-        if let (Operation::Mount(mount), Reply::Mounted(_)) = (operation, &reply) {
+        if let (Operation::Mount(mount), None | Some(Reply::Mounted(_))) = (operation, &reply) {
             self.leases |= mount.lease;
         }
         Ok(reply)
     }
 
-    fn attempt(&mut self, operation: &Operation) -> Result<Reply, Ended> {
+    fn attempt(&mut self, operation: &Operation) -> Result<Option<Reply>, Ended> {
         let verdict = self
             .context
             .policy
@@ -297,7 +300,7 @@ impl Conversation<'_> {
             Verdict::Allowed(permit) => match locate::open(&permit, &self.roots) {
                 Ok(files) => files,
                 Err(error) => {
-                    return Ok(Reply::Error(self.note(Some(operation), error)?));
+                    return Ok(Some(Reply::Error(self.note(Some(operation), error)?)));
                 }
             },
             // The mounter judges again, denies and writes it down; no path is touched.
@@ -308,7 +311,8 @@ impl Conversation<'_> {
         // Before the answer: a descriptor that is open here keeps a mount busy.
         drop(files);
         match self.answer()? {
-            OrderReply::Done(reply) => Ok(reply),
+            OrderReply::Done(reply) => Ok(Some(reply)),
+            OrderReply::Answered => Ok(None),
             _ => Err(Ended::WrongAnswer),
         }
     }
@@ -323,6 +327,11 @@ impl Conversation<'_> {
             Verdict::Allowed(Permit::Unmount(permit)) => Explanation::Allowed {
                 grant: permit.grant.to_owned(),
                 attributes: mountwarden_protocol::MountAttributes::empty(),
+                tmpfs: None,
+            },
+            Verdict::Allowed(Permit::Remount(permit)) => Explanation::Allowed {
+                grant: permit.grant.to_owned(),
+                attributes: permit.set,
                 tmpfs: None,
             },
             Verdict::Allowed(Permit::Mount(permit)) => Explanation::Allowed {
@@ -433,7 +442,7 @@ fn tmpfs_limits(permit: &MountPermit<'_>) -> Option<TmpfsLimits> {
             inodes: inodes.get(),
             mode: mode.bits(),
         }),
-        PermittedKind::Bind { .. } => None,
+        PermittedKind::Bind { .. } | PermittedKind::Block { .. } | PermittedKind::Fuse(_) => None,
     }
 }
 

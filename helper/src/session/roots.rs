@@ -7,17 +7,25 @@ use mountwarden_protocol::AbsPath;
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
 
+/// What a FUSE file system is served on; each time it is opened, another one.
+pub(super) const FUSE_CONNECTION: &str = "/dev/fuse";
+
 /// Which of the granted roots were there when the process was confined.
 pub(crate) struct Roots {
     missing: Vec<AbsPath>,
 }
 
 impl Roots {
-    /// Opens each root that exists and is reached without a symbolic link.
-    pub(crate) fn open(paths: impl IntoIterator<Item = AbsPath>) -> (Self, Vec<OwnedFd>) {
+    /// Opens each root that exists and is reached without a symbolic link, and with
+    /// `fuse` also [`FUSE_CONNECTION`].
+    pub(crate) fn open(
+        paths: impl IntoIterator<Item = AbsPath>,
+        fuse: bool,
+    ) -> (Self, Vec<OwnedFd>) {
         let mut missing = Vec::new();
         let mut opened = Vec::new();
-        for path in paths {
+        let fuse = fuse.then(|| AbsPath::new(FUSE_CONNECTION).ok()).flatten();
+        for path in paths.into_iter().chain(fuse) {
             match Self::try_open(&path) {
                 Ok(root) => opened.push(root),
                 Err(_) => missing.push(path),

@@ -9,7 +9,7 @@ use std::ptr;
 
 use nix::errno::Errno;
 
-use super::pinned::{EMPTY, MOUNTWARDEN, NAME, Pinned, Slot, TMPFS};
+use super::pinned::{EMPTY, NAME, Pinned, Slot};
 use super::result;
 
 /// What `statx(2)` says of a descriptor or a name, without asking the file
@@ -24,8 +24,11 @@ pub struct FileStatus {
     pub uid: u32,
     /// Unique within the device.
     pub inode: u64,
-    /// Major and minor number.
+    /// Major and minor number of the device that it lies on; the major one is zero where
+    /// there is none.
     pub device: (u32, u32),
+    /// Major and minor number of the device that it is.
+    pub is_device: (u32, u32),
     /// The id of the mount that it lies on.
     pub mount: u64,
     /// Whether it is the root of that mount.
@@ -103,6 +106,32 @@ pub(crate) fn hidden_status(file: BorrowedFd<'_>) -> Result<FileStatus, Errno> {
     statx(file.as_raw_fd(), EMPTY.as_ptr(), STATX_FD_FLAGS, 0, 0)
 }
 
+/// The unique id of a mount of such a file system that is attached nowhere, so that no
+/// table has it either: `name_to_handle_at(2)` asks no permission, since Linux 6.12.
+pub(crate) fn id_of_hidden(root: BorrowedFd<'_>) -> Result<u64, Errno> {
+    // A `struct file_handle` with no room for a handle, which is not wanted.
+    let mut handle = [0_u32; 2];
+    let mut id: u64 = 0;
+    let flags = libc::AT_EMPTY_PATH | libc::AT_HANDLE_MNT_ID_UNIQUE;
+    // SAFETY: the path is pinned and ends in NUL, and the kernel writes the head of a
+    // handle and one id, which is what it is given.
+    let returned = unsafe {
+        libc::syscall(
+            libc::SYS_name_to_handle_at,
+            libc::c_long::from(root.as_raw_fd()),
+            EMPTY.as_ptr(),
+            handle.as_mut_ptr(),
+            &raw mut id,
+            libc::c_long::from(flags),
+        )
+    };
+    match result(returned) {
+        // There is no room for the handle, but the id is written all the same.
+        Ok(_) | Err(Errno::EOVERFLOW) => Ok(id),
+        Err(errno) => Err(errno),
+    }
+}
+
 /// The mount that a name in the working directory leads to, and whether it is
 /// its root; a symbolic link is not followed.
 pub(crate) fn status_of_name(name: &[u8], ids: Ids) -> Result<FileStatus, Errno> {
@@ -151,6 +180,7 @@ fn statx(
         uid: buffer.stx_uid,
         inode: buffer.stx_ino,
         device: (buffer.stx_dev_major, buffer.stx_dev_minor),
+        is_device: (buffer.stx_rdev_major, buffer.stx_rdev_minor),
         mount: buffer.stx_mnt_id,
         is_mount_root: buffer.stx_attributes & STATX_ATTR_MOUNT_ROOT != 0,
     })
@@ -265,8 +295,10 @@ const EMPTY_PATH: u32 = libc::AT_EMPTY_PATH.unsigned_abs();
 const RECURSIVE: u32 = libc::AT_RECURSIVE.unsigned_abs();
 const MOVE_MOUNT: u32 = libc::MOVE_MOUNT_F_EMPTY_PATH | libc::MOVE_MOUNT_T_EMPTY_PATH;
 pub(crate) const FSOPEN_CLOEXEC: u32 = 1;
+pub(crate) const FSCONFIG_SET_FLAG: u32 = 0;
 pub(crate) const FSCONFIG_SET_STRING: u32 = 1;
 pub(crate) const FSCONFIG_CMD_CREATE: u32 = 6;
+pub(crate) const FSCONFIG_CMD_CREATE_EXCL: u32 = 8;
 pub(crate) const FSMOUNT_CLOEXEC: u32 = 1;
 const UMOUNT: i32 = libc::UMOUNT_NOFOLLOW;
 const UMOUNT_LAZY: i32 = libc::UMOUNT_NOFOLLOW | libc::MNT_DETACH;
@@ -300,13 +332,13 @@ pub fn clone_tree(file: BorrowedFd<'_>, recursive: bool) -> Result<OwnedFd, Errn
     })
 }
 
-/// Opens a context for a new tmpfs.
-pub(crate) fn open_tmpfs() -> Result<OwnedFd, Errno> {
+/// Opens a context for a file system of that type.
+pub(crate) fn open_filesystem(name: Pinned) -> Result<OwnedFd, Errno> {
     // SAFETY: the name is pinned and ends in NUL.
     owned(unsafe {
         libc::syscall(
             libc::SYS_fsopen,
-            TMPFS.as_ptr(),
+            name.as_ptr(),
             libc::c_ulong::from(FSOPEN_CLOEXEC),
         )
     })
@@ -317,9 +349,9 @@ pub(crate) fn set_option(context: BorrowedFd<'_>, key: Pinned, value: &CStr) -> 
     set_string(context, key, value.as_ptr())
 }
 
-/// Names the source that the mount table shows.
-pub(crate) fn set_source(context: BorrowedFd<'_>, key: Pinned) -> Result<(), Errno> {
-    set_string(context, key, MOUNTWARDEN.as_ptr())
+/// Sets one option whose value is pinned as its key is.
+pub(crate) fn set_pinned(context: BorrowedFd<'_>, key: Pinned, value: Pinned) -> Result<(), Errno> {
+    set_string(context, key, value.as_ptr())
 }
 
 fn set_string(
@@ -328,12 +360,45 @@ fn set_string(
     value: *const libc::c_char,
 ) -> Result<(), Errno> {
     // SAFETY: key and value end in NUL and live through the call.
+    unsafe { configure(context, FSCONFIG_SET_STRING, key.as_ptr(), value) }
+}
+
+/// Sets one option that stands for itself.
+pub(crate) fn set_flag(context: BorrowedFd<'_>, key: Pinned) -> Result<(), Errno> {
+    // SAFETY: the key is pinned and ends in NUL; this command takes no value.
+    unsafe { configure(context, FSCONFIG_SET_FLAG, key.as_ptr(), ptr::null()) }
+}
+
+/// Makes the file system that a context describes, or shows one that is mounted.
+pub(crate) fn create_filesystem(context: BorrowedFd<'_>) -> Result<(), Errno> {
+    // SAFETY: this command takes no key and no value.
+    unsafe { configure(context, FSCONFIG_CMD_CREATE, ptr::null(), ptr::null()) }
+}
+
+/// Makes the file system that a context describes, which must be a new one. Before
+/// Linux 6.6 there is no such call, and it is `EOPNOTSUPP`.
+pub(crate) fn create_new_filesystem(context: BorrowedFd<'_>) -> Result<(), Errno> {
+    // SAFETY: this command takes no key and no value.
+    unsafe { configure(context, FSCONFIG_CMD_CREATE_EXCL, ptr::null(), ptr::null()) }
+}
+
+/// `fsconfig(2)`
+///
+/// # Safety
+/// Key and value are what the command takes: null, or ended by NUL.
+unsafe fn configure(
+    context: BorrowedFd<'_>,
+    command: u32,
+    key: *const libc::c_char,
+    value: *const libc::c_char,
+) -> Result<(), Errno> {
+    // SAFETY: the caller keeps to what the command takes; the kernel copies both.
     let returned = unsafe {
         libc::syscall(
             libc::SYS_fsconfig,
             libc::c_long::from(context.as_raw_fd()),
-            libc::c_ulong::from(FSCONFIG_SET_STRING),
-            key.as_ptr(),
+            libc::c_ulong::from(command),
+            key,
             value,
             libc::c_long::from(0),
         )
@@ -341,20 +406,18 @@ fn set_string(
     result(returned).map(drop)
 }
 
-/// Makes the file system that a context describes.
-pub(crate) fn create_filesystem(context: BorrowedFd<'_>) -> Result<(), Errno> {
-    // SAFETY: this command takes no key and no value.
-    let returned = unsafe {
-        libc::syscall(
-            libc::SYS_fsconfig,
-            libc::c_long::from(context.as_raw_fd()),
-            libc::c_ulong::from(FSCONFIG_CMD_CREATE),
-            ptr::null::<libc::c_char>(),
-            ptr::null::<libc::c_char>(),
-            libc::c_long::from(0),
-        )
-    };
-    result(returned).map(drop)
+/// What the kernel has to say of a context that failed, its latest complaint last
+/// (`fsopen(2)`).
+pub(crate) fn complaints(context: BorrowedFd<'_>) -> Vec<Vec<u8>> {
+    let mut complaints = Vec::new();
+    let mut buffer = [0_u8; 512];
+    // The kernel keeps eight.
+    while let Ok(length @ 1..) = nix::unistd::read(context, &mut buffer)
+        && complaints.len() < 8
+    {
+        complaints.push(buffer.get(..length).unwrap_or_default().to_vec());
+    }
+    complaints
 }
 
 /// Makes a detached mount of the file system in a context, with its attributes.
@@ -384,22 +447,43 @@ const MOUNT_ATTR_SIZE: u64 = 32;
 const _: () = assert!(size_of::<MountAttr>() == 32);
 
 /// Adds attributes to a mount, with those beneath it where `recursive`, and
-/// makes it private. It never takes one away.
+/// sets their propagation (`MS_PRIVATE`, ...). It takes no attribute away.
 ///
 /// # Errors
 /// What the kernel reports.
-pub fn restrict(mount: BorrowedFd<'_>, attributes: u64, recursive: bool) -> Result<(), Errno> {
+pub fn restrict(
+    mount: BorrowedFd<'_>,
+    attributes: u64,
+    propagation: u64,
+    recursive: bool,
+) -> Result<(), Errno> {
     let flags = if recursive {
         EMPTY_PATH | RECURSIVE
     } else {
         EMPTY_PATH
     };
-    let change = MountAttr {
+    let restriction = MountAttr {
         set: attributes,
         clear: 0,
-        propagation: libc::MS_PRIVATE,
+        propagation,
         userns_fd: 0,
     };
+    set_attributes(mount, flags, &restriction)
+}
+
+/// Takes attributes away from a mount and adds others, which win; mounts beneath it
+/// and its propagation stay as they are.
+pub(crate) fn change(mount: BorrowedFd<'_>, set: u64, clear: u64) -> Result<(), Errno> {
+    let change = MountAttr {
+        set,
+        clear,
+        propagation: 0,
+        userns_fd: 0,
+    };
+    set_attributes(mount, EMPTY_PATH, &change)
+}
+
+fn set_attributes(mount: BorrowedFd<'_>, flags: u32, change: &MountAttr) -> Result<(), Errno> {
     // SAFETY: the path is pinned; the kernel reads one `mount_attr` of the size
     // that it is told.
     let returned = unsafe {
@@ -408,7 +492,7 @@ pub fn restrict(mount: BorrowedFd<'_>, attributes: u64, recursive: bool) -> Resu
             libc::c_long::from(mount.as_raw_fd()),
             EMPTY.as_ptr(),
             libc::c_ulong::from(flags),
-            &raw const change,
+            ptr::from_ref(change),
             MOUNT_ATTR_SIZE,
         )
     };
@@ -457,14 +541,23 @@ fn umount2(path: *const libc::c_char, flags: i32) -> Result<(), Errno> {
 
 /// The path of the file in a slot, as the kernel sees it from this process's root.
 pub(crate) fn path_of_slot(descriptors: BorrowedFd<'_>, slot: Slot) -> Result<Vec<u8>, Errno> {
+    read_link(descriptors, slot.link())
+}
+
+/// What the symbolic link leads to that a descriptor is.
+pub(crate) fn content_of_link(link: BorrowedFd<'_>) -> Result<Vec<u8>, Errno> {
+    read_link(link, EMPTY)
+}
+
+fn read_link(directory: BorrowedFd<'_>, name: Pinned) -> Result<Vec<u8>, Errno> {
     let mut buffer = [0_u8; 4096];
     // SAFETY: the name is pinned, and the kernel writes at most the size of the
     // buffer.
     let returned = unsafe {
         libc::syscall(
             libc::SYS_readlinkat,
-            libc::c_long::from(descriptors.as_raw_fd()),
-            slot.link().as_ptr(),
+            libc::c_long::from(directory.as_raw_fd()),
+            name.as_ptr(),
             buffer.as_mut_ptr(),
             buffer.len(),
         )

@@ -7,6 +7,7 @@
 use std::cell::UnsafeCell;
 use std::ffi::CStr;
 use std::os::fd::RawFd;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use nix::errno::Errno;
 
@@ -41,14 +42,15 @@ pub(crate) static EMPTY: Pinned = Pinned(c"");
 pub(crate) static PROC_SELF_FD: Pinned = Pinned(c"/proc/self/fd");
 /// The mount table, which is read where `statmount(2)` is missing.
 pub(crate) static PROC_SELF_MOUNTINFO: Pinned = Pinned(c"/proc/self/mountinfo");
-/// The one file system that a mounter opens by name.
+/// A file system that a mounter opens by name, as every mounter may.
 pub(crate) static TMPFS: Pinned = Pinned(c"tmpfs");
+/// As [`TMPFS`].
+pub(crate) static FUSE: Pinned = Pinned(c"fuse");
 /// What the mount table shows as a tmpfs's source.
 pub(crate) static MOUNTWARDEN: Pinned = Pinned(c"mountwarden");
 
 /// The options of `tmpfs(5)` that a mounter sets.
-pub(crate) static TMPFS_KEYS: [Pinned; 6] = [
-    Pinned(c"source"),
+pub(crate) static TMPFS_KEYS: [Pinned; 5] = [
     Pinned(c"size"),
     Pinned(c"nr_inodes"),
     Pinned(c"mode"),
@@ -56,30 +58,62 @@ pub(crate) static TMPFS_KEYS: [Pinned; 6] = [
     Pinned(c"gid"),
 ];
 
+/// The key of what a file system shows as its source, or is made from.
+pub(crate) static SOURCE: Pinned = Pinned(c"source");
+/// The device that is open in [`Slot::Source`], as a path that leads to it alone
+/// (`proc_pid_fd(5)`). The kernel takes a block device only by a path.
+pub(crate) static DEVICE: Pinned = Pinned(c"/proc/self/fd/8");
+/// The option that keeps a file system from writing to its device.
+pub(crate) static READ_ONLY: Pinned = Pinned(c"ro");
+
+/// The options of a FUSE file system that have a value, in the order in which a
+/// mounter sets them (`mount.fuse3(8)`).
+pub(crate) static FUSE_KEYS: [Pinned; 5] = [
+    Pinned(c"subtype"),
+    Pinned(c"rootmode"),
+    Pinned(c"user_id"),
+    Pinned(c"group_id"),
+    Pinned(c"max_read"),
+];
+/// The option that names the connection, by the number of its slot.
+pub(crate) static FUSE_FD: Pinned = Pinned(c"fd");
+/// The options of a FUSE file system that stand for themselves.
+pub(crate) static FUSE_FLAGS: [Pinned; 2] =
+    [Pinned(c"allow_other"), Pinned(c"default_permissions")];
+
 /// A descriptor number that a mounter reserves, so that the name of its link
 /// in `/proc/self/fd` can be pinned.
 ///
 /// They follow the numbers of its layout in the order in which an order brings
 /// them, and the kernel gives out the lowest number that is free: a descriptor
-/// arrives in its slot. A tmpfs has no source, and its context gets that number.
+/// arrives in its slot. A tmpfs has no source, and its context gets that number; any
+/// other context gets that of the directory, which has been closed by then. A link
+/// has been closed before there is a mount.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Slot {
     Directory,
     Target,
     Source,
+    Link,
     Mount,
 }
 
 impl Slot {
-    pub(crate) const ALL: [Self; 4] = [Self::Directory, Self::Target, Self::Source, Self::Mount];
+    pub(crate) const ALL: [Self; 5] = [
+        Self::Directory,
+        Self::Target,
+        Self::Source,
+        Self::Link,
+        Self::Mount,
+    ];
 
     /// The descriptor's number.
-    pub(crate) fn number(self) -> RawFd {
+    pub(crate) const fn number(self) -> RawFd {
         match self {
             Self::Directory => 6,
             Self::Target => 7,
             Self::Source => 8,
-            Self::Mount => 9,
+            Self::Link | Self::Mount => 9,
         }
     }
 
@@ -91,7 +125,7 @@ impl Slot {
             Self::Directory => directory,
             Self::Target => target,
             Self::Source => source,
-            Self::Mount => mount,
+            Self::Link | Self::Mount => mount,
         }
     }
 }
@@ -101,9 +135,12 @@ pub(crate) fn all() -> impl Iterator<Item = Pinned> {
     let paths = [EMPTY, PROC_SELF_FD, PROC_SELF_MOUNTINFO];
     paths
         .into_iter()
-        .chain([TMPFS, MOUNTWARDEN])
+        .chain([TMPFS, MOUNTWARDEN, FUSE, SOURCE, DEVICE, READ_ONLY, FUSE_FD])
         .chain(TMPFS_KEYS)
+        .chain(FUSE_KEYS)
+        .chain(FUSE_FLAGS)
         .chain(Slot::ALL.map(Slot::link))
+        .chain(names())
 }
 
 /// The one writable buffer that holds a name for `umount2` and `statx`.
@@ -151,4 +188,90 @@ pub(super) static NAME: NameBuffer = NameBuffer(UnsafeCell::new([0; NameBuffer::
 /// The address of the name buffer, as a filter compares it.
 pub(crate) fn name_buffer_address() -> u64 {
     NAME.address()
+}
+
+/// The names that the policy brings: types of file systems, and keys of their options.
+///
+/// They are written once, when the policy has been read, into pages of their own that
+/// nothing can write from then on. Each starts at a multiple of [`NamePages::EACH`], so
+/// that a filter can tell a whole name from the tail of one.
+#[repr(C, align(4096))]
+struct NamePages(UnsafeCell<[[u8; Self::EACH]; Self::COUNT]>);
+
+impl NamePages {
+    /// The bytes of a name, its closing NUL included.
+    const EACH: usize = 64;
+    /// Of four pages.
+    const COUNT: usize = 256;
+}
+
+// SAFETY: it is written by the one thread of a process that has no children yet, and
+// only read after that.
+unsafe impl Sync for NamePages {}
+
+static NAME_PAGES: NamePages = NamePages(UnsafeCell::new([[0; NamePages::EACH]; NamePages::COUNT]));
+/// How many of them are names; not zero once they are pinned.
+static NAMES_PINNED: AtomicUsize = AtomicUsize::new(0);
+
+/// Pins the names of the policy: once, before the first fork.
+///
+/// # Errors
+/// `E2BIG` for too many or too long a name, `EALREADY` the second time, and what
+/// `mprotect(2)` reports.
+pub(crate) fn pin_names<'n>(names: impl Iterator<Item = &'n str>) -> Result<(), Errno> {
+    if NAMES_PINNED.load(Ordering::Relaxed) != 0 {
+        return Err(Errno::EALREADY);
+    }
+    // The first stays empty: no option has an empty key.
+    let mut count: usize = 1;
+    for name in names {
+        // SAFETY: the process has one thread, nothing refers to the pages yet, and they
+        // are still writable, since the count is zero.
+        let pages = unsafe { &mut *NAME_PAGES.0.get() };
+        let place = pages
+            .get_mut(count)
+            .and_then(|each| each.get_mut(..name.len()));
+        match place {
+            Some(place) if name.len() < NamePages::EACH => place.copy_from_slice(name.as_bytes()),
+            _ => return Err(Errno::E2BIG),
+        }
+        count = count.saturating_add(1);
+    }
+    // SAFETY: the pages are this static's alone, aligned and of whole pages.
+    let protected = unsafe {
+        libc::mprotect(
+            NAME_PAGES.0.get().cast(),
+            size_of::<NamePages>(),
+            libc::PROT_READ,
+        )
+    };
+    Errno::result(protected)?;
+    NAMES_PINNED.store(count, Ordering::Relaxed);
+    Ok(())
+}
+
+/// The pinned form of a name; `None` where the policy does not have it.
+pub(crate) fn name(wanted: &str) -> Option<Pinned> {
+    names().find(|name| name.0.to_bytes() == wanted.as_bytes())
+}
+
+fn names() -> impl Iterator<Item = Pinned> {
+    let count = NAMES_PINNED.load(Ordering::Relaxed);
+    // SAFETY: nothing writes to the pages once the count is not zero, and with a count
+    // of zero nothing of them is kept.
+    let pages: &'static [_] = unsafe { &*NAME_PAGES.0.get() };
+    let pinned = pages.get(..count).unwrap_or_default();
+    pinned
+        .iter()
+        .filter_map(|each| CStr::from_bytes_until_nul(each).ok().map(Pinned))
+}
+
+/// Where the names of the policy begin, where the last may begin, and how far apart
+/// they are, as a filter compares it.
+pub(crate) fn names_range() -> (u64, u64, u64) {
+    let first = address_of(NAME_PAGES.0.get());
+    let bytes = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
+    let before_last = size_of::<NamePages>().saturating_sub(NamePages::EACH);
+    let last = first.saturating_add(bytes(before_last));
+    (first, last, bytes(NamePages::EACH))
 }

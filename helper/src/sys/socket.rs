@@ -11,7 +11,7 @@ use nix::unistd::Pid;
 use super::result;
 
 /// The most descriptors that one message carries.
-pub(crate) const MAX_DESCRIPTORS: usize = 3;
+pub(crate) const MAX_DESCRIPTORS: usize = 4;
 
 /// A received message.
 pub(crate) struct Message {

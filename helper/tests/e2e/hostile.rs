@@ -23,7 +23,7 @@ use nix::sys::socket::{
 };
 use nix::sys::time::{TimeVal, TimeValLike};
 use nix::unistd::Pid;
-use rustix::process::{PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
+use rustix::process::{PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open, pidfd_send_signal};
 use serde::{Deserialize, Serialize};
 
 use crate::Skip;
@@ -59,6 +59,7 @@ pub(crate) enum OrderReply {
         counters: Counters,
         uptime_seconds: u64,
     },
+    Answered,
 }
 
 /// A message as it is sent.
@@ -132,10 +133,14 @@ pub(crate) fn send(to: &OwnedFd, bytes: &[u8], files: &[BorrowedFd<'_>]) -> nix:
     )
 }
 
+fn pidfd(pid: Pid) -> OwnedFd {
+    let pid = rustix::process::Pid::from_raw(pid.as_raw()).unwrap();
+    pidfd_open(pid, PidfdFlags::empty()).unwrap()
+}
+
 /// Duplicates of all descriptors of a process, by their numbers there.
 pub(crate) fn descriptors(pid: Pid) -> Result<BTreeMap<RawFd, OwnedFd>, Skip> {
-    let pid = rustix::process::Pid::from_raw(pid.as_raw()).unwrap();
-    let pidfd = pidfd_open(pid, PidfdFlags::empty()).unwrap();
+    let pidfd = pidfd(pid);
     let mut found = BTreeMap::new();
     for number in 0..256 {
         match pidfd_getfd(&pidfd, number, PidfdGetfdFlags::empty()) {
@@ -365,14 +370,24 @@ pub(crate) struct HostileGate {
     /// The channel to the warden.
     pub(crate) channel: OwnedFd,
     pub(crate) listener: OwnedFd,
+    /// The stopped process, which may have ended.
+    gate: OwnedFd,
+}
+
+impl Drop for HostileGate {
+    fn drop(&mut self) {
+        let _ = pidfd_send_signal(&self.gate, rustix::process::Signal::KILL);
+    }
 }
 
 impl HostileGate {
     pub(crate) fn take(daemon: &Daemon) -> Result<Self, Skip> {
         let pid = only(daemon, "mw-gate");
+        let gate = pidfd(pid);
         stop(pid);
         let mut all = beside_the_standard_ones(pid)?;
         Ok(Self {
+            gate,
             channel: remove(&mut all, is_order_channel),
             listener: remove(&mut all, |file| getsockopt(file, AcceptConn) == Ok(true)),
         })

@@ -112,6 +112,23 @@ pub(crate) fn mountinfo() -> Mountinfo {
     Mountinfo::new(fs::File::open("/proc/self/mountinfo").unwrap().into())
 }
 
+/// Skips what takes a newer kernel than this one.
+pub(crate) fn needs(major: u32, minor: u32, what: &str) -> Result<(), Skip> {
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+    let mut numbers = release
+        .split(['.', '-'])
+        .map(|part| part.parse().unwrap_or(0));
+    let running = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+    if running >= (major, minor) {
+        Ok(())
+    } else {
+        let release = release.trim();
+        Err(Skip(format!(
+            "{what} is of Linux {major}.{minor}, and this is {release}"
+        )))
+    }
+}
+
 /// Skips what takes `statmount(2)` and the ids that come with it.
 pub(crate) fn needs_unique_ids() -> Result<(), Skip> {
     match raw::status_of_mount(0) {
@@ -120,6 +137,15 @@ pub(crate) fn needs_unique_ids() -> Result<(), Skip> {
         )),
         _ => Ok(()),
     }
+}
+
+/// Whether of two unmounts of a mount at the same moment one fails. Before Linux 6.17 the
+/// second finds nothing to do and succeeds too (`do_umount` in `fs/namespace.c`).
+pub(crate) fn ends_a_mount_once() -> bool {
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+    let mut numbers = release.split(['.', '-']).map(str::parse::<u32>);
+    let mut next = || numbers.next().unwrap().unwrap();
+    (next(), next()) >= (6, 17)
 }
 
 /// `MOUNT_ATTR_RDONLY`, `NOSUID`, `NODEV`, `NOEXEC`, `NOSYMFOLLOW`

@@ -19,6 +19,7 @@
 
 mod cases;
 mod daemon;
+mod devices;
 mod fuse;
 mod honest;
 mod hostile;
@@ -30,6 +31,7 @@ mod puppet;
 mod racing;
 mod roles;
 mod sandbox;
+mod served;
 mod source_lines;
 #[cfg(target_arch = "x86_64")]
 mod symbols;

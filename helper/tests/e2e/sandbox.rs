@@ -129,6 +129,17 @@ impl Sandbox {
         fs::set_permissions(path, fs::Permissions::from_mode(0o644)).unwrap();
     }
 
+    /// Skips what takes a device that a file system is mounted from.
+    pub(crate) fn needs_devices(&self) -> Result<(), Skip> {
+        if self.is_root {
+            Ok(())
+        } else {
+            Err(Skip(
+                "only root can make a device, and no other user namespace can mount one".to_owned(),
+            ))
+        }
+    }
+
     /// Skips what takes several users.
     pub(crate) fn needs_root(&self) -> Result<(), Skip> {
         if self.is_root {

@@ -1,7 +1,10 @@
 //! `[[grant]]`
 
-use mountwarden_protocol::{MountAttributes, TmpfsInodes, TmpfsSize};
+use std::collections::BTreeSet;
 
+use mountwarden_protocol::{MountAttributes, Propagation, TmpfsInodes, TmpfsSize};
+
+use super::filesystems::{block, fuse};
 use super::subjects::subjects;
 use super::toml_reader::{Table, Value};
 use crate::Accounts;
@@ -10,7 +13,7 @@ use crate::grant::{BindTerms, Grant, Terms, TmpfsTerms};
 use crate::subjects::Subjects;
 use crate::template::Template;
 
-pub(super) const KEYS: [&str; 8] = [
+pub(super) const KEYS: [&str; 12] = [
     "name",
     "users",
     "groups",
@@ -19,6 +22,10 @@ pub(super) const KEYS: [&str; 8] = [
     "shared_target",
     "bind",
     "tmpfs",
+    "block",
+    "fuse",
+    "remount",
+    "propagation",
 ];
 
 /// The longest name in bytes: every audit line cites one.
@@ -39,6 +46,11 @@ pub(super) fn grant(table: &Table<'_>, accounts: &dyn Accounts) -> Result<Grant,
         None => MountAttributes::NO_SUID | MountAttributes::NO_DEV,
     };
     let shared_target = flag(table, "shared_target")?;
+    let remount = flag(table, "remount")?;
+    let propagation = match table.get("propagation") {
+        Some(value) => propagation(&value)?,
+        None => BTreeSet::new(),
+    };
     let bind = match table.get("bind") {
         Some(value) => Some(bind(&value, &subjects)?),
         None => None,
@@ -47,22 +59,27 @@ pub(super) fn grant(table: &Table<'_>, accounts: &dyn Accounts) -> Result<Grant,
         Some(value) => Some(tmpfs(&value)?),
         None => None,
     };
-    if bind.is_none() && tmpfs.is_none() {
+    let block = table.get("block").map(|value| block(&value, &subjects));
+    let fuse = table.get("fuse").map(|value| fuse(&value));
+    let terms = Terms {
+        targets,
+        force,
+        shared_target,
+        bind,
+        tmpfs,
+        block: block.transpose()?,
+        fuse: fuse.transpose()?,
+        remount,
+        propagation,
+        subjects,
+    };
+    if terms.kinds().is_empty() {
         return Err(table.fault(
-            "the grant allows no kind of mount; give it a table [grant.bind] or [grant.tmpfs]",
+            "the grant allows no kind of mount; give it a table [grant.bind], [grant.tmpfs], \
+             [grant.block] or [grant.fuse]",
         ));
     }
-    Ok(Grant {
-        name,
-        terms: Terms {
-            subjects,
-            targets,
-            force,
-            shared_target,
-            bind,
-            tmpfs,
-        },
-    })
+    Ok(Grant { name, terms })
 }
 
 fn name(value: &Value<'_>) -> Result<String, Fault> {
@@ -73,7 +90,7 @@ fn name(value: &Value<'_>) -> Result<String, Fault> {
     Ok(name.to_owned())
 }
 
-fn flag(table: &Table<'_>, key: &'static str) -> Result<bool, Fault> {
+pub(super) fn flag(table: &Table<'_>, key: &'static str) -> Result<bool, Fault> {
     table.get(key).map_or(Ok(false), |value| value.boolean())
 }
 
@@ -90,6 +107,18 @@ fn force(value: &Value<'_>) -> Result<MountAttributes, Fault> {
         };
     }
     Ok(attributes)
+}
+
+fn propagation(value: &Value<'_>) -> Result<BTreeSet<Propagation>, Fault> {
+    value
+        .list("a list of slave and shared")?
+        .iter()
+        .map(|element| match element.as_text() {
+            Some("slave") => Ok(Propagation::Slave),
+            Some("shared") => Ok(Propagation::Shared),
+            _ => Err(element.wrong("slave or shared")),
+        })
+        .collect()
 }
 
 fn bind(value: &Value<'_>, subjects: &Subjects) -> Result<BindTerms, Fault> {
@@ -135,7 +164,7 @@ fn inodes_for(size: TmpfsSize) -> Option<TmpfsInodes> {
 }
 
 /// Reads a list of roots; `check` is what one of them must be beyond a path.
-fn roots(
+pub(super) fn roots(
     value: &Value<'_>,
     subjects: &Subjects,
     check: impl Fn(&Value<'_>, &Template) -> Result<(), Fault>,

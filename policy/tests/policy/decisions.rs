@@ -5,7 +5,8 @@ use mountwarden_policy::{
     MountPermit, Peer, Permit, PermittedKind, Policy, UnmountPermit, Verdict,
 };
 use mountwarden_protocol::{
-    DenyReason, Kind, MountAttributes, MountId, MountOptions, Operation, TmpfsMode, Unmount,
+    DenyReason, Kind, MountAttributes, MountId, MountOptions, Operation, Propagation, TmpfsMode,
+    Unmount,
 };
 
 use crate::support::{
@@ -57,6 +58,7 @@ fn images(source: &str, target: &str, more: MountAttributes) -> Permit<'static> 
         },
         attributes: DEFAULT | MountAttributes::READ_ONLY | more,
         shared_target: false,
+        propagation: Propagation::Private,
         lease: false,
     })
 }
@@ -74,6 +76,7 @@ fn scratch(target: &str, bytes: u64, count: u64) -> Permit<'static> {
         },
         attributes: DEFAULT | MountAttributes::NO_EXEC,
         shared_target: true,
+        propagation: Propagation::Private,
         lease: false,
     })
 }
@@ -88,6 +91,7 @@ fn trees(recursive: bool, attributes: MountAttributes) -> Permit<'static> {
         },
         attributes,
         shared_target: false,
+        propagation: Propagation::Private,
         lease: false,
     })
 }

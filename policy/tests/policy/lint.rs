@@ -182,6 +182,74 @@ fn flags_that_are_not_forced_are_unwise() {
 }
 
 #[test]
+fn devices_by_the_order_in_which_they_are_found_are_unwise() {
+    let of_device = |device: &str| {
+        of_grant(&format!(
+            "users = ['qemu']\ntarget = ['/run/vms/{{uid}}']\n[grant.block]\n\
+             device = ['{device}']\nfilesystems = ['ext4']"
+        ))
+    };
+    for device in ["/dev/*", "/dev/sd*", "/dev/s*a", "/dev/nvme*", "/dev/dm-*"] {
+        assert_eq!(
+            of_device(device),
+            [format!(
+                "the device pattern {device} stands for whole disks, the system's own among them; \
+                 name the devices of this grant"
+            )]
+        );
+    }
+    for device in [
+        "/dev/sdb1",
+        "/dev/nvme1n1p2",
+        "/dev/dm-3",
+        "/dev/vdz",
+        "/dev/mmcblk1p1",
+    ] {
+        assert_eq!(
+            of_device(device),
+            [format!(
+                "the device {device} has its name by the order in which the kernel finds devices, \
+                 and may be another after the next start; name it as in /dev/disk/by-id or \
+                 /dev/mapper"
+            )]
+        );
+    }
+    for device in [
+        "/dev/vg0/*",
+        "/dev/mapper/vm-*",
+        "/dev/disk/by-id/*",
+        "/dev/nbd0",
+        "/dev/data",
+    ] {
+        assert_eq!(of_device(device), [""; 0], "{device}");
+    }
+}
+
+#[test]
+fn a_fuse_mount_for_others_without_the_kernels_checks_is_unwise() {
+    let of_fuse = |more: &str| {
+        of_grant(&format!(
+            "users = ['qemu']\ntarget = ['/run/vms/{{uid}}']\n[grant.fuse]\n\
+             subtypes = ['sshfs']\n{more}"
+        ))
+    };
+    assert_eq!(
+        of_fuse("allow_other = true"),
+        [
+            "allow_other without default_permissions lets a peer's program decide what other users \
+          may do on its file system, and see what they do there"
+        ]
+    );
+    for more in [
+        "",
+        "default_permissions = true",
+        "allow_other = true\ndefault_permissions = true",
+    ] {
+        assert_eq!(of_fuse(more), [""; 0], "{more}");
+    }
+}
+
+#[test]
 fn accounts_that_mean_more_than_one_service_are_unwise() {
     for (subjects, beginnings) in [
         ("users = ['root']", vec!["names user 0: "]),
@@ -286,6 +354,30 @@ fn a_recursive_bind_of_its_own_targets_is_unwise() {
             warnings
                 .iter()
                 .all(|w| w.contains("the grant is recursive"))
+        );
+    }
+}
+
+#[test]
+fn a_shared_propagation_is_warned_of() {
+    let with = |words: &str| {
+        of_grant(&format!(
+            "users = [1000]\ntarget = ['/mnt/t']\npropagation = [{words}]\n\
+             [grant.bind]\nsource = ['/srv/images']\n"
+        ))
+    };
+    for (words, count) in [
+        ("", 0),
+        ("'slave'", 0),
+        ("'shared'", 1),
+        ("'slave', 'shared'", 1),
+    ] {
+        let warnings = with(words);
+        assert_eq!(warnings.len(), count, "{words}: {warnings:?}");
+        assert!(
+            warnings
+                .iter()
+                .all(|text| text.contains("at its source too"))
         );
     }
 }

@@ -3,6 +3,7 @@
 #[cfg(test)]
 mod decisions;
 #[cfg(test)]
+mod filesystems;
 mod limits;
 #[cfg(test)]
 mod lint;
@@ -13,9 +14,13 @@ mod places;
 #[cfg(test)]
 mod positions;
 #[cfg(test)]
+mod propagation;
+#[cfg(test)]
 mod properties;
 #[cfg(test)]
 mod protected;
+#[cfg(test)]
+mod remounts;
 #[cfg(test)]
 mod several;
 #[cfg(test)]

@@ -113,14 +113,14 @@ fn every_table_knows_its_keys() {
             3,
             1,
             "unknown key \"user\" in [[grant]]; the keys are name, users, groups, target, force, \
-             shared_target, bind, tmpfs",
+             shared_target, bind, tmpfs, block, fuse, remount, propagation",
         ),
         (
-            "version = 1\n[[grant]]\nname = 'x'\n  [grant.block]\n  device = []\n",
+            "version = 1\n[[grant]]\nname = 'x'\n  [grant.blocks]\n  device = []\n",
             4,
             10,
-            "unknown key \"block\" in [[grant]]; the keys are name, users, groups, target, force, \
-             shared_target, bind, tmpfs",
+            "unknown key \"blocks\" in [[grant]]; the keys are name, users, groups, target, force, \
+             shared_target, bind, tmpfs, block, fuse, remount, propagation",
         ),
     ]);
 }
@@ -435,7 +435,8 @@ fn the_other_keys_of_a_grant_have_types() {
             "",
             2,
             1,
-            "the grant allows no kind of mount; give it a table [grant.bind] or [grant.tmpfs]",
+            "the grant allows no kind of mount; give it a table [grant.bind], [grant.tmpfs], \
+             [grant.block] or [grant.fuse]",
         ),
         (
             "force = ['nodev', 'suid']",
@@ -449,6 +450,19 @@ fn the_other_keys_of_a_grant_have_types() {
             6,
             17,
             "shared_target must be true or false, not the string \"no\"",
+        ),
+        ("remount = 1", 6, 11, "remount must be true or false, not 1"),
+        (
+            "propagation = 'shared'",
+            6,
+            15,
+            "propagation must be a list of slave and shared, not the string \"shared\"",
+        ),
+        (
+            "propagation = ['slave', 'private']",
+            6,
+            25,
+            "an element of propagation must be slave or shared, not the string \"private\"",
         ),
         (
             "bind = true",
@@ -483,6 +497,98 @@ fn the_other_keys_of_a_grant_have_types() {
     ] {
         check_grant(&[(&format!("{start}{lines}"), line, column, message)]);
     }
+}
+
+#[test]
+fn attack_14_what_a_device_may_hold_is_spelt_out() {
+    check_grant(&[
+        (
+            "name = 'g'\nusers = ['qemu']\ntarget = ['/run/a']\n[grant.block]\ndevice = ['/dev/a']",
+            6,
+            1,
+            "[grant.block] lacks the key filesystems, which is required",
+        ),
+        (
+            "name = 'g'\nusers = ['qemu']\ntarget = ['/run/a']\n[grant.block]\nfilesystems = ['auto']\ndevice = ['/dev/a']",
+            7,
+            16,
+            "\"auto\" is refused: the type of a file system is named, never guessed: say which",
+        ),
+        (
+            "name = 'g'\nusers = ['qemu']\ntarget = ['/run/a']\n[grant.block]\nfilesystems = []\ndevice = ['/dev/a']",
+            7,
+            15,
+            "filesystems must be a list of at least one of the types of file systems, not an empty list",
+        ),
+        (
+            "name = 'g'\nusers = ['qemu']\ntarget = ['/run/a']\n[grant.block]\nfilesystems = ['xfs']\ndevice = ['a']",
+            8,
+            11,
+            "the root \"a\" is refused: the path is relative; it must start with '/'",
+        ),
+        (
+            "name = 'g'\nusers = ['qemu']\ntarget = ['/run/a']\n[grant.block]\nfilesystems = ['xfs']\ndevice = ['/dev/{user}']",
+            8,
+            11,
+            "{user} does not stand in a device, where a name could be read as a pattern; use {uid}",
+        ),
+        (
+            "name = 'g'\nusers = ['qemu']\ntarget = ['/run/a']\n[grant.block]\nfilesystems = ['xfs']\ndevice = ['/dev/a']\noptions = ['a,b']",
+            9,
+            12,
+            "the option \"a,b\" is refused: the key of an option is 1 to 63 letters, digits or any of _ . + -",
+        ),
+        (
+            "name = 'g'\nusers = ['qemu']\ntarget = ['/run/a']\n[grant.block]\nfilesystems = ['xfs']\ndevice = ['/dev/a']\noptions = ['source=*']",
+            9,
+            12,
+            "the option \"source=*\" is refused: the helper sets it itself, from the grant or from what the kernel says of the peer",
+        ),
+    ]);
+}
+
+#[test]
+fn attack_17_who_serves_a_fuse_mount_is_no_key() {
+    check_grant(&[
+        (
+            "name = 'g'\nusers = ['qemu']\ntarget = ['/run/a']\n[grant.fuse]\nsubtypes = []",
+            7,
+            12,
+            "subtypes must be a list of at least one pattern, in which * stands for any characters but /, not an empty list",
+        ),
+        (
+            "name = 'g'\nusers = ['qemu']\ntarget = ['/run/a']\n[grant.fuse]\nsubtypes = ['a', '']",
+            7,
+            18,
+            "an element of subtypes must be a pattern, not empty and without control characters, not the string \"\"",
+        ),
+        (
+            "name = 'g'\nusers = ['qemu']\ntarget = ['/run/a']\n[grant.fuse]\nsubtypes = ['a']\nuser_id = 0",
+            8,
+            1,
+            "unknown key \"user_id\" in [grant.fuse]; the keys are subtypes, sources, allow_other, default_permissions, read_only",
+        ),
+    ]);
+}
+
+#[test]
+fn more_names_than_the_kernel_is_given_are_refused() {
+    let options = |count: usize| {
+        let options: Vec<_> = (0..count).map(|n| format!("'o{n}'")).collect();
+        format!(
+            "version = 1\n[[grant]]\nname = 'g'\nusers = ['qemu']\ntarget = ['/run/a']\n\
+             [grant.block]\nfilesystems = ['xfs']\ndevice = ['/dev/a']\noptions = [{}]",
+            options.join(", ")
+        )
+    };
+    assert!(Policy::parse(Path::new("p"), &options(254), &Names).is_ok());
+    let text = options(255);
+    check(&[(
+        &text,
+        1,
+        1,
+        "the grants name 256 types of file systems and keys of their options, and may name 255",
+    )]);
 }
 
 #[test]

@@ -7,7 +7,8 @@ use std::path::{Component, Path};
 
 use mountwarden_policy::{MountPermit, Peer, Permit, PermittedKind, Policy, Verdict};
 use mountwarden_protocol::{
-    AbsPath, DenyReason, Kind, Mount, MountAttributes, MountOptions, Operation, TmpfsMode, Unmount,
+    AbsPath, DenyReason, Kind, Lift, Mount, MountAttributes, MountOptions, Operation, Propagation,
+    Remount, TmpfsMode, Unmount,
 };
 use proptest::prelude::*;
 
@@ -22,6 +23,8 @@ struct Spec {
     force: Vec<&'static str>,
     sources: Option<(Vec<String>, bool, bool)>,
     tmpfs: Option<(u64, u64)>,
+    remount: bool,
+    propagation: Vec<&'static str>,
 }
 
 fn toml(specs: &[Spec]) -> String {
@@ -32,12 +35,14 @@ fn toml(specs: &[Spec]) -> String {
             groups,
             targets,
             force,
+            remount,
+            propagation,
             ..
         } = spec;
         write!(
             text,
             "[[grant]]\nname = 'g{index}'\nusers = {users:?}\ngroups = {groups:?}\n\
-             target = {targets:?}\nforce = {force:?}\n"
+             target = {targets:?}\nforce = {force:?}\nremount = {remount}\npropagation = {propagation:?}\n"
         )
         .unwrap();
         if let Some((sources, read_only, recursive)) = &spec.sources {
@@ -94,21 +99,27 @@ fn spec() -> impl Strategy<Value = Spec> {
         prop::sample::subsequence(flags, 0..=5),
         prop::option::of(bind),
         prop::option::of((1..5_u64, 1..5_u64)),
+        any::<bool>(),
+        prop::sample::subsequence(vec!["slave", "shared"], 0..=2),
     )
         .prop_filter(
             "a subject and a kind",
-            |(users, groups, _, _, bind, tmpfs)| {
+            |(users, groups, _, _, bind, tmpfs, ..)| {
                 !(users.is_empty() && groups.is_empty()) && (bind.is_some() || tmpfs.is_some())
             },
         )
-        .prop_map(|(users, groups, targets, force, sources, tmpfs)| Spec {
-            users,
-            groups,
-            targets,
-            force,
-            sources,
-            tmpfs,
-        })
+        .prop_map(
+            |(users, groups, targets, force, sources, tmpfs, remount, propagation)| Spec {
+                users,
+                groups,
+                targets,
+                force,
+                sources,
+                tmpfs,
+                remount,
+                propagation,
+            },
+        )
 }
 
 fn peers() -> impl Strategy<Value = Peer> {
@@ -137,18 +148,41 @@ fn kinds() -> impl Strategy<Value = Kind> {
 
 fn operations() -> impl Strategy<Value = Operation> {
     let options = (0..=31_u32).prop_map(MountOptions::from_bits_truncate);
+    let all = [
+        Propagation::Private,
+        Propagation::Slave,
+        Propagation::Shared,
+    ];
+    let propagation =
+        prop_oneof![2 => Just(Propagation::Private), 1 => prop::sample::select(all.to_vec())];
     prop_oneof![
-        3 => (kinds(), any_path(0), options, any::<bool>()).prop_map(
-            |(kind, target, options, lease)| {
-                Operation::Mount(Mount { kind, target: path(&target), options, lease })
-            }
+        3 => (kinds(), any_path(0), options, propagation, any::<bool>()).prop_map(
+            |(kind, target, options, propagation, lease)| Operation::Mount(Mount {
+                kind,
+                target: path(&target),
+                options,
+                propagation,
+                lease,
+            })
         ),
         1 => any_path(0).prop_map(|target| Operation::Unmount(Unmount {
             target: path(&target),
             lazy: false,
             id: None,
         })),
+        1 => (any_path(0), attributes(), prop::option::of((attributes(), kinds()))).prop_map(
+            |(target, set, lift)| Operation::Remount(Remount {
+                target: path(&target),
+                set,
+                lift: lift.map(|(attributes, kind)| Lift { attributes, kind }),
+                id: None,
+            })
+        ),
     ]
+}
+
+fn attributes() -> impl Strategy<Value = MountAttributes> {
+    (0..=31_u32).prop_map(MountAttributes::from_bits_truncate)
 }
 
 /// A grant of the policy that an operation aims at, and by how much it misses.
@@ -198,6 +232,13 @@ fn aimed(specs: &[Spec], peer: &Peer, operation: &Operation, aim: Option<Aim>) -
             }
         }
         Operation::Unmount(unmount) => unmount.target = near(&spec.targets, aim.beyond_target),
+        Operation::Remount(remount) => {
+            remount.target = near(&spec.targets, aim.beyond_target);
+            let kind = remount.lift.as_mut().map(|lift| &mut lift.kind);
+            if let (Some(Kind::Bind { source, .. }), Some((roots, ..))) = (kind, &spec.sources) {
+                *source = near(roots, aim.beyond_source);
+            }
+        }
     }
     operation
 }
@@ -207,10 +248,14 @@ fn expected(specs: &[Spec], peer: &Peer, operation: &Operation) -> Result<usize,
     if !specs.iter().any(|spec| is_for(spec, peer)) {
         return Err(DenyReason::NoGrant);
     }
-    let target = operation.target().as_path();
-    let first = target.components().nth(1);
     let system = ["proc", "sys"].map(|name| Some(Component::Normal(name.as_ref())));
-    if system.contains(&first) || ["/", "/etc"].map(Path::new).contains(&target) {
+    let protected = |path: &AbsPath| {
+        let path = path.as_path();
+        system.contains(&path.components().nth(1)) || ["/", "/etc"].map(Path::new).contains(&path)
+    };
+    let shares =
+        matches!(operation, Operation::Mount(mount) if mount.propagation == Propagation::Shared);
+    if protected(operation.target()) || (shares && operation.source().is_some_and(protected)) {
         return Err(DenyReason::TargetProtected);
     }
     let mut furthest = 0;
@@ -226,11 +271,14 @@ fn expected(specs: &[Spec], peer: &Peer, operation: &Operation) -> Result<usize,
     }
     Err([
         DenyReason::TargetNotGranted,
+        DenyReason::RemountNotGranted,
         DenyReason::KindNotGranted,
         DenyReason::SourceNotGranted,
         DenyReason::RecursiveNotGranted,
         DenyReason::SuidNotGranted,
         DenyReason::DevNotGranted,
+        DenyReason::AttributeForced,
+        DenyReason::PropagationNotGranted,
         DenyReason::SizeAboveMaximum,
         DenyReason::InodesAboveMaximum,
     ][furthest])
@@ -243,26 +291,46 @@ fn is_for(spec: &Spec, peer: &Peer) -> bool {
 }
 
 /// Whether each check passes, in the order in which they are made.
-fn checks(spec: &Spec, peer: &Peer, operation: &Operation) -> [bool; 8] {
-    let target = beneath(operation.target(), &spec.targets, peer, 1);
-    let Operation::Mount(mount) = operation else {
-        return [target, true, true, true, true, true, true, true];
-    };
-    let keeps = |option, word| !mount.options.contains(option) || !spec.force.contains(&word);
-    let suid = keeps(MountOptions::SUID, "nosuid");
-    let dev = keeps(MountOptions::DEV, "nodev");
-    match (&mount.kind, &spec.sources, spec.tmpfs) {
+fn checks(spec: &Spec, peer: &Peer, operation: &Operation) -> [bool; 11] {
+    let mut checks = [true; 11];
+    checks[0] = beneath(operation.target(), &spec.targets, peer, 1);
+    match operation {
+        Operation::Mount(mount) => {
+            let keeps =
+                |option, word| !mount.options.contains(option) || !spec.force.contains(&word);
+            checks[5] = keeps(MountOptions::SUID, "nosuid");
+            checks[6] = keeps(MountOptions::DEV, "nodev");
+            let asked = mount.propagation;
+            checks[8] = asked == Propagation::Private || spec.propagation.contains(&asked.name());
+            check_kind(spec, peer, &mount.kind, &mut checks);
+        }
+        Operation::Unmount(_) => {}
+        Operation::Remount(remount) => {
+            checks[1] = spec.remount;
+            if let Some(lift) = &remount.lift {
+                let names = lift.attributes.names();
+                let is_bind = matches!(lift.kind, Kind::Bind { .. });
+                let read_only = is_bind && spec.sources.as_ref().is_some_and(|(_, ro, _)| *ro);
+                let forced = |name| spec.force.contains(name) || (read_only && *name == "ro");
+                checks[7] = !names.iter().any(forced);
+                check_kind(spec, peer, &lift.kind, &mut checks);
+            }
+        }
+    }
+    checks
+}
+
+fn check_kind(spec: &Spec, peer: &Peer, kind: &Kind, checks: &mut [bool; 11]) {
+    match (kind, &spec.sources, spec.tmpfs) {
         (Kind::Bind { source, recursive }, Some((roots, _, may_recurse)), _) => {
-            let source = beneath(source, roots, peer, 0);
-            let recursive = !recursive || *may_recurse;
-            [target, true, source, recursive, suid, dev, true, true]
+            checks[3] = beneath(source, roots, peer, 0);
+            checks[4] = !recursive || *may_recurse;
         }
         (Kind::Tmpfs { size, inodes, .. }, _, Some((max_size, max_inodes))) => {
-            let size = size.is_none_or(|size| size.get() <= max_size);
-            let inodes = inodes.is_none_or(|inodes| inodes.get() <= max_inodes);
-            [target, true, true, true, suid, dev, size, inodes]
+            checks[9] = size.is_none_or(|size| size.get() <= max_size);
+            checks[10] = inodes.is_none_or(|inodes| inodes.get() <= max_inodes);
         }
-        _ => [target, false, true, true, true, true, true, true],
+        _ => checks[2] = false,
     }
 }
 
@@ -389,6 +457,8 @@ proptest! {
             force: vec![],
             sources: Some((vec![root.clone()], false, true)),
             tmpfs: Some((1, 1)),
+            remount: true,
+            propagation: vec![],
         };
         let policy = parse(&[spec]);
         let peer = Peer { uid: 1, gid: 1, groups: vec![] };
@@ -403,6 +473,7 @@ proptest! {
                 kind: Kind::Bind { source: path(&sibling), recursive: false },
                 target: path(&format!("{root}/x")),
                 options: MountOptions::empty(),
+                propagation: Propagation::Private,
                 lease: false,
             });
             prop_assert!(policy.judge(&peer, &mount).grant().is_none());
@@ -447,6 +518,7 @@ fn check_permit(
     permit: &MountPermit<'_>,
 ) -> Result<(), TestCaseError> {
     prop_assert_eq!(&permit.target, &mount.target);
+    prop_assert_eq!(permit.propagation, mount.propagation);
     let names = permit.attributes.names();
     for flag in &spec.force {
         prop_assert!(names.contains(flag), "{flag} is forced: {names:?}");

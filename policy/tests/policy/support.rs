@@ -4,7 +4,7 @@ use std::path::Path;
 
 use mountwarden_policy::{Accounts, Denial, Peer, Policy, Verdict};
 use mountwarden_protocol::{
-    AbsPath, Kind, Mount, MountOptions, Operation, TmpfsInodes, TmpfsSize, Unmount,
+    AbsPath, Kind, Mount, MountOptions, Operation, Propagation, TmpfsInodes, TmpfsSize, Unmount,
 };
 
 /// The accounts of the machine that the tests pretend to be on.
@@ -68,6 +68,7 @@ pub(crate) fn mount(kind: Kind, target: &str, options: MountOptions) -> Operatio
         kind,
         target: path(target),
         options,
+        propagation: Propagation::Private,
         lease: false,
     })
 }

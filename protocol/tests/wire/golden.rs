@@ -11,7 +11,8 @@ use std::path::{Path, PathBuf};
 
 use mountwarden_protocol::frame::{self, DecodeError};
 use mountwarden_protocol::{
-    Explanation, Hello, HelloReply, Kind, Operation, Outcome, ProbeAnswer, Reply, Request, Role,
+    Explanation, Hello, HelloReply, Kind, Operation, Outcome, ProbeAnswer, Propagation, Reply,
+    Request, Role,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -163,9 +164,25 @@ fn golden_vectors_hold_every_variant_of_every_enumeration() {
     );
     assert_eq!(
         variants::<Operation>(),
-        seen(&["Perform(Mount(", "Perform(Unmount("])
+        seen(&["Perform(Mount(", "Perform(Unmount(", "Perform(Remount("])
     );
-    assert_eq!(variants::<Kind>(), seen(&["kind: Bind {", "kind: Tmpfs {"]));
+    assert_eq!(
+        variants::<Propagation>(),
+        seen(&[
+            "propagation: Private",
+            "propagation: Slave",
+            "propagation: Shared"
+        ])
+    );
+    assert_eq!(
+        variants::<Kind>(),
+        seen(&[
+            "kind: Bind {",
+            "kind: Tmpfs {",
+            "kind: Block {",
+            "kind: Fuse {"
+        ])
+    );
     assert_eq!(
         variants::<Reply>(),
         seen(&[
@@ -175,6 +192,7 @@ fn golden_vectors_hold_every_variant_of_every_enumeration() {
             "Reply(List(",
             "Reply(Explained(",
             "Reply(Status(",
+            "Reply(Remounted(",
             "Reply(Probed("
         ])
     );

@@ -67,13 +67,21 @@ mirror! {
     pub(crate) enum Operation {
         Mount(Mount),
         Unmount(Unmount),
+        Remount(Remount),
     }
 
     pub(crate) struct Mount {
         pub(crate) kind: Kind,
         pub(crate) target: Vec<u8>,
         pub(crate) options: u32,
+        pub(crate) propagation: Propagation,
         pub(crate) lease: bool,
+    }
+
+    pub(crate) enum Propagation {
+        Private,
+        Slave,
+        Shared,
     }
 
     pub(crate) enum Kind {
@@ -86,12 +94,41 @@ mirror! {
             inodes: Option<u64>,
             mode: Option<u32>,
         },
+        Block {
+            device: Vec<u8>,
+            filesystem: String,
+            options: Vec<FilesystemOption>,
+        },
+        Fuse {
+            subtype: String,
+            source: Option<String>,
+            allow_other: bool,
+            default_permissions: bool,
+            max_read: Option<u32>,
+        },
+    }
+
+    pub(crate) struct FilesystemOption {
+        pub(crate) key: String,
+        pub(crate) value: Option<String>,
     }
 
     pub(crate) struct Unmount {
         pub(crate) target: Vec<u8>,
         pub(crate) lazy: bool,
         pub(crate) id: Option<u64>,
+    }
+
+    pub(crate) struct Remount {
+        pub(crate) target: Vec<u8>,
+        pub(crate) set: u32,
+        pub(crate) lift: Option<Lift>,
+        pub(crate) id: Option<u64>,
+    }
+
+    pub(crate) struct Lift {
+        pub(crate) attributes: u32,
+        pub(crate) kind: Kind,
     }
 
     pub(crate) enum Reply {
@@ -101,6 +138,7 @@ mirror! {
         List(ListPage),
         Explained(Explanation),
         Status(Status),
+        Remounted(MountInfo),
         Probed(Probed),
     }
 
@@ -213,6 +251,7 @@ mirror! {
         pub(crate) failed: u64,
         pub(crate) delayed: u64,
         pub(crate) killed: u64,
+        pub(crate) remounted: u64,
     }
 }
 
@@ -341,12 +380,26 @@ impl From<&protocol::Operation> for Operation {
                 kind: (&mount.kind).into(),
                 target: path(&mount.target),
                 options: mount.options.bits(),
+                propagation: match mount.propagation {
+                    protocol::Propagation::Private => Propagation::Private,
+                    protocol::Propagation::Slave => Propagation::Slave,
+                    protocol::Propagation::Shared => Propagation::Shared,
+                },
                 lease: mount.lease,
             }),
             protocol::Operation::Unmount(unmount) => Self::Unmount(Unmount {
                 target: path(&unmount.target),
                 lazy: unmount.lazy,
                 id: unmount.id.map(u64::from),
+            }),
+            protocol::Operation::Remount(remount) => Self::Remount(Remount {
+                target: path(&remount.target),
+                set: remount.set.bits(),
+                lift: remount.lift.as_ref().map(|lift| Lift {
+                    attributes: lift.attributes.bits(),
+                    kind: (&lift.kind).into(),
+                }),
+                id: remount.id.map(u64::from),
             }),
         }
     }
@@ -363,6 +416,34 @@ impl From<&protocol::Kind> for Kind {
                 size: size.map(u64::from),
                 inodes: inodes.map(u64::from),
                 mode: mode.map(u32::from),
+            },
+            protocol::Kind::Block {
+                device,
+                filesystem,
+                options,
+            } => Self::Block {
+                device: path(device),
+                filesystem: filesystem.to_string(),
+                options: options
+                    .iter()
+                    .map(|option| FilesystemOption {
+                        key: option.key.to_string(),
+                        value: option.value.clone().map(String::from),
+                    })
+                    .collect(),
+            },
+            protocol::Kind::Fuse {
+                subtype,
+                source,
+                allow_other,
+                default_permissions,
+                max_read,
+            } => Self::Fuse {
+                subtype: subtype.to_string(),
+                source: source.clone().map(String::from),
+                allow_other: *allow_other,
+                default_permissions: *default_permissions,
+                max_read: *max_read,
             },
         }
     }
@@ -389,6 +470,7 @@ impl From<&protocol::Reply> for Reply {
             }),
             protocol::Reply::Explained(explanation) => Self::Explained(explanation.into()),
             protocol::Reply::Status(status) => Self::Status((&**status).into()),
+            protocol::Reply::Remounted(mount) => Self::Remounted(mount.into()),
             protocol::Reply::Probed(probed) => Self::Probed(Probed {
                 target: path(&probed.target),
                 id: probed.id.map(u64::from),
@@ -462,6 +544,7 @@ impl From<&protocol::Status> for Status {
                 failed: from.counters.failed,
                 delayed: from.counters.delayed,
                 killed: from.counters.killed,
+                remounted: from.counters.remounted,
             },
         }
     }

@@ -3,11 +3,11 @@
 use std::num::NonZeroU32;
 
 use mountwarden_protocol::{
-    AbsPath, Counters, DenyReason, ErrorCode, ErrorReply, Explanation, Features, Hello, HelloReply,
-    Kind, LandlockReport, Limits, ListPage, Mount, MountAttributes, MountId, MountInfo,
-    MountOptions, Mounted, Operation, Outcome, ProbeAnswer, Probed, Refusal, Reply, Request, Role,
-    RoleReport, Status, TmpfsInodes, TmpfsLimits, TmpfsMode, TmpfsSize, Unmount, Unmounted,
-    Versions, Welcome,
+    AbsPath, Counters, DenyReason, ErrorCode, ErrorReply, Explanation, Features, FilesystemOption,
+    FilesystemOptions, Hello, HelloReply, Kind, LandlockReport, Lift, Limits, ListPage, Mount,
+    MountAttributes, MountId, MountInfo, MountOptions, Mounted, Operation, Outcome, ProbeAnswer,
+    Probed, Propagation, Refusal, Remount, Reply, Request, Role, RoleReport, Status, TmpfsInodes,
+    TmpfsLimits, TmpfsMode, TmpfsSize, Unmount, Unmounted, Versions, Welcome,
 };
 use proptest::collection::vec;
 use proptest::option::of;
@@ -131,21 +131,78 @@ fn kind() -> impl Strategy<Value = Kind> {
                 mode: mode.map(|mode| TmpfsMode::try_from(mode).unwrap()),
             }
         }),
+        (path(), "[a-z0-9_]{1,31}", filesystem_options()).prop_map(
+            |(device, filesystem, options)| Kind::Block {
+                device,
+                filesystem: filesystem.parse().unwrap(),
+                options,
+            }
+        ),
+        (
+            "[a-zA-Z0-9_.+-]{1,63}",
+            of("[ -+\\--~]{1,255}"),
+            any::<(bool, bool)>(),
+            of(any::<u32>()),
+        )
+            .prop_map(|(subtype, source, flags, max_read)| Kind::Fuse {
+                subtype: subtype.parse().unwrap(),
+                source: source.map(|source| source.parse().unwrap()),
+                allow_other: flags.0,
+                default_permissions: flags.1,
+                max_read,
+            }),
     ]
+}
+
+fn filesystem_options() -> impl Strategy<Value = FilesystemOptions> {
+    let option = ("[a-zA-Z0-9_.+-]{1,63}", of("[ -+\\--~]{1,255}"));
+    prop::collection::btree_map(option.0, option.1, 0..=FilesystemOptions::MAX).prop_map(
+        |options| {
+            let option = |(key, value): (String, Option<String>)| FilesystemOption {
+                key: key.parse().unwrap(),
+                value: value.map(|value| value.parse().unwrap()),
+            };
+            let options: Vec<_> = options.into_iter().map(option).collect();
+            options.try_into().unwrap()
+        },
+    )
+}
+
+fn propagation() -> impl Strategy<Value = Propagation> {
+    select(vec![
+        Propagation::Private,
+        Propagation::Slave,
+        Propagation::Shared,
+    ])
+}
+
+fn lift() -> impl Strategy<Value = Lift> {
+    (attributes(), kind()).prop_map(|(attributes, kind)| Lift { attributes, kind })
 }
 
 fn operation() -> impl Strategy<Value = Operation> {
     prop_oneof![
-        (kind(), path(), any::<u32>(), any::<bool>()).prop_map(|(kind, target, options, lease)| {
-            Operation::Mount(Mount {
-                kind,
-                target,
-                options: MountOptions::from_bits_truncate(options),
-                lease,
-            })
-        }),
+        (kind(), path(), any::<u32>(), propagation(), any::<bool>()).prop_map(
+            |(kind, target, options, propagation, lease)| {
+                Operation::Mount(Mount {
+                    kind,
+                    target,
+                    options: MountOptions::from_bits_truncate(options),
+                    propagation,
+                    lease,
+                })
+            }
+        ),
         (path(), any::<bool>(), of(mount_id()))
             .prop_map(|(target, lazy, id)| Operation::Unmount(Unmount { target, lazy, id })),
+        (path(), attributes(), of(lift()), of(mount_id())).prop_map(|(target, set, lift, id)| {
+            Operation::Remount(Remount {
+                target,
+                set,
+                lift,
+                id,
+            })
+        }),
     ]
 }
 
@@ -235,7 +292,7 @@ fn status() -> impl Strategy<Value = Status> {
             idle_timeout_ms: idle,
         },
     );
-    let counters = any::<[u64; 9]>().prop_map(|numbers| {
+    let counters = any::<[u64; 10]>().prop_map(|numbers| {
         let [
             connections_open,
             connections,
@@ -246,6 +303,7 @@ fn status() -> impl Strategy<Value = Status> {
             failed,
             delayed,
             killed,
+            remounted,
         ] = numbers;
         Counters {
             connections_open,
@@ -257,6 +315,7 @@ fn status() -> impl Strategy<Value = Status> {
             failed,
             delayed,
             killed,
+            remounted,
         }
     });
     (
@@ -299,6 +358,7 @@ pub(crate) fn reply() -> impl Strategy<Value = Reply> {
             .prop_map(|(mounts, next)| Reply::List(ListPage { mounts, next })),
         explanation().prop_map(Reply::Explained),
         status().prop_map(|status| Reply::Status(Box::new(status))),
+        mount_info().prop_map(Reply::Remounted),
         (path(), of(mount_id()), probe_answer())
             .prop_map(|(target, id, answer)| Reply::Probed(Probed { target, id, answer })),
     ]

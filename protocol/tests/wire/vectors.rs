@@ -5,10 +5,10 @@ use std::num::NonZeroU32;
 
 use mountwarden_protocol::{
     AbsPath, Counters, DenyReason, ErrorCode, ErrorReply, Explanation, Features, Hello, HelloReply,
-    Kind, LandlockReport, Limits, ListPage, Mount, MountAttributes, MountId, MountInfo,
-    MountOptions, Mounted, Operation, Outcome, ProbeAnswer, Probed, Refusal, Reply, Request, Role,
-    RoleReport, Status, TmpfsInodes, TmpfsLimits, TmpfsMode, TmpfsSize, Unmount, Unmounted,
-    Versions, Welcome,
+    Kind, LandlockReport, Lift, Limits, ListPage, Mount, MountAttributes, MountId, MountInfo,
+    MountOptions, Mounted, Operation, Outcome, ProbeAnswer, Probed, Propagation, Refusal, Remount,
+    Reply, Request, Role, RoleReport, Status, TmpfsInodes, TmpfsLimits, TmpfsMode, TmpfsSize,
+    Unmount, Unmounted, Versions, Welcome,
 };
 
 #[derive(Debug)]
@@ -99,16 +99,18 @@ fn bind() -> Operation {
         },
         target: path("/run/vms/7"),
         options: MountOptions::READ_ONLY,
+        propagation: Propagation::Private,
         lease: false,
     })
 }
 
-fn requests() -> Vec<(&'static str, Request)> {
+fn mounts() -> Vec<(&'static str, Request)> {
     let tmpfs = |size, inodes, mode| {
         Request::Perform(Operation::Mount(Mount {
             kind: Kind::Tmpfs { size, inodes, mode },
             target: path("/run/vms/scratch"),
             options: MountOptions::empty(),
+            propagation: Propagation::Shared,
             lease: false,
         }))
     };
@@ -123,19 +125,21 @@ fn requests() -> Vec<(&'static str, Request)> {
                 },
                 target: path("/run/vms/\u{e9}"),
                 options: MountOptions::all(),
+                propagation: Propagation::Slave,
                 lease: false,
             })),
         ),
         (
             "request-perform-mount-leased",
             Request::Perform(Operation::Mount(Mount {
-                lease: true,
                 kind: Kind::Bind {
                     source: path("/srv/images"),
                     recursive: false,
                 },
                 target: path("/run/vms/7"),
                 options: MountOptions::empty(),
+                propagation: Propagation::Private,
+                lease: true,
             })),
         ),
         ("request-perform-mount-tmpfs", tmpfs(None, None, None)),
@@ -147,6 +151,46 @@ fn requests() -> Vec<(&'static str, Request)> {
                 Some(TmpfsMode::try_from(0o1777).unwrap()),
             ),
         ),
+        (
+            "request-perform-mount-block",
+            Request::Perform(Operation::Mount(Mount {
+                kind: Kind::Block {
+                    device: path("/dev/vg0/data"),
+                    filesystem: "ext4".parse().unwrap(),
+                    options: ["discard", "commit=30"]
+                        .map(|option| option.parse().unwrap())
+                        .to_vec()
+                        .try_into()
+                        .unwrap(),
+                },
+                target: path("/run/vms/7/data"),
+                options: MountOptions::READ_ONLY,
+                propagation: Propagation::Private,
+                lease: false,
+            })),
+        ),
+        (
+            "request-perform-mount-fuse",
+            Request::Perform(Operation::Mount(Mount {
+                kind: Kind::Fuse {
+                    subtype: "sshfs".parse().unwrap(),
+                    source: Some("build@example.org:/srv".parse().unwrap()),
+                    allow_other: true,
+                    default_permissions: false,
+                    max_read: Some(0x0002_0003),
+                },
+                target: path("/run/vms/7/remote"),
+                options: MountOptions::NO_EXEC,
+                propagation: Propagation::Private,
+                lease: false,
+            })),
+        ),
+    ]
+}
+
+fn requests() -> Vec<(&'static str, Request)> {
+    let mut requests = mounts();
+    requests.extend([
         (
             "request-perform-unmount",
             Request::Perform(Operation::Unmount(Unmount {
@@ -172,6 +216,30 @@ fn requests() -> Vec<(&'static str, Request)> {
                 id: None,
             })),
         ),
+        (
+            "request-perform-remount",
+            Request::Perform(Operation::Remount(Remount {
+                target: path("/run/vms/7"),
+                set: MountAttributes::READ_ONLY | MountAttributes::NO_EXEC,
+                lift: None,
+                id: None,
+            })),
+        ),
+        (
+            "request-perform-remount-lift-by-id",
+            Request::Perform(Operation::Remount(Remount {
+                target: path("/run/vms/7"),
+                set: MountAttributes::NO_SYMFOLLOW,
+                lift: Some(Lift {
+                    attributes: MountAttributes::READ_ONLY,
+                    kind: Kind::Bind {
+                        source: path("/srv/images"),
+                        recursive: false,
+                    },
+                }),
+                id: Some(id(0x1_0000_0102)),
+            })),
+        ),
         ("request-list-first", Request::List { after: None }),
         (
             "request-list-after",
@@ -187,7 +255,8 @@ fn requests() -> Vec<(&'static str, Request)> {
                 timeout_ms: NonZeroU32::new(5000).unwrap(),
             },
         ),
-    ]
+    ]);
+    requests
 }
 
 fn mount_info(number: u64, target: &str) -> MountInfo {
@@ -243,6 +312,10 @@ fn replies() -> Vec<(&'static str, Reply)> {
             }),
         ),
         ("reply-status", Reply::Status(Box::new(status()))),
+        (
+            "reply-remounted",
+            Reply::Remounted(mount_info(0x1_0000_0102, "/run/vms/7")),
+        ),
         ("reply-probed-alive", probed(77, ProbeAnswer::Alive)),
         (
             "reply-probed-stale",
@@ -376,6 +449,7 @@ fn status() -> Status {
             failed: 7,
             delayed: 8,
             killed: 9,
+            remounted: 10,
         },
     }
 }

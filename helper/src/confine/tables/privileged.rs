@@ -2,24 +2,29 @@
 #![forbid(unsafe_code)]
 
 use libc::{
-    AT_EMPTY_PATH, AT_FDCWD, AT_NO_AUTOMOUNT, AT_RECURSIVE, AT_STATX_DONT_SYNC,
-    AT_SYMLINK_NOFOLLOW, CLOCK_REALTIME, F_GETFL, F_SETLKW, ITIMER_REAL, MNT_DETACH,
-    MOVE_MOUNT_F_EMPTY_PATH, MOVE_MOUNT_T_EMPTY_PATH, MSG_CMSG_CLOEXEC, MSG_DONTWAIT, MSG_NOSIGNAL,
-    O_CLOEXEC, O_DIRECTORY, O_PATH, OPEN_TREE_CLOEXEC, OPEN_TREE_CLONE, PR_CAP_AMBIENT,
-    PR_CAP_AMBIENT_IS_SET, PR_SET_PDEATHSIG, SIGKILL, SIGTERM, SYS_clock_gettime, SYS_fchdir,
-    SYS_fcntl, SYS_fsconfig, SYS_fsmount, SYS_fsopen, SYS_fstatfs, SYS_getppid, SYS_kill,
-    SYS_mount_setattr, SYS_move_mount, SYS_open_tree, SYS_openat, SYS_prctl, SYS_readlinkat,
-    SYS_recvmsg, SYS_sendmsg, SYS_setitimer, SYS_statx, SYS_umount2, UMOUNT_NOFOLLOW,
+    AT_EMPTY_PATH, AT_FDCWD, AT_HANDLE_MNT_ID_UNIQUE, AT_NO_AUTOMOUNT, AT_RECURSIVE,
+    AT_STATX_DONT_SYNC, AT_SYMLINK_NOFOLLOW, CLOCK_REALTIME, F_GETFL, F_SETLKW, ITIMER_REAL,
+    MNT_DETACH, MOVE_MOUNT_F_EMPTY_PATH, MOVE_MOUNT_T_EMPTY_PATH, MSG_CMSG_CLOEXEC, MSG_DONTWAIT,
+    MSG_NOSIGNAL, O_CLOEXEC, O_DIRECTORY, O_PATH, OPEN_TREE_CLOEXEC, OPEN_TREE_CLONE,
+    PR_CAP_AMBIENT, PR_CAP_AMBIENT_IS_SET, PR_SET_PDEATHSIG, SIGKILL, SIGTERM, SYS_clock_gettime,
+    SYS_fchdir, SYS_fcntl, SYS_fsconfig, SYS_fsmount, SYS_fsopen, SYS_fstatfs, SYS_getppid,
+    SYS_kill, SYS_mount_setattr, SYS_move_mount, SYS_name_to_handle_at, SYS_open_tree, SYS_openat,
+    SYS_prctl, SYS_read, SYS_readlinkat, SYS_recvmsg, SYS_sendmsg, SYS_setitimer, SYS_statx,
+    SYS_umount2, UMOUNT_NOFOLLOW,
 };
 
 use crate::confine::entry::{
-    Check, Entry, Int, Value, call, fd, int, is, long, name_buffer, null, pinned,
+    Check, Entry, Int, Value, call, fd, int, is, long, name_buffer, null, pinned, policy_name,
 };
-use crate::mounter::layout::{LEASES, LOCK, ORDER, PROC};
+use crate::mounter::layout::{CLIENT, LEASES, LOCK, ORDER, PROC};
 use crate::sys::mount::{
-    FSCONFIG_CMD_CREATE, FSCONFIG_SET_STRING, FSMOUNT_CLOEXEC, FSOPEN_CLOEXEC,
+    FSCONFIG_CMD_CREATE, FSCONFIG_CMD_CREATE_EXCL, FSCONFIG_SET_FLAG, FSCONFIG_SET_STRING,
+    FSMOUNT_CLOEXEC, FSOPEN_CLOEXEC,
 };
-use crate::sys::pinned::{EMPTY, MOUNTWARDEN, PROC_SELF_FD, Slot, TMPFS, TMPFS_KEYS};
+use crate::sys::pinned::{
+    DEVICE, EMPTY, FUSE, FUSE_FD, FUSE_FLAGS, FUSE_KEYS, MOUNTWARDEN, PROC_SELF_FD, READ_ONLY,
+    SOURCE, Slot, TMPFS, TMPFS_KEYS,
+};
 
 pub(super) fn warden() -> Vec<Entry> {
     vec![
@@ -140,30 +145,29 @@ pub(super) fn mounter_checks() -> Vec<Entry> {
 /// What a mounter does to the mount table.
 pub(super) fn mounter_work() -> Vec<Entry> {
     // A tmpfs has no source, so that its context gets that number.
-    let context = fd(0, Slot::Source.number(), "the free slot of a source");
-    let made = slot(0, Slot::Mount);
-    let empty = pinned(1, "path", EMPTY);
-    let size = long(4, "size", 32, "sizeof(struct mount_attr)");
-    let [source, others @ ..] = TMPFS_KEYS;
-    let set = is!(1, cmd = FSCONFIG_SET_STRING);
-    let mut fsconfig = call!(
+    let of_tmpfs = fd(0, Slot::Source.number(), "the free slot of a source");
+    let mut options = call!(
         SYS_fsconfig,
         "the options of a tmpfs, by pinned keys",
         [
-            context,
+            of_tmpfs,
             is!(1, cmd = FSCONFIG_CMD_CREATE),
             null(2, "key"),
             null(3, "value")
         ],
         [
-            context,
-            set,
-            pinned(2, "key", source),
+            of_tmpfs,
+            is!(1, cmd = FSCONFIG_SET_STRING),
+            pinned(2, "key", SOURCE),
             pinned(3, "value", MOUNTWARDEN)
         ]
     );
-    let keys = others.map(|key| vec![context, set, pinned(2, "key", key)]);
-    fsconfig.forms.extend(keys);
+    let set = is!(1, cmd = FSCONFIG_SET_STRING);
+    let keys = TMPFS_KEYS.map(|key| vec![of_tmpfs, set, pinned(2, "key", key)]);
+    options.forms.extend(keys);
+    let (made, target) = (slot(0, Slot::Mount), slot(0, Slot::Target));
+    let empty = pinned(1, "path", EMPTY);
+    let size = long(4, "size", 32, "sizeof(struct mount_attr)");
     vec![
         call!(
             SYS_fchdir,
@@ -171,21 +175,22 @@ pub(super) fn mounter_work() -> Vec<Entry> {
             [slot(0, Slot::Directory)],
             [fd(0, PROC, "its own /proc/self/fd")]
         ),
-        fsconfig,
         call!(
             SYS_fsmount,
             "a detached mount of a tmpfs",
-            [context, is!(1, flags = FSMOUNT_CLOEXEC)]
+            [of_tmpfs, is!(1, flags = FSMOUNT_CLOEXEC)]
         ),
         call!(
             SYS_fsopen,
             "a tmpfs",
             [pinned(0, "type", TMPFS), is!(1, flags = FSOPEN_CLOEXEC)]
         ),
+        options,
         call!(
             SYS_mount_setattr,
-            "attributes, which are only ever added",
+            "the attributes of a new mount; of a target, when it is remounted",
             [made, empty, is!(2, flags = AT_EMPTY_PATH), size],
+            [target, empty, is!(2, flags = AT_EMPTY_PATH), size],
             [
                 made,
                 empty,
@@ -237,11 +242,139 @@ pub(super) fn mounter_work() -> Vec<Entry> {
     ]
 }
 
+/// What only a mounter does whose peer is granted a file system that is made by a
+/// context, other than a tmpfs. For those the directory has been closed.
+pub(super) fn mounter_contexts() -> Vec<Entry> {
+    vec![
+        call!(
+            SYS_fsconfig,
+            "a file system is made",
+            [
+                CONTEXT,
+                is!(1, cmd = FSCONFIG_CMD_CREATE),
+                null(2, "key"),
+                null(3, "value")
+            ]
+        ),
+        call!(
+            SYS_fsmount,
+            "a detached mount of a file system",
+            [CONTEXT, is!(1, flags = FSMOUNT_CLOEXEC)]
+        ),
+        call!(
+            SYS_read,
+            "what the kernel says of a file system that it does not make",
+            [CONTEXT]
+        ),
+    ]
+}
+
+/// What only a mounter does whose peer is granted block devices. A file system is made
+/// from a pinned link to a descriptor, and from nothing else.
+pub(super) fn mounter_block() -> Vec<Entry> {
+    let set = is!(1, cmd = FSCONFIG_SET_STRING);
+    let flag = is!(1, cmd = FSCONFIG_SET_FLAG);
+    let value = null(3, "value");
+    vec![
+        call!(
+            SYS_fsopen,
+            "a type of file system that the policy names",
+            [policy_name(0, "type"), is!(1, flags = FSOPEN_CLOEXEC)]
+        ),
+        call!(
+            SYS_fsconfig,
+            "the device, and options that the policy names",
+            [
+                CONTEXT,
+                set,
+                pinned(2, "key", SOURCE),
+                pinned(3, "value", DEVICE)
+            ],
+            [CONTEXT, flag, pinned(2, "key", READ_ONLY), value],
+            [CONTEXT, flag, policy_name(2, "key"), value],
+            [CONTEXT, set, policy_name(2, "key")]
+        ),
+        call!(
+            SYS_readlinkat,
+            "the path of a link to a device, and what it holds",
+            [
+                fd(0, PROC, "its own /proc/self/fd"),
+                pinned(1, "path", Slot::Link.link())
+            ],
+            [slot(0, Slot::Link), pinned(1, "path", EMPTY)]
+        ),
+    ]
+}
+
+/// What only a mounter does whose peer is granted FUSE. The source is only shown, and
+/// may be any text: so for a peer that has block devices too, a mounter that was taken
+/// over could name any device.
+pub(super) fn mounter_fuse() -> Vec<Entry> {
+    let set = is!(1, cmd = FSCONFIG_SET_STRING);
+    let flag = is!(1, cmd = FSCONFIG_SET_FLAG);
+    let mut options = call!(
+        SYS_fsconfig,
+        "the options of a FUSE file system, by pinned keys",
+        [
+            CONTEXT,
+            set,
+            pinned(2, "key", FUSE_FD),
+            pinned(3, "value", Slot::Source.link())
+        ],
+        [
+            CONTEXT,
+            is!(1, cmd = FSCONFIG_CMD_CREATE_EXCL),
+            null(2, "key"),
+            null(3, "value")
+        ],
+        [CONTEXT, set, pinned(2, "key", SOURCE)]
+    );
+    let keys = FUSE_KEYS.map(|key| vec![CONTEXT, set, pinned(2, "key", key)]);
+    let flags = FUSE_FLAGS.map(|key| vec![CONTEXT, flag, pinned(2, "key", key), null(3, "value")]);
+    options.forms.extend(keys.into_iter().chain(flags));
+    vec![
+        call!(
+            SYS_fsopen,
+            "a FUSE file system",
+            [pinned(0, "type", FUSE), is!(1, flags = FSOPEN_CLOEXEC)]
+        ),
+        options,
+        call!(
+            SYS_name_to_handle_at,
+            "the id of a mount that is leased, which its file system hides from others",
+            [
+                slot(0, Slot::Mount),
+                pinned(1, "path", EMPTY),
+                is!(4, flags = AT_EMPTY_PATH | AT_HANDLE_MNT_ID_UNIQUE)
+            ]
+        ),
+        call!(
+            SYS_sendmsg,
+            "a reply with a descriptor, to the client itself",
+            [
+                fd(0, CLIENT, "the client's socket"),
+                is!(2, flags = MSG_NOSIGNAL)
+            ]
+        ),
+    ]
+}
+
+/// The context of a file system other than a tmpfs.
+const CONTEXT: Check = Check {
+    index: 0,
+    name: "fd",
+    value: Value::Int {
+        bits: Slot::Directory.number().cast_unsigned(),
+        means: "the free slot of a directory",
+    },
+};
+
 fn slot(index: u8, slot: Slot) -> Check {
     let means = match slot {
         Slot::Directory => "the slot of the directory above the target",
         Slot::Target => "the slot of the target",
         Slot::Source => "the slot of the source",
+        Slot::Link => "the slot of a link to a device",
         Slot::Mount => "the slot of the new mount",
     };
     fd(index, slot.number(), means)

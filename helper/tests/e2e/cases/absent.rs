@@ -5,15 +5,15 @@ use std::io::IoSliceMut;
 use std::os::fd::AsRawFd;
 
 use mountwarden_client::protocol::{Hello, HelloReply, Operation, Reply, Request, frame};
-use mountwarden_client::{Bind, ErrorCode, ErrorKind, MountId, Tmpfs, Unmount};
+use mountwarden_client::{Bind, ErrorCode, MountId, Tmpfs, Unmount};
 use nix::cmsg_space;
 use nix::mount::{MsFlags, mount};
 use nix::sys::socket::{MsgFlags, recvmsg};
 
 use crate::Skip;
 use crate::daemon::Daemon;
-use crate::kernel::{self, NODEV, NOSUID, RDONLY, RESTRICTIONS, unchanged};
-use crate::sandbox::{POLICY, Sandbox};
+use crate::kernel::{self, unchanged};
+use crate::sandbox::Sandbox;
 use crate::wire::{Wire, body};
 
 /// A device is no source, whatever the path leads to when it is opened: neither
@@ -68,42 +68,6 @@ pub(crate) fn attack_14_no_file_system_can_be_named(sandbox: &Sandbox) -> Result
     wire.send_body(&good);
     assert!(matches!(wire.reply(), Reply::Mounted(_)));
     assert_eq!(kernel::only(&sandbox.path("mnt/a")).filesystem, "tmpfs");
-    Ok(())
-}
-
-/// No request changes a mount that is there: asking for the same one with other
-/// attributes is answered with `busy`, and every other operation is no request.
-pub(crate) fn attack_16_nothing_is_remounted(sandbox: &Sandbox) -> Result<(), Skip> {
-    sandbox.policy(&POLICY.replace("recursive = true", "read_only = true"));
-    let daemon = Daemon::start(sandbox);
-    let mut client = daemon.client();
-    let target = sandbox.path("mnt/a");
-    let bind = || Bind::new(sandbox.path("src/data"), &target).unwrap();
-    let made = client.mount(bind()).unwrap();
-    let forced = || {
-        let flags = kernel::statmount(made.mount.id).attributes & RESTRICTIONS;
-        assert_eq!(flags, RDONLY | NOSUID | NODEV);
-    };
-    forced();
-    let error = unchanged(|| client.mount(bind().no_exec()).unwrap_err());
-    assert_eq!(error.kind(), ErrorKind::Busy, "{error}");
-    for asked in [bind().suid(), bind().dev()] {
-        let error = unchanged(|| client.mount(asked).unwrap_err());
-        assert_eq!(error.kind(), ErrorKind::Denied, "{error}");
-    }
-    let good = body(&Request::Perform(Operation::Mount(bind().into())));
-    for operation in [2, 3, u32::MAX] {
-        let mut other = good.clone();
-        other[4..8].copy_from_slice(&operation.to_le_bytes());
-        unchanged(|| {
-            let mut wire = Wire::open(&daemon.socket);
-            wire.send_body(&other);
-            wire.error(ErrorCode::MalformedFrame);
-        });
-    }
-    forced();
-    assert!(fs::write(target.join("file"), "x").is_err(), "read-only");
-    assert_eq!(client.mount(bind()).unwrap().mount, made.mount);
     Ok(())
 }
 

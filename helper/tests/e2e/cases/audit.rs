@@ -9,8 +9,8 @@ use std::process::{Child, Command, Stdio};
 
 use mountwarden_client::protocol::{Hello, Operation, Request, frame};
 use mountwarden_client::{
-    AbsPath, Bind, Client, ErrorKind, MountId, Tmpfs, TmpfsInodes, TmpfsMode, TmpfsSize, Unmount,
-    Versions,
+    AbsPath, Bind, Block, Client, ErrorKind, Fuse, MountAttributes, MountId, Remount, Tmpfs,
+    TmpfsInodes, TmpfsMode, TmpfsSize, Unmount, Versions,
 };
 use nix::sys::signal::{Signal, kill};
 use serde_json::Value;
@@ -28,6 +28,7 @@ connections_per_user = 1
 [[grant]]
 name = "vm storage"
 users = [@UID@]
+remount = true
 target = ["@DIR@/mnt"]
   [grant.bind]
   source = ["@DIR@/src"]
@@ -101,6 +102,32 @@ fn decisions(sandbox: &Sandbox, daemon: &Daemon) -> Vec<(&'static str, String)> 
         .mount(Bind::new("/etc", &base).unwrap().recursive())
         .unwrap_err();
     all.push(("denied by the policy", tail.one()));
+    let block = Block::new("/dev/vg0/data", "ext4", &base).unwrap();
+    let block = block.option("commit", Some("30")).unwrap();
+    client
+        .mount(block.option("discard", None).unwrap())
+        .unwrap_err();
+    all.push(("a device, which the grant does not have", tail.one()));
+    let fuse = Fuse::new("sshfs", &base)
+        .unwrap()
+        .source("host:/srv")
+        .unwrap();
+    client
+        .mount_fuse(fuse.allow_other().max_read(65536))
+        .unwrap_err();
+    all.push((
+        "a FUSE file system, which the grant does not have",
+        tail.one(),
+    ));
+    client
+        .mount(Tmpfs::new(&base).unwrap().shared())
+        .unwrap_err();
+    all.push(("a propagation that is not granted", tail.one()));
+    let remount = Remount::new(&base).unwrap().no_exec();
+    let lifted = MountAttributes::READ_ONLY;
+    let remount = remount.lift_from_bind(lifted, sandbox.path("src/data"));
+    client.remount(remount.unwrap()).unwrap();
+    all.push(("other attributes of a bind", tail.one()));
     let missing = Tmpfs::new(sandbox.path("mnt/missing")).unwrap();
     client.mount(missing).unwrap_err();
     all.push((
@@ -147,6 +174,17 @@ fn decisions(sandbox: &Sandbox, daemon: &Daemon) -> Vec<(&'static str, String)> 
     frame::write(&mut newer.0, &hello).unwrap();
     all.push(("a client of another version", tail.one()));
     drop((noise, newer));
+    all.extend(probe_and_lease(daemon, &mut tail, tmpfs().leased()));
+    all
+}
+
+/// A probe and a lease, the last line after the end of their connection.
+fn probe_and_lease(
+    daemon: &Daemon,
+    tail: &mut Tail<'_>,
+    leased: Tmpfs,
+) -> Vec<(&'static str, String)> {
+    let mut all = Vec::new();
     let mut wire = admitted(daemon, Wire::open);
     let target = AbsPath::new("/srv").unwrap();
     let timeout_ms = NonZeroU32::MAX;
@@ -155,8 +193,7 @@ fn decisions(sandbox: &Sandbox, daemon: &Daemon) -> Vec<(&'static str, String)> 
     if kernel::needs_unique_ids().is_err() {
         return all;
     }
-    let leased = tmpfs().leased().into();
-    wire.ask(&Request::Perform(Operation::Mount(leased)));
+    wire.ask(&Request::Perform(Operation::from(leased)));
     all.push(("a mount with a lease", tail.one()));
     drop(wire);
     all.push(("its end, with its connection", tail.one()));

@@ -60,7 +60,7 @@ pub(super) fn wait_for_lock(pid: Pid) {
 
 /// Asks for something, and makes a change after the session opened the paths and
 /// before the mounter looks at what it was sent.
-fn before_the_check(daemon: &Daemon, request: &Request, change: impl FnOnce()) -> Reply {
+pub(super) fn before_the_check(daemon: &Daemon, request: &Request, change: impl FnOnce()) -> Reply {
     let mut wire = Wire::open(&daemon.socket);
     let (session, mounter) = (only(daemon, "mw-session"), only(daemon, "mw-mounter"));
     kill(mounter, Signal::SIGSTOP).unwrap();
@@ -92,7 +92,7 @@ pub(super) fn attempts(daemon: &Daemon) -> Vec<Value> {
 }
 
 /// The mounter's first attempt met a change, and said which.
-fn first_saw(daemon: &Daemon, what: &str) {
+pub(super) fn first_saw(daemon: &Daemon, what: &str) {
     let attempts = attempts(daemon);
     let first = attempts.first().expect("an attempt");
     assert_eq!(first["code"], "changed", "{attempts:?}");
@@ -100,7 +100,7 @@ fn first_saw(daemon: &Daemon, what: &str) {
     assert!(message.contains(what), "{message}");
 }
 
-fn error(reply: Reply) -> ErrorReply {
+pub(super) fn error(reply: Reply) -> ErrorReply {
     match reply {
         Reply::Error(error) => error,
         other => panic!("not an error: {other:?}"),
@@ -227,7 +227,7 @@ pub(crate) fn attack_12_stacked_over_before_the_check(sandbox: &Sandbox) -> Resu
 }
 
 /// A request for a mount at `leaf`, which waits in the kernel to be attached.
-fn while_attaching(
+pub(super) fn while_attaching(
     daemon: &Daemon,
     server: &Server,
     mut wire: Wire,

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use crate::Skip;
 use crate::daemon::{Daemon, outcome};
 use crate::kernel::{self, unchanged};
-use crate::sandbox::Sandbox;
+use crate::sandbox::{POLICY, Sandbox};
 
 fn run(daemon: &Daemon, arguments: &[&str]) -> (i32, String, String) {
     outcome(daemon.cli().args(arguments))
@@ -110,6 +110,8 @@ pub(crate) fn json_shapes(sandbox: &Sandbox) -> Result<(), Skip> {
 }
 
 pub(crate) fn every_form_explains(sandbox: &Sandbox) -> Result<(), Skip> {
+    let more = "remount = true\npropagation = [\"shared\"]\ntarget = ";
+    sandbox.policy(&POLICY.replace("target = ", more));
     let daemon = Daemon::start(sandbox);
     let path = |name: &str| sandbox.path(name).to_str().unwrap().to_owned();
     let (data, a) = (path("src/data"), path("mnt/a"));
@@ -136,6 +138,11 @@ pub(crate) fn every_form_explains(sandbox: &Sandbox) -> Result<(), Skip> {
             (vec!["mount", "tmpfs", &a, "--size", "17M"], 3),
             (vec!["unmount", &a, "--lazy", "--id", "5"], 0),
             (vec!["unmount", "/usr"], 3),
+            (vec!["mount", "bind", &data, &a, "--slave"], 3),
+            (vec!["mount", "tmpfs", &a, "--shared"], 0),
+            (vec!["remount", &a, "--read-only"], 0),
+            (vec!["remount", &a, "--exec", "--source", &data], 0),
+            (vec!["remount", &a, "--suid", "--tmpfs"], 3),
         ] {
             let all = [vec!["explain"], arguments].concat();
             let (code, out, err) = run(&daemon, &all);

@@ -203,12 +203,28 @@ pub(crate) fn attack_28_tables_are_printed(sandbox: &Sandbox) -> Result<(), Skip
     for (table, report) in items(&tables["roles"]).iter().zip(reported) {
         let role = table["role"].as_str().unwrap();
         assert_eq!(role, report.role.to_string());
-        assert_eq!(table["system_calls"], report.system_calls, "{role}");
+        // The peer is granted none of the kinds that take more.
+        let of_all: BTreeSet<_> = items(&table["calls"])
+            .iter()
+            .filter(|entry| role != "mounter" || entry["granted"].is_null())
+            .map(|entry| entry["call"].as_str().unwrap())
+            .collect();
+        assert_eq!(
+            of_all.len().to_string(),
+            report.system_calls.to_string(),
+            "{role}"
+        );
         assert_eq!(
             calls(role).len().to_string(),
             table["system_calls"].to_string()
         );
-        assert_eq!(tables["landlock_abi"], report.landlock.abi, "{role}");
+        // A role to which the kernel can deny nothing has no domain.
+        let abi = if items(&table["landlock"]["denied"]).is_empty() {
+            &Value::from(0)
+        } else {
+            &tables["landlock_abi"]
+        };
+        assert_eq!(abi, &report.landlock.abi, "{role}");
         let holds = u64::from(!items(&table["capabilities"]).is_empty()) << 21;
         assert_eq!(holds, report.capabilities, "{role}");
         assert!(text.contains(&format!("\n{role}: {}\n", table["is"].as_str().unwrap())));
@@ -217,10 +233,7 @@ pub(crate) fn attack_28_tables_are_printed(sandbox: &Sandbox) -> Result<(), Skip
                 entry["call"].as_str().unwrap(),
                 entry["why"].as_str().unwrap(),
             );
-            assert!(
-                text.contains(&format!("\n    {call:<24} {why}\n")),
-                "{call}"
-            );
+            assert!(text.contains(&format!("\n    {call:<24} {why}")), "{call}");
         }
     }
     let pinned = "if fd = AT_FDCWD, path = pinned \"/proc/self/fd\", flags = O_PATH | O_DIRECTORY | O_CLOEXEC\n";

@@ -270,7 +270,7 @@ pub(crate) fn attack_22_counts_of_descriptors(sandbox: &Sandbox) -> Result<(), S
         operation: None,
         error: ErrorReply::new(ErrorCode::NotFound, "not there"),
     };
-    let two = "a mount takes a directory and a target";
+    let two = "a mount or remount takes a directory and a target";
     let kind = "the descriptors are not those of this kind";
     let one = "an unmount takes one descriptor";
     let none = "descriptors came with an order that takes none";
@@ -278,20 +278,27 @@ pub(crate) fn attack_22_counts_of_descriptors(sandbox: &Sandbox) -> Result<(), S
     let wrong: [(Order, &[(usize, &str)]); 6] = [
         (
             Order::Perform(bind),
-            &[(0, two), (1, two), (2, kind), (4, many), (253, many)],
+            &[
+                (0, two),
+                (1, two),
+                (2, kind),
+                (4, kind),
+                (5, many),
+                (253, many),
+            ],
         ),
         (
             Order::Perform(tmpfs),
-            &[(0, two), (1, two), (3, kind), (4, many)],
+            &[(0, two), (1, two), (3, kind), (4, kind), (5, many)],
         ),
         (
             Order::Perform(unmount),
-            &[(0, one), (2, one), (3, one), (4, many)],
+            &[(0, one), (2, one), (3, one), (5, many)],
         ),
-        (noted, &[(1, none), (3, none), (4, many)]),
+        (noted, &[(1, none), (3, none), (5, many)]),
         (
             Order::Admit { weight: 1 },
-            &[(1, none), (3, none), (4, many)],
+            &[(1, none), (3, none), (5, many)],
         ),
         (Order::Status, &[(1, none), (3, none), (253, many)]),
     ];
@@ -307,7 +314,7 @@ pub(crate) fn attack_22_counts_of_descriptors(sandbox: &Sandbox) -> Result<(), S
     others_are_served(&daemon);
     let hostile = HostileSession::take(&daemon)?;
     let denied = Tmpfs::new(place("outside")).unwrap().into();
-    for count in 0..=3 {
+    for count in 0..=4 {
         let error = hostile.refused(&daemon, &denied, &vec![file.as_fd(); count])?;
         assert_eq!(
             error.reason,

@@ -154,8 +154,11 @@ pub(crate) fn an_abort_is_no_seccomp_kill(sandbox: &Sandbox) -> Result<(), Skip>
                 (descendants(daemon.pid()).len() == 2).then_some(())
             });
         });
-        let log = daemon.log();
-        let line = log.lines().find(|line| line.contains(says)).expect(&log);
+        let line = wait_for("its end is logged", || {
+            let log = daemon.log();
+            let line = log.lines().find(|line| line.contains(says));
+            line.map(str::to_owned)
+        });
         assert!(line.contains("killed by SIGABRT"), "{line}");
     }
     assert!(daemon.runs());

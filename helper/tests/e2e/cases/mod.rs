@@ -4,6 +4,7 @@ mod absent;
 mod asking;
 mod audit;
 pub(crate) mod between;
+mod block;
 mod cli;
 pub(crate) mod confinement;
 mod contending;
@@ -17,6 +18,7 @@ mod hostile_channel;
 mod hostile_flood;
 mod hostile_gate;
 mod hostile_grants;
+mod hostile_kinds;
 mod hostile_orders;
 mod identity;
 mod leases;
@@ -28,9 +30,13 @@ mod mounting;
 mod pace;
 mod paths;
 mod probes;
+mod propagating;
 mod protocol;
 mod races;
+mod remounting;
 mod restart;
+mod rounds;
+mod serving;
 mod slow;
 mod start;
 mod tmpfs;
@@ -68,6 +74,44 @@ mod escape {
 }
 
 cases! {
+    hostile_kinds {
+        attack_13_every_descriptor_as_a_device
+        attack_26_a_connection_in_use
+        attack_26_every_descriptor_as_a_connection
+        attack_26_what_others_are_granted
+    }
+    rounds {
+        bind
+        tmpfs
+        block
+        fuse
+    }
+    serving {
+        a_client_serves_it
+        a_lease_ends_it
+        a_file_serves_as_well
+        the_kernel_waits_for_the_program
+        attack_12_busy_for_another
+        attack_17_identity_is_the_kernels
+        attack_17_refused_unless_granted
+        attack_30_a_client_that_is_gone_leaves_nothing
+        a_program_that_does_not_start
+        squashfuse_as_a_user
+        sshfs_as_a_user
+    }
+    block {
+        ext4
+        xfs
+        btrfs
+        a_lease_ends_it
+        attack_12_busy_for_another
+        attack_13_a_link_leads_straight_to_its_device
+        attack_14_refused_unless_granted
+        attack_19_read_only_reaches_the_device
+        a_corrupt_file_system_is_an_error
+        an_unknown_type_is_unsupported
+        by_the_command
+    }
     mounting {
         bind_directory
         bind_file
@@ -125,6 +169,10 @@ cases! {
         has_its_limits_and_owner
         busy_then_lazy
         by_id
+        attack_16_what_others_put_there_stays
+        attack_31_dead_and_hung_file_systems
+        attack_11_a_slave_receives_and_does_not_send
+        shared_goes_both_ways
         topmost_of_a_stack
         list_is_the_peers_own
         list_goes_over_pages
@@ -141,6 +189,7 @@ cases! {
         attack_32_restart_with_live_mounts
         processes_are_confined
         attack_28_tables_are_printed
+        attack_05_every_descriptor_in_every_place
     }
     paths {
         attack_01_malformed_paths
@@ -209,7 +258,6 @@ cases! {
     absent {
         attack_13_devices_are_no_sources
         attack_14_no_file_system_can_be_named
-        attack_16_nothing_is_remounted
         attack_35_no_reply_brings_a_descriptor
     }
     audit {
@@ -217,6 +265,32 @@ cases! {
         a_flood_of_connections_is_one_line
         attack_25_a_user_without_a_number
         a_log_that_is_gone_ends_the_helper
+    }
+    remounting {
+        attack_16_forced_flags_are_never_lifted
+        attack_16_only_where_granted
+        attack_16_what_others_put_there_stays
+        attack_16_a_mount_is_no_proof_of_itself
+        attack_16_replaced_before_the_check
+        attack_16_locked_by_the_kernel
+        attack_19_flags_are_the_kernels
+        attack_26_roots_of_other_mounts
+        attack_31_dead_and_hung_file_systems
+        forced_flags_come_with_it
+        by_id_and_where_nothing_is
+        busy_while_open_for_writing
+    }
+    propagating {
+        attack_11_a_private_mount_spreads_nothing
+        attack_11_a_slave_receives_and_does_not_send
+        attack_11_only_where_granted
+        attack_11_shared_on_a_shared_target
+        attack_11_target_shared_while_attaching
+        attack_08_sources_that_nothing_covers
+        shared_goes_both_ways
+        a_shared_tmpfs
+        a_slave_needs_a_master
+        already_mounted_has_the_same
     }
     coverage {
         every_entry_is_used

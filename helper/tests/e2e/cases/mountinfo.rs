@@ -61,6 +61,10 @@ again! {
     tmpfs::has_its_limits_and_owner
     unmounting::busy_then_lazy
     unmounting::by_id
+    remounting::attack_16_what_others_put_there_stays
+    remounting::attack_31_dead_and_hung_file_systems
+    propagating::attack_11_a_slave_receives_and_does_not_send
+    propagating::shared_goes_both_ways
     unmounting::topmost_of_a_stack
     asking::list_is_the_peers_own
     asking::list_goes_over_pages
@@ -77,6 +81,7 @@ again! {
     restart::attack_32_restart_with_live_mounts
     confinement::processes_are_confined
     confinement::attack_28_tables_are_printed
+    hostile_orders::attack_05_every_descriptor_in_every_place
 }
 
 /// It says so when it starts, and each half's tables hold just what it needs.

@@ -165,7 +165,7 @@ pub(crate) fn attack_10_never_without_nosuid(sandbox: &Sandbox) -> Result<(), Sk
 }
 
 /// Makes a directory a mount of its own that other namespaces share.
-fn share(path: &Path) {
+pub(super) fn share(path: &Path) {
     let no_type = None::<&str>;
     mount(Some(path), path, no_type, MsFlags::MS_BIND, no_type).unwrap();
     mount(no_type, path, no_type, MsFlags::MS_SHARED, no_type).unwrap();

@@ -18,9 +18,27 @@ use crate::sandbox::Sandbox;
 pub(super) struct Pinned {
     strings: BTreeMap<String, u64>,
     pub(super) name: u64,
+    /// Where the names of the policy begin: 256, one every 64 bytes.
+    policy_names: u64,
 }
 
 impl Pinned {
+    /// Skips what takes the strings' addresses.
+    pub(super) fn are_named() -> Result<(), Skip> {
+        if cfg!(debug_assertions) {
+            Ok(())
+        } else {
+            Err(Skip(
+                "an optimised build keeps no symbols of the pinned strings".to_owned(),
+            ))
+        }
+    }
+
+    /// The address of the name buffer.
+    pub(super) fn name(puppet: &Puppet, scene: &Scene<'_>) -> u64 {
+        puppet.base(&scene.sandbox.helper()) + scene.symbols().address("6pinned4NAME")
+    }
+
     pub(super) fn of(puppet: &Puppet, scene: &Scene<'_>) -> Self {
         let symbols = scene.symbols();
         let base = puppet.base(&scene.sandbox.helper());
@@ -30,7 +48,14 @@ impl Pinned {
             ("6pinned19PROC_SELF_MOUNTINFO", 1),
             ("6pinned5TMPFS", 1),
             ("6pinned11MOUNTWARDEN", 1),
-            ("6pinned10TMPFS_KEYS", 6),
+            ("6pinned10TMPFS_KEYS", 5),
+            ("6pinned4FUSE", 1),
+            ("6pinned6SOURCE", 1),
+            ("6pinned6DEVICE", 1),
+            ("6pinned9READ_ONLY", 1),
+            ("6pinned7FUSE_FD", 1),
+            ("6pinned9FUSE_KEYS", 5),
+            ("6pinned10FUSE_FLAGS", 2),
             ("4Slot4link5LINKS", 4),
         ]
         .into_iter()
@@ -48,7 +73,8 @@ impl Pinned {
         .collect();
         Self {
             strings,
-            name: base + symbols.address("6pinned4NAME"),
+            name: Self::name(puppet, scene),
+            policy_names: base + symbols.address("6pinned10NAME_PAGES"),
         }
     }
 
@@ -71,6 +97,8 @@ struct Check {
     compared: u64,
     /// Where more than that value will do, the least.
     least: Option<u64>,
+    /// Where any name of the policy will do, the first.
+    names: Option<u64>,
 }
 
 impl Check {
@@ -84,22 +112,33 @@ impl Check {
             (bits, u64::MAX)
         } else if let Some(text) = check["pinned"].as_str() {
             (pinned.address(text), u64::MAX)
+        } else if check["policy_name"] == true {
+            // The first stays empty.
+            (pinned.policy_names + 64, u64::MAX)
         } else {
             assert_eq!(check["name_buffer"], true, "{check}");
             (pinned.name, u64::MAX)
         };
+        let names = (check["policy_name"] == true).then_some(pinned.policy_names);
         Self {
             argument: usize::try_from(check["argument"].as_u64().unwrap()).unwrap(),
             value,
             compared,
             least,
+            names,
         }
     }
 
     fn holds(&self, arguments: &Arguments) -> bool {
         let given = arguments[self.argument] & self.compared;
-        self.least
-            .map_or(given == self.value & self.compared, |least| given >= least)
+        match (self.least, self.names) {
+            (Some(least), _) => given >= least,
+            (None, Some(first)) => {
+                let beyond = given.checked_sub(first);
+                beyond.is_some_and(|beyond| beyond < 256 * 64 && beyond.is_multiple_of(64))
+            }
+            (None, None) => given == self.value & self.compared,
+        }
     }
 }
 
@@ -142,7 +181,15 @@ impl Call {
                     .copied()
                     .chain([pinned.name, elsewhere]);
                 let below = check.least.map(|least| least - 1);
-                for value in others.chain([0, u64::MAX]).chain(below).chain(pointers) {
+                // Before, after and within the names.
+                let beside = check.names.into_iter();
+                let beside = beside.flat_map(|first| [first - 64, first + 256 * 64, first + 65]);
+                for value in others
+                    .chain([0, u64::MAX])
+                    .chain(below)
+                    .chain(beside)
+                    .chain(pointers)
+                {
                     let mut arguments = allowed;
                     arguments[check.argument] = value;
                     if !self.allows(&arguments) && !refused.contains(&arguments) {
@@ -182,6 +229,7 @@ fn calls(scene: &Scene<'_>, role: Role, pinned: &Pinned) -> Vec<Call> {
 }
 
 pub(super) fn attack_29_passes_no_other_form(sandbox: &Sandbox, role: Role) -> Result<(), Skip> {
+    Pinned::are_named()?;
     let mut scene = Scene::start(sandbox);
     // A fork is cheap, a connection is not.
     let bits: Vec<u32> = match role {

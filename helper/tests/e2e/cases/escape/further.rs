@@ -228,7 +228,7 @@ pub(super) fn could_still_use_the_name_buffer(sandbox: &Sandbox) -> Result<(), S
     scene.kept.mount(Tmpfs::new(&target).unwrap()).unwrap();
     let (wire, _, mounter) = scene.connect();
     let mut puppet = Puppet::seize(mounter);
-    let name = Pinned::of(&puppet, &scene).name;
+    let name = Pinned::name(&puppet, &scene);
     puppet.write(name, format!("{}\0", target.display()).as_bytes());
     let room = puppet.place(&[0; 256]);
     // `AT_SYMLINK_NOFOLLOW`, `AT_STATX_DONT_SYNC`, `AT_NO_AUTOMOUNT`.

@@ -25,11 +25,12 @@ use nix::unistd::Pid;
 use serde_json::Value;
 
 use self::attempts::Attempt;
+use self::forms::Pinned;
 use super::confinement::{items, only, tables};
 use crate::daemon::{Daemon, wait_for};
 use crate::kernel::{children, unchanged};
 use crate::puppet::{Outcome, Puppet};
-use crate::sandbox::Sandbox;
+use crate::sandbox::{POLICY, Sandbox};
 use crate::symbols::Symbols;
 use crate::wire::Wire;
 use crate::{Case, Skip};
@@ -112,9 +113,9 @@ pub(super) fn all() -> Vec<(&'static str, Case)> {
         session::attack_28_the_kernel_names_the_call: deaths::attack_28_the_kernel_names_the_call,
         mounter::could_still_use_the_name_buffer: further::could_still_use_the_name_buffer,
         warden::attack_29_passes_no_other_pointer:
-            |s| every_attempt(s, Role::Warden, pointers::attack_29_passes_no_other_pointer),
+            |s| no_other_pointer(s, Role::Warden),
         mounter::attack_29_passes_no_other_pointer:
-            |s| every_attempt(s, Role::Mounter, pointers::attack_29_passes_no_other_pointer),
+            |s| no_other_pointer(s, Role::Mounter),
         *::attack_27_touches_no_other_role:
             |s, role| every_attempt(s, role, sideways::attack_27_touches_no_other_role),
         *::attack_27_signals_no_other_role: no_signal,
@@ -127,7 +128,7 @@ pub(super) fn all() -> Vec<(&'static str, Case)> {
             |s, role| every_attempt(s, role, inward::attack_28_meets_no_more_of_the_kernel),
         *::attack_28_regains_no_right:
             |s, role| every_attempt(s, role, inward::attack_28_regains_no_right),
-        *::attack_28_maps_nothing: |s, role| every_attempt(s, role, inward::attack_28_maps_nothing),
+        *::attack_28_maps_nothing: nothing_mapped,
         *::attack_28_keeps_to_its_table: numbers::attack_28_keeps_to_its_table,
         *::attack_29_passes_no_other_form: forms::attack_29_passes_no_other_form,
         *::attack_28_has_no_other_entry: further::attack_28_has_no_other_entry,
@@ -148,6 +149,19 @@ struct Scene<'a> {
     symbols: OnceCell<Symbols>,
 }
 
+const FILESYSTEMS: &str = r#"
+[[grant]]
+name = "file systems"
+users = [@UID@]
+target = ["@DIR@/served"]
+  [grant.block]
+  device = ["/dev/mountwarden-none"]
+  filesystems = ["ext4"]
+  options = ["discard"]
+  [grant.fuse]
+  subtypes = ["none"]
+"#;
+
 impl<'a> Scene<'a> {
     fn start(sandbox: &'a Sandbox) -> Self {
         // Only Landlock is between the helper's user and these.
@@ -158,6 +172,8 @@ impl<'a> Scene<'a> {
         ] {
             set_permissions(sandbox.path(name), Permissions::from_mode(mode)).unwrap();
         }
+        // Every kind, so that a mounter has every form.
+        sandbox.policy(&format!("{POLICY}{FILESYSTEMS}"));
         let daemon = Daemon::start(sandbox);
         let mut kept = daemon.client();
         let abi = kept.status().unwrap().roles[0].landlock.abi;
@@ -266,6 +282,18 @@ impl Victims {
 fn every_attempt(sandbox: &Sandbox, role: Role, theme: Theme) -> Result<(), Skip> {
     attack(Scene::start(sandbox), role, theme);
     Ok(())
+}
+
+fn no_other_pointer(sandbox: &Sandbox, role: Role) -> Result<(), Skip> {
+    Pinned::are_named()?;
+    every_attempt(sandbox, role, pointers::attack_29_passes_no_other_pointer)
+}
+
+fn nothing_mapped(sandbox: &Sandbox, role: Role) -> Result<(), Skip> {
+    if let Role::Warden | Role::Mounter = role {
+        Pinned::are_named()?;
+    }
+    every_attempt(sandbox, role, inward::attack_28_maps_nothing)
 }
 
 fn no_signal(sandbox: &Sandbox, role: Role) -> Result<(), Skip> {

@@ -31,19 +31,14 @@ pub(super) fn attack_29_passes_no_other_pointer(
 ) -> Vec<Attempt> {
     let pinned = Pinned::of(puppet, scene);
     let [directory, target, source, mount] = [6, 7, 8, 9];
-    let (empty, name, link) = (pinned.address(""), pinned.name, pinned.address("9"));
-    let [own_empty, path, tmpfs, size, own_link] =
-        ["", "/etc", "tmpfs", "size", "9"].map(|text| puppet.text(text));
+    let (empty, name) = (pinned.address(""), pinned.name);
+    let [own_empty, path, tmpfs, size] =
+        ["", "/etc", "tmpfs", "size"].map(|text| puppet.text(text));
     let room = puppet.place(&[0; 256]);
     let paths = [own_empty, path, name, 0];
     let by_slots = [mount, empty, target, empty, 0x44];
-    let (clone, attributes) = ([source, empty, 0x8_1001], [mount, empty, EMPTY, room, 32]);
+    let clone = [source, empty, 0x8_1001];
     let option = [source, 1, pinned.address("size"), room, 0];
-    let own = [
-        int(libc::AT_FDCWD),
-        pinned.address("/proc/self/fd"),
-        0x29_0000,
-    ];
     [
         // Without an empty path, with `MOVE_MOUNT_SET_GROUP`, with `MOVE_MOUNT_BENEATH`.
         but(
@@ -69,17 +64,7 @@ pub(super) fn attack_29_passes_no_other_pointer(
                 (2, &[0x8_1000, 0x1001, 0x8_0001]),
             ],
         ),
-        but(
-            "mount_setattr",
-            libc::SYS_mount_setattr,
-            &attributes,
-            &[
-                (0, &[directory, target, source]),
-                (1, &paths),
-                (2, &[0, 0x8000, 0x1100]),
-                (4, &[24, 40]),
-            ],
-        ),
+        attributes(empty, &paths, room),
         but(
             "fsopen",
             libc::SYS_fsopen,
@@ -104,6 +89,23 @@ pub(super) fn attack_29_passes_no_other_pointer(
             &[source, 1, 0],
             &[(0, &[target, mount]), (1, &[0])],
         ),
+        of_names_and_links(puppet, &pinned, room),
+    ]
+    .concat()
+}
+
+/// Of the calls that take a name, or the link of a descriptor.
+fn of_names_and_links(puppet: &mut Puppet, pinned: &Pinned, room: u64) -> Vec<Attempt> {
+    let source = 8;
+    let (empty, name, link) = (pinned.address(""), pinned.name, pinned.address("9"));
+    let [own_empty, path, own_link] = ["", "/etc", "9"].map(|text| puppet.text(text));
+    let paths = [own_empty, path, name, 0];
+    let own = [
+        int(libc::AT_FDCWD),
+        pinned.address("/proc/self/fd"),
+        0x29_0000,
+    ];
+    [
         // `MNT_FORCE`, `MNT_EXPIRE`; without `UMOUNT_NOFOLLOW`.
         but(
             "umount2",
@@ -134,4 +136,25 @@ pub(super) fn attack_29_passes_no_other_pointer(
         ),
     ]
     .concat()
+}
+
+/// Of a new mount, and of a target: there never with the mounts beneath it.
+fn attributes(empty: u64, paths: &[u64], room: u64) -> Vec<Attempt> {
+    let [directory, target, source, mount] = [6, 7, 8, 9];
+    let of = |slot, flags: &[u64]| {
+        but(
+            "mount_setattr",
+            libc::SYS_mount_setattr,
+            &[slot, empty, EMPTY, room, 32],
+            &[
+                (0, &[directory, source]),
+                (1, paths),
+                (2, flags),
+                (4, &[24, 40]),
+            ],
+        )
+    };
+    let mut all = of(mount, &[0, 0x8000, 0x1100]);
+    all.extend(of(target, &[0, 0x8000, 0x9000, 0x1100]));
+    all
 }

@@ -1,0 +1,247 @@
+//! File systems on devices, and those that a program of the caller serves.
+
+use std::os::fd::OwnedFd;
+use std::path::Path;
+
+use mountwarden_protocol::{
+    AbsPath, FilesystemName, FilesystemOption, FilesystemOptions, FuseSubtype, InvalidFilesystem,
+    Kind, Mount, MountOptions, Mounted, Operation, OptionKey, OptionValue, Propagation, SourceName,
+};
+
+use crate::Error;
+use crate::operation::{checked, common_options};
+
+/// A file system on a block device.
+///
+/// Unless more is asked for: writable, `nosuid` and `nodev`, and with the options that
+/// its type has by itself.
+///
+/// ```
+/// # fn main() -> Result<(), mountwarden_client::Error> {
+/// use mountwarden_client::{Block, ErrorKind};
+///
+/// let data = Block::new("/dev/vg0/data", "ext4", "/run/vms/7/data")?
+///     .option("commit", Some("30"))?
+///     .option("discard", None)?;
+///
+/// let error = Block::new("/dev/vg0/data", "auto", "/run/vms/7/data").unwrap_err();
+/// assert_eq!(error.kind(), ErrorKind::InvalidRequest);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[must_use = "it does nothing until Client::mount is given it"]
+pub struct Block {
+    device: AbsPath,
+    filesystem: FilesystemName,
+    target: AbsPath,
+    own: FilesystemOptions,
+    options: MountOptions,
+    propagation: Propagation,
+    lease: bool,
+}
+
+impl Block {
+    /// The file system of that type, as `/proc/filesystems` has it, on `device` at
+    /// `target`, an existing directory. The device may be a symbolic link to one.
+    ///
+    /// # Errors
+    /// [`InvalidRequest`](crate::ErrorKind::InvalidRequest) as for
+    /// [`Bind::new`](crate::Bind::new), and for what is no type of file system: it is
+    /// never guessed.
+    pub fn new(
+        device: impl AsRef<Path>,
+        filesystem: &str,
+        target: impl AsRef<Path>,
+    ) -> Result<Self, Error> {
+        Ok(Self {
+            device: checked("device", device.as_ref())?,
+            filesystem: read("type", filesystem)?,
+            target: checked("target", target.as_ref())?,
+            own: FilesystemOptions::default(),
+            options: MountOptions::empty(),
+            propagation: Propagation::Private,
+            lease: false,
+        })
+    }
+
+    /// Nothing can be written through the mount, and the file system does not write to
+    /// its device (`ro`).
+    pub fn read_only(mut self) -> Self {
+        self.options.insert(MountOptions::READ_ONLY);
+        self
+    }
+
+    /// One option of the file system itself. Denied unless the grant allows it.
+    ///
+    /// # Errors
+    /// [`InvalidRequest`](crate::ErrorKind::InvalidRequest) for what is no key or no
+    /// value of an option, such as several in one text, for a key that was given
+    /// before, and for more options than [`FilesystemOptions::MAX`].
+    pub fn option(mut self, key: &str, value: Option<&str>) -> Result<Self, Error> {
+        let key: OptionKey = read("option", key)?;
+        let value: Option<OptionValue> = value
+            .map(|value| read("value of an option", value))
+            .transpose()?;
+        let mut options: Vec<FilesystemOption> = self.own.into();
+        options.push(FilesystemOption { key, value });
+        self.own = options
+            .try_into()
+            .map_err(|error: InvalidFilesystem| Error::invalid_value("options", error))?;
+        Ok(self)
+    }
+
+    common_options!();
+}
+
+/// A file system that a program of the caller serves, on the connection that
+/// [`Client::mount_fuse`](crate::Client::mount_fuse) gives it.
+///
+/// Unless more is asked for: only the calling user can use it, it checks permissions
+/// itself, and it is `nosuid` and `nodev`.
+///
+/// ```
+/// # fn main() -> Result<(), mountwarden_client::Error> {
+/// let fuse = mountwarden_client::Fuse::new("sshfs", "/run/vms/7/remote")?
+///     .source("build@example.org:/srv")?
+///     .allow_other();
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[must_use = "it does nothing until Client::mount_fuse is given it"]
+pub struct Fuse {
+    subtype: FuseSubtype,
+    target: AbsPath,
+    source: Option<SourceName>,
+    allow_other: bool,
+    default_permissions: bool,
+    max_read: Option<u32>,
+    options: MountOptions,
+    propagation: Propagation,
+    lease: bool,
+}
+
+impl Fuse {
+    /// A file system that the mount table calls `fuse.` and `subtype`, at `target`: an
+    /// existing directory, or a regular file for a program that serves one.
+    ///
+    /// # Errors
+    /// [`InvalidRequest`](crate::ErrorKind::InvalidRequest) as for
+    /// [`Bind::new`](crate::Bind::new), and for what is no subtype.
+    pub fn new(subtype: &str, target: impl AsRef<Path>) -> Result<Self, Error> {
+        Ok(Self {
+            subtype: read("subtype", subtype)?,
+            target: checked("target", target.as_ref())?,
+            source: None,
+            allow_other: false,
+            default_permissions: false,
+            max_read: None,
+            options: MountOptions::empty(),
+            propagation: Propagation::Private,
+            lease: false,
+        })
+    }
+
+    /// What the mount table shows as its source; the subtype if not given.
+    ///
+    /// # Errors
+    /// [`InvalidRequest`](crate::ErrorKind::InvalidRequest) for what the mount table
+    /// cannot show.
+    pub fn source(mut self, source: &str) -> Result<Self, Error> {
+        self.source = Some(read("source", source)?);
+        Ok(self)
+    }
+
+    /// Other users may use it too (`allow_other`). Denied unless the grant allows it.
+    pub fn allow_other(mut self) -> Self {
+        self.allow_other = true;
+        self
+    }
+
+    /// The kernel checks permissions, by the owners and modes that the program tells
+    /// (`default_permissions`).
+    pub fn default_permissions(mut self) -> Self {
+        self.default_permissions = true;
+        self
+    }
+
+    /// The most bytes that one read asks the program for.
+    pub fn max_read(mut self, bytes: u32) -> Self {
+        self.max_read = Some(bytes);
+        self
+    }
+
+    /// Nothing can be written through the mount (`ro`).
+    pub fn read_only(mut self) -> Self {
+        self.options.insert(MountOptions::READ_ONLY);
+        self
+    }
+
+    common_options!();
+}
+
+/// A FUSE file system that was mounted and waits for its program.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct FuseMount {
+    /// The mount.
+    pub mounted: Mounted,
+    /// The connection on which the kernel asks and the program answers (`fuse(4)`).
+    /// When the last copy of it is closed, the file system is dead.
+    pub connection: OwnedFd,
+}
+
+impl From<Block> for Mount {
+    fn from(block: Block) -> Self {
+        Self {
+            kind: Kind::Block {
+                device: block.device,
+                filesystem: block.filesystem,
+                options: block.own,
+            },
+            target: block.target,
+            options: block.options,
+            propagation: block.propagation,
+            lease: block.lease,
+        }
+    }
+}
+
+impl From<Block> for Operation {
+    fn from(block: Block) -> Self {
+        Self::Mount(block.into())
+    }
+}
+
+impl From<Fuse> for Mount {
+    fn from(fuse: Fuse) -> Self {
+        Self {
+            kind: Kind::Fuse {
+                subtype: fuse.subtype,
+                source: fuse.source,
+                allow_other: fuse.allow_other,
+                default_permissions: fuse.default_permissions,
+                max_read: fuse.max_read,
+            },
+            target: fuse.target,
+            options: fuse.options,
+            propagation: fuse.propagation,
+            lease: fuse.lease,
+        }
+    }
+}
+
+impl From<Fuse> for Operation {
+    fn from(fuse: Fuse) -> Self {
+        Self::Mount(fuse.into())
+    }
+}
+
+fn read<T>(what: &str, text: &str) -> Result<T, Error>
+where
+    T: std::str::FromStr<Err = InvalidFilesystem>,
+{
+    text.parse()
+        .map_err(|error| Error::invalid_value(what, error))
+}

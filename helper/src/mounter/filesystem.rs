@@ -1,0 +1,220 @@
+//! File systems that are made by a context (`fsopen(2)`): every value set by a call of
+//! its own, nothing joined, nothing guessed.
+#![forbid(unsafe_code)]
+
+use std::ffi::CString;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use mountwarden_policy::{PermittedFuse, PermittedKind};
+use mountwarden_protocol::escape::Safe;
+use mountwarden_protocol::{
+    AbsPath, ErrorCode, ErrorReply, FilesystemName, FilesystemOptions, MountAttributes, SourceName,
+};
+use nix::errno::Errno;
+
+use super::device::Device;
+use crate::failure;
+use crate::sys::mount;
+use crate::sys::pinned::{self, Pinned, Slot};
+use crate::table::{self, Table};
+
+/// A detached tmpfs.
+pub(super) fn tmpfs(kind: &PermittedKind, attributes: MountAttributes) -> Result<OwnedFd, Errno> {
+    let PermittedKind::Tmpfs {
+        size,
+        inodes,
+        mode,
+        uid,
+        gid,
+    } = kind
+    else {
+        return Err(Errno::EINVAL);
+    };
+    let context = mount::open_filesystem(pinned::TMPFS)?;
+    mount::set_pinned(context.as_fd(), pinned::SOURCE, pinned::MOUNTWARDEN)?;
+    let values = [
+        size.get().to_string(),
+        inodes.get().to_string(),
+        format!("{:o}", mode.bits()),
+        uid.to_string(),
+        gid.to_string(),
+    ];
+    for (key, value) in pinned::TMPFS_KEYS.into_iter().zip(values) {
+        set(context.as_fd(), key, &value)?;
+    }
+    mount::create_filesystem(context.as_fd())?;
+    mount::mount_filesystem(context.as_fd(), table::kernel_bits(attributes))
+}
+
+/// A detached mount of the file system on a device.
+///
+/// The kernel takes the device by a path, and gets one that leads to the descriptor
+/// that was checked and nowhere else. Afterwards it says which device it took, for the
+/// types that tell: btrfs has devices of its own making, with the major number 0.
+pub(super) fn block(
+    table: &Table,
+    device: &Device,
+    path: &AbsPath,
+    filesystem: &FilesystemName,
+    options: &FilesystemOptions,
+    attributes: MountAttributes,
+) -> Result<OwnedFd, ErrorReply> {
+    let failed = |errno| failure::kernel("cannot mount the device", path, errno);
+    let name = pinned::name(filesystem.as_str()).ok_or_else(|| failed(Errno::ENOKEY))?;
+    let context = mount::open_filesystem(name).map_err(|errno| match errno {
+        Errno::ENODEV => unknown(path, filesystem),
+        other => failed(other),
+    })?;
+    let made = configure(context.as_fd(), options, attributes)
+        .and_then(|()| mount::mount_filesystem(context.as_fd(), table::kernel_bits(attributes)))
+        .map_err(|errno| not_made(context.as_fd(), path, filesystem, errno))?;
+    let number = table.status(made.as_fd()).map_err(failed)?.device;
+    if number.0 != 0 && number != device.number {
+        return Err(ErrorReply::new(
+            ErrorCode::Changed,
+            format!("the kernel mounted another device than {path}; it was let go again"),
+        )
+        .at(path));
+    }
+    Ok(made)
+}
+
+fn configure(
+    context: BorrowedFd<'_>,
+    options: &FilesystemOptions,
+    attributes: MountAttributes,
+) -> Result<(), Errno> {
+    mount::set_pinned(context, pinned::SOURCE, pinned::DEVICE)?;
+    if attributes.contains(MountAttributes::READ_ONLY) {
+        mount::set_flag(context, pinned::READ_ONLY)?;
+    }
+    for option in options.iter() {
+        let key = pinned::name(option.key.as_str()).ok_or(Errno::ENOKEY)?;
+        match &option.value {
+            Some(value) => set(context, key, value.as_str())?,
+            None => mount::set_flag(context, key)?,
+        }
+    }
+    mount::create_filesystem(context)
+}
+
+/// A detached mount of a FUSE file system, which nothing answers for yet.
+pub(super) fn fuse(
+    fuse: &PermittedFuse,
+    root_mode: u32,
+    target: &AbsPath,
+    attributes: MountAttributes,
+) -> Result<OwnedFd, ErrorReply> {
+    let failed = |errno| failure::kernel("cannot make the FUSE file system for", target, errno);
+    let context = mount::open_filesystem(pinned::FUSE).map_err(failed)?;
+    connect(context.as_fd(), fuse, root_mode)
+        .and_then(|()| mount::mount_filesystem(context.as_fd(), table::kernel_bits(attributes)))
+        .map_err(|errno| {
+            let error = failed(errno);
+            let message = format!("{}{}", error.message, said(context.as_fd()));
+            ErrorReply { message, ..error }
+        })
+}
+
+/// Who serves it and what its root is come from the kernel, never from the client.
+fn connect(context: BorrowedFd<'_>, fuse: &PermittedFuse, root_mode: u32) -> Result<(), Errno> {
+    mount::set_pinned(context, pinned::FUSE_FD, Slot::Source.link())?;
+    let source = fuse.source.as_ref().map(SourceName::as_str);
+    set(
+        context,
+        pinned::SOURCE,
+        source.unwrap_or(fuse.subtype.as_str()),
+    )?;
+    let values = [
+        Some(fuse.subtype.to_string()),
+        Some(format!("{:o}", root_mode & libc::S_IFMT)),
+        Some(fuse.uid.to_string()),
+        Some(fuse.gid.to_string()),
+        fuse.max_read.map(|bytes| bytes.to_string()),
+    ];
+    for (key, value) in pinned::FUSE_KEYS.into_iter().zip(values) {
+        if let Some(value) = value {
+            set(context, key, &value)?;
+        }
+    }
+    let flags = [fuse.allow_other, fuse.default_permissions];
+    for (key, wanted) in pinned::FUSE_FLAGS.into_iter().zip(flags) {
+        if wanted {
+            mount::set_flag(context, key)?;
+        }
+    }
+    // With a connection that serves one already, the kernel would show that one again,
+    // with the options that it was made with.
+    match mount::create_new_filesystem(context) {
+        Err(Errno::EOPNOTSUPP) => mount::create_filesystem(context),
+        other => other,
+    }
+}
+
+fn set(context: BorrowedFd<'_>, key: Pinned, value: &str) -> Result<(), Errno> {
+    let value = CString::new(value).map_err(|_| Errno::EINVAL)?;
+    mount::set_option(context, key, &value)
+}
+
+fn unknown(path: &AbsPath, filesystem: &FilesystemName) -> ErrorReply {
+    let message = format!(
+        "cannot mount {path} as {filesystem}: this kernel has no such file system; load its \
+         module, which the helper cannot"
+    );
+    ErrorReply::new(ErrorCode::Unsupported, message).at(path)
+}
+
+/// Why the kernel did not make a file system from a device, with what it says itself.
+fn not_made(
+    context: BorrowedFd<'_>,
+    path: &AbsPath,
+    filesystem: &FilesystemName,
+    errno: Errno,
+) -> ErrorReply {
+    let (code, advice) = match errno {
+        Errno::EBUSY => (
+            ErrorCode::Busy,
+            "; it is mounted elsewhere with other access, or a program holds it",
+        ),
+        Errno::ENXIO | Errno::ENOMEDIUM | Errno::ENOTBLK => {
+            (ErrorCode::NotFound, "; there is no device behind its node")
+        }
+        Errno::EACCES | Errno::EROFS => (
+            ErrorCode::Failed,
+            "; the device may be read-only, for which a read-only mount can be asked, or its node \
+             may lie on a mount with nodev",
+        ),
+        Errno::EPERM => (
+            ErrorCode::Unsupported,
+            "; a helper in a user namespace of its own mounts no device",
+        ),
+        _ => (ErrorCode::Failed, ""),
+    };
+    let message = format!(
+        "cannot mount {path} as {filesystem}: {}{advice}{}",
+        errno.desc(),
+        said(context)
+    );
+    ErrorReply::new(code, message)
+        .at(path)
+        .errno(failure::number(errno))
+}
+
+/// What the kernel says of a context that failed, in its own words.
+fn said(context: BorrowedFd<'_>) -> String {
+    let complaints = mount::complaints(context);
+    let words: Vec<String> = complaints
+        .iter()
+        .map(|complaint| {
+            let text = String::from_utf8_lossy(complaint);
+            // A letter says how bad it is (`fsopen(2)`).
+            let text = text.trim_end().split_once(' ').map_or("", |(_, text)| text);
+            Safe(text).to_string()
+        })
+        .collect();
+    if words.is_empty() {
+        "; the kernel's log may say why".to_owned()
+    } else {
+        format!("; the kernel says: {}", words.join("; "))
+    }
+}

@@ -1,0 +1,105 @@
+//! Mounting and unmounting over and over leaves nothing behind: no mount, descriptor,
+//! loop device or memory. `MOUNTWARDEN_ROUNDS` says how often; 10,000 take minutes.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+
+use mountwarden_client::{Bind, Block, Client, Fuse, Mounted, Tmpfs};
+use nix::unistd::Pid;
+
+use super::confinement::only;
+use crate::Skip;
+use crate::daemon::Daemon;
+use crate::devices::{Disk, open_fuse_to_all};
+use crate::hostile::descriptors;
+use crate::kernel::{status_field, unchanged};
+use crate::sandbox::{POLICY, Sandbox};
+
+const ROUNDS: &str = "MOUNTWARDEN_ROUNDS";
+const PROCESSES: [&str; 4] = ["mw-gate", "mw-session", "mw-warden", "mw-mounter"];
+
+/// What the helper holds.
+#[derive(Debug, PartialEq, Eq)]
+struct Held {
+    descriptors: Vec<usize>,
+    /// The sizes of the heaps, as `/proc/PID/status` prints them.
+    heaps: Vec<Option<String>>,
+}
+
+impl Held {
+    fn by(processes: &[Pid]) -> Result<Self, Skip> {
+        let counts = processes
+            .iter()
+            .map(|&pid| descriptors(pid).map(|all| all.len()));
+        let heap = |&pid: &Pid| status_field(pid, "VmData");
+        Ok(Self {
+            descriptors: counts.collect::<Result<_, _>>()?,
+            heaps: processes.iter().map(heap).collect(),
+        })
+    }
+}
+
+fn go_round(
+    sandbox: &Sandbox,
+    grant: &str,
+    mut mount: impl FnMut(&mut Client) -> Mounted,
+) -> Result<(), Skip> {
+    sandbox.policy(&format!(
+        "{POLICY}{grant}\n[limits]\nrequests_per_second = 100000\n"
+    ));
+    let daemon = Daemon::start(sandbox);
+    let mut client = daemon.client();
+    let rounds = std::env::var(ROUNDS).map_or(200, |text| text.parse().expect(ROUNDS));
+    let mut pairs = |count: u32| {
+        for _ in 0..count {
+            let mounted = mount(&mut client);
+            client.unmount(&mounted).unwrap();
+            daemon.shorten_log(1 << 20);
+        }
+    };
+    // What is allocated once has been by then.
+    pairs(50);
+    let processes = PROCESSES.map(|name| only(&daemon, name));
+    let before = Held::by(&processes)?;
+    unchanged(|| pairs(rounds));
+    assert_eq!(Held::by(&processes)?, before);
+    Ok(())
+}
+
+pub(crate) fn bind(sandbox: &Sandbox) -> Result<(), Skip> {
+    let bind = Bind::new(sandbox.path("src/data"), sandbox.path("mnt/a")).unwrap();
+    go_round(sandbox, "", |client| client.mount(bind.clone()).unwrap())
+}
+
+pub(crate) fn tmpfs(sandbox: &Sandbox) -> Result<(), Skip> {
+    let tmpfs = Tmpfs::new(sandbox.path("mnt/a")).unwrap();
+    go_round(sandbox, "", |client| client.mount(tmpfs.clone()).unwrap())
+}
+
+pub(crate) fn block(sandbox: &Sandbox) -> Result<(), Skip> {
+    sandbox.needs_devices()?;
+    let disk = Disk::make(sandbox, "disk", "ext4")?;
+    let device = disk.path().to_str().unwrap();
+    let grant = format!("  [grant.block]\n  device = [\"{device}\"]\n  filesystems = [\"ext4\"]\n");
+    let block = Block::new(disk.path(), "ext4", sandbox.path("mnt/a")).unwrap();
+    go_round(sandbox, &grant, |client| {
+        client.mount(block.clone()).unwrap()
+    })?;
+    // Nobody else holds the device: it is gone at once.
+    let backing = format!(
+        "/sys/dev/block/7:{}/loop",
+        nix::sys::stat::minor(disk.path().metadata().unwrap().rdev())
+    );
+    drop(disk);
+    assert!(fs::metadata(&backing).is_err(), "{backing}");
+    Ok(())
+}
+
+pub(crate) fn fuse(sandbox: &Sandbox) -> Result<(), Skip> {
+    open_fuse_to_all(sandbox)?;
+    let grant = "  [grant.fuse]\n  subtypes = [\"none\"]\n";
+    let fuse = Fuse::new("none", sandbox.path("mnt/a")).unwrap();
+    go_round(sandbox, grant, |client| {
+        client.mount_fuse(fuse.clone()).unwrap().mounted
+    })
+}

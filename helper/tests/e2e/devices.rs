@@ -1,0 +1,102 @@
+//! Block devices with real file systems: files behind loop devices.
+
+use std::fs::File;
+use std::os::unix::fs::FileTypeExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use nix::mount::{MsFlags, mount};
+use nix::sys::stat::{Mode, SFlag, makedev, mknod};
+
+use crate::Skip;
+use crate::sandbox::Sandbox;
+
+/// A file system on a loop device, which ends with it.
+pub(crate) struct Disk {
+    device: PathBuf,
+}
+
+impl Disk {
+    /// Makes a file system of `type_name` with that type's own program, on a device.
+    pub(crate) fn make(sandbox: &Sandbox, name: &str, type_name: &str) -> Result<Self, Skip> {
+        let file = sandbox.path(name);
+        // The smallest that each takes.
+        let megabytes: u64 = match type_name {
+            "xfs" => 300,
+            "btrfs" => 110,
+            _ => 16,
+        };
+        File::create(&file)
+            .unwrap()
+            .set_len(megabytes << 20)
+            .unwrap();
+        let mut make = Command::new(format!("mkfs.{type_name}"));
+        make.args(["-q"]).arg(&file);
+        run(&mut make)?;
+        Self::of_file(&file)
+    }
+
+    /// A device that shows a file.
+    pub(crate) fn of_file(file: &Path) -> Result<Self, Skip> {
+        let mut attach = Command::new("losetup");
+        attach.args(["--find", "--show"]).arg(file);
+        let device = PathBuf::from(run(&mut attach)?.trim_end());
+        let kind = device.metadata().unwrap().file_type();
+        assert!(kind.is_block_device(), "{}", device.display());
+        Ok(Self { device })
+    }
+
+    /// The path of the device.
+    pub(crate) fn path(&self) -> &Path {
+        &self.device
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        // The kernel lets it go when the last mount of it has ended.
+        let _ = Command::new("losetup")
+            .arg("--detach")
+            .arg(&self.device)
+            .output();
+    }
+}
+
+/// Runs a program that a machine may lack; gives what it prints.
+fn run(command: &mut Command) -> Result<String, Skip> {
+    let program = command.get_program().to_string_lossy().into_owned();
+    // Where normal users do not look.
+    command.env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
+    match command.output() {
+        Ok(output) if output.status.success() => {
+            Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+        }
+        Ok(output) => {
+            let said = String::from_utf8_lossy(&output.stderr);
+            Err(Skip(format!(
+                "{program} does not work here: {}",
+                said.trim()
+            )))
+        }
+        Err(error) => Err(Skip(format!("{program} cannot be started: {error}"))),
+    }
+}
+
+/// Makes `/dev/fuse` what it is on most machines: for everybody. On some it is root's.
+pub(crate) fn open_fuse_to_all(sandbox: &Sandbox) -> Result<(), Skip> {
+    if sandbox.is_root {
+        let node = sandbox.path("fuse");
+        let mode = Mode::from_bits_truncate(0o666);
+        nix::sys::stat::umask(Mode::empty());
+        mknod(&node, SFlag::S_IFCHR, mode, makedev(10, 229)).unwrap();
+        mount(
+            Some(&node),
+            "/dev/fuse",
+            None::<&str>,
+            MsFlags::MS_BIND,
+            None::<&str>,
+        )
+        .map_err(|error| Skip(format!("there is no /dev/fuse: {error}")))?;
+    }
+    crate::fuse::device().map(drop)
+}

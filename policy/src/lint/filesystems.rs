@@ -1,0 +1,53 @@
+//! Unwise grants of devices and of FUSE.
+
+use crate::grant::Terms;
+use crate::pattern;
+
+/// Names that the kernel gives to devices in the order in which it finds them: another
+/// disk has the name after the next start.
+const IN_ORDER: [&str; 6] = [
+    "/dev/sda",
+    "/dev/vda",
+    "/dev/nvme0n1",
+    "/dev/mmcblk0",
+    "/dev/dm-0",
+    "/dev/loop0",
+];
+
+pub(super) fn warnings(terms: &Terms) -> Vec<String> {
+    let mut messages = Vec::new();
+    for device in terms.block.iter().flat_map(|block| &block.devices) {
+        let text = device.to_string();
+        if text.contains('*') && IN_ORDER.iter().any(|name| pattern::matches(&text, name)) {
+            messages.push(format!(
+                "the device pattern {text} stands for whole disks, the system's own among them; \
+                 name the devices of this grant"
+            ));
+        } else if is_in_order(&text) {
+            messages.push(format!(
+                "the device {text} has its name by the order in which the kernel finds devices, \
+                 and may be another after the next start; name it as in /dev/disk/by-id or \
+                 /dev/mapper"
+            ));
+        }
+    }
+    if terms
+        .fuse
+        .as_ref()
+        .is_some_and(|fuse| fuse.allow_other && !fuse.default_permissions)
+    {
+        messages.push(
+            "allow_other without default_permissions lets a peer's program decide what other \
+             users may do on its file system, and see what they do there"
+                .to_owned(),
+        );
+    }
+    messages
+}
+
+fn is_in_order(text: &str) -> bool {
+    IN_ORDER.iter().any(|name| {
+        let series = name.trim_end_matches("0n1").trim_end_matches(['a', '0']);
+        text.starts_with(series)
+    })
+}
