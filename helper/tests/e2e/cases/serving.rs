@@ -22,7 +22,7 @@ use crate::Skip;
 use crate::daemon::{Daemon, outcome, wait_for};
 use crate::devices::open_fuse_to_all;
 use crate::fuse;
-use crate::kernel::{self, is_alive, unchanged};
+use crate::kernel::{self, unchanged};
 use crate::sandbox::Sandbox;
 use crate::served::{self, CONTENT, HELLO};
 use crate::wire::{Wire, body};
@@ -116,9 +116,9 @@ pub(crate) fn a_lease_ends_it(sandbox: &Sandbox) -> Result<(), Skip> {
     // A lost one is told before another file system is made.
     let mut client = daemon.client();
     let made = client.mount_fuse(fuse()).unwrap();
-    let session = only(&daemon, "mw-session");
-    kill(session, Signal::SIGKILL).unwrap();
-    wait_for("the session ends", || (!is_alive(session)).then_some(()));
+    kill(only(&daemon, "mw-session"), Signal::SIGKILL).unwrap();
+    let mut end = [PollFd::new(client.lease_end().unwrap(), PollFlags::POLLIN)];
+    assert_eq!(poll(&mut end, PollTimeout::NONE), Ok(1));
     let error = client.mount_fuse(fuse()).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::LeaseLost, "{error}");
     drop(made);
