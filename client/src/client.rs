@@ -1,19 +1,21 @@
 //! The client: one connection that is opened again when it was lost.
 
-use std::os::fd::{AsFd, OwnedFd};
+mod changes;
+
+use std::collections::BTreeSet;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use mountwarden_protocol::{
-    ErrorCode, Explanation, Kind, Mount, MountInfo, Mounted, Operation, Passed, Refusal, Reply,
-    Request, Status, Unmounted, Welcome,
+    ErrorCode, Explanation, MountId, MountInfo, Operation, Passed, Refusal, Reply, Request, Status,
+    Welcome,
 };
 
 use crate::connection::{Connection, Failure};
 use crate::deadline::Deadline;
 use crate::list::Pages;
-use crate::passing::path_of;
-use crate::{Error, ErrorKind, Fuse, FuseMount, Passing, Remount, Unmount};
+use crate::{Error, Passing, Probe, probe};
 
 /// Where the helper listens.
 pub const DEFAULT_SOCKET: &str = "/run/mountwarden/mountwarden.sock";
@@ -43,6 +45,25 @@ pub const DEFAULT_TIMEOUT: Duration = Duration::from_mins(1);
 /// A connection that the helper ends before it has welcomed the client is tried
 /// again a few times, for about a second: nothing was asked on it.
 ///
+/// # Leases
+///
+/// A mount that was asked for with `leased` ends when this client is dropped or its
+/// process ends, however that comes about: a moment later the helper ends it lazily, that one
+/// and no other. It also ends when the connection does for another reason, such as a stop
+/// of the helper. That is not hidden by a new connection: the next call does nothing and
+/// fails with [`LeaseLost`](crate::ErrorKind::LeaseLost); calls after it connect again.
+/// [`lease_end`](Client::lease_end) gives what to wait for.
+///
+/// ```no_run
+/// # fn main() -> Result<(), mountwarden_client::Error> {
+/// use mountwarden_client::{Client, Tmpfs};
+/// let mut client = Client::connect()?;
+/// let scratch = client.mount(Tmpfs::new("/run/vms/7/scratch")?.leased())?;
+/// // ... and when `client` goes, so does `scratch`.
+/// # Ok(())
+/// # }
+/// ```
+///
 /// [`mount`]: Client::mount
 /// [`unmount`]: Client::unmount
 #[derive(Debug)]
@@ -52,6 +73,8 @@ pub struct Client {
     /// Taken out for each exchange and put back only after a whole reply.
     connection: Option<Connection>,
     welcome: Welcome,
+    /// The mounts that end with that connection.
+    leases: BTreeSet<MountId>,
 }
 
 /// How to connect; made by [`Client::builder`].
@@ -93,7 +116,19 @@ impl Builder {
             connection: Some(connection),
             timeout: self.timeout,
             socket,
+            leases: BTreeSet::new(),
         })
+    }
+}
+
+impl Builder {
+    /// As [`Client::probe`], for who needs no connection but that one.
+    ///
+    /// # Errors
+    /// As for [`Client::probe`].
+    pub fn probe(self, target: impl AsRef<Path>, within: Duration) -> Result<Probe, Error> {
+        let socket = self.socket.unwrap_or_else(socket_of_environment);
+        probe::ask(&socket, self.timeout, target.as_ref(), within)
     }
 }
 
@@ -131,198 +166,6 @@ impl Client {
         Builder {
             socket: None,
             timeout: DEFAULT_TIMEOUT,
-        }
-    }
-
-    /// Mounts a [`Bind`](crate::Bind), a [`Tmpfs`](crate::Tmpfs) or a
-    /// [`Block`](crate::Block).
-    ///
-    /// Asking for what is there already is no error: the reply's
-    /// [`outcome`](Mounted::outcome) tells.
-    ///
-    /// # Errors
-    /// [`Denied`](crate::ErrorKind::Denied) by the policy,
-    /// [`Busy`](crate::ErrorKind::Busy) when the target holds a different mount,
-    /// and whatever else [`ErrorKind`](crate::ErrorKind) lists.
-    pub fn mount(&mut self, mount: impl Into<Mount>) -> Result<Mounted, Error> {
-        self.mount_passing(mount, Passing::new())
-    }
-
-    /// Mounts, with locations that this process has opened and the helper's user
-    /// cannot reach.
-    ///
-    /// A descriptor stays what it was when it was opened. Once a mount covers the
-    /// target, the same request with the same descriptor is
-    /// [`Busy`](crate::ErrorKind::Busy), and with the path opened anew it is
-    /// [`AlreadyMounted`](crate::Outcome::AlreadyMounted). So a request with a passed
-    /// target whose reply was lost is not repeated.
-    ///
-    /// # Errors
-    /// As for [`Client::mount`], and [`Passing::describe`].
-    pub fn mount_passing(
-        &mut self,
-        mount: impl Into<Mount>,
-        passing: Passing<'_>,
-    ) -> Result<Mounted, Error> {
-        let mount = passing.describe(mount)?;
-        if let Kind::Fuse { .. } = mount.kind {
-            return Err(Error::other_method("Client::mount_fuse"));
-        }
-        let request = Request::Perform(Operation::Mount(mount));
-        let mut call = self.begin().passing(passing);
-        match self.exchange(&request, &mut call)? {
-            Reply::Mounted(mounted) => Ok(mounted),
-            other => Err(self.misfit(&other, "a mount")),
-        }
-    }
-
-    /// Mounts a [`Fuse`] file system and gives the connection that its program answers
-    /// on. Until it does, whoever looks at the target waits.
-    ///
-    /// A second request is no [`AlreadyMounted`](crate::Outcome::AlreadyMounted): there
-    /// is one connection. So after a lost connection it is not repeated either.
-    ///
-    /// ```no_run
-    /// # fn main() -> Result<(), mountwarden_client::Error> {
-    /// use mountwarden_client::{Client, Fuse};
-    /// let mut client = Client::connect()?;
-    /// let made = client.mount_fuse(Fuse::new("sshfs", "/run/vms/7/remote")?)?;
-    /// // A program of libfuse takes "/dev/fd/N" for the place, N being its number.
-    /// let connection = made.connection;
-    /// # Ok(())
-    /// # }
-    /// ```
-    ///
-    /// # Errors
-    /// As for [`Client::mount`]; [`Protocol`](crate::ErrorKind::Protocol) also for a
-    /// reply without a connection.
-    pub fn mount_fuse(&mut self, fuse: Fuse) -> Result<FuseMount, Error> {
-        self.mount_fuse_passing(fuse, Passing::new())
-    }
-
-    /// As [`Client::mount_fuse`], at a target that this process has opened and the
-    /// helper's user cannot reach.
-    ///
-    /// # Errors
-    /// As for [`Client::mount_fuse`], and [`Passing::describe`].
-    pub fn mount_fuse_passing(
-        &mut self,
-        fuse: Fuse,
-        passing: Passing<'_>,
-    ) -> Result<FuseMount, Error> {
-        let request = Request::Perform(Operation::Mount(passing.describe(fuse)?));
-        let descriptors = passing.descriptors();
-        let deadline = Deadline::after(self.timeout);
-        let exchanged = self.connected(deadline).and_then(|connection| {
-            connection.exchange_for_descriptors(&request, descriptors, deadline)
-        });
-        let (connection, reply, descriptors) =
-            exchanged.map_err(|failure| Error::of(failure, &self.socket, self.timeout))?;
-        if !is_last(&reply) {
-            self.connection = Some(connection);
-        }
-        match (reply, <[OwnedFd; 1]>::try_from(descriptors)) {
-            (Reply::Mounted(mounted), Ok([connection])) => Ok(FuseMount {
-                mounted,
-                connection,
-            }),
-            (Reply::Mounted(_), Err(_)) => {
-                Err(self.broken("a FUSE mount did not come with one connection"))
-            }
-            (Reply::Error(error), _) => Err(error.into()),
-            (other, _) => Err(self.misfit(&other, "a FUSE mount")),
-        }
-    }
-
-    /// Unmounts an [`Unmount`], an [`AbsPath`](crate::AbsPath), or exactly the
-    /// mount that a `&Mounted` or `&MountInfo` describes.
-    ///
-    /// # Errors
-    /// [`NotMounted`](crate::ErrorKind::NotMounted) when nothing is there,
-    /// [`IdMismatch`](crate::ErrorKind::IdMismatch) when another mount is,
-    /// [`Busy`](crate::ErrorKind::Busy) when it is in use,
-    /// [`ConnectionLost`](crate::ErrorKind::ConnectionLost) when the helper went
-    /// away with the request, and whatever else [`ErrorKind`](crate::ErrorKind)
-    /// lists.
-    pub fn unmount(&mut self, unmount: impl Into<Unmount>) -> Result<Unmounted, Error> {
-        self.finish_unmount(unmount.into().into(), self.begin())
-    }
-
-    /// Unmounts the mount whose root this process has opened, where the helper's user
-    /// cannot reach it. The descriptor itself keeps the mount in use, so that only a
-    /// [`lazy`](Unmount::lazy) unmount can be done. It may be opened with `O_PATH`,
-    /// as the root of a mount whose server is dead must be.
-    ///
-    /// ```no_run
-    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// use mountwarden_client::{Client, Unmount};
-    /// let root = std::fs::File::open("/home/ann/shared")?;
-    /// let unmount = Unmount::new("/home/ann/shared")?.lazy();
-    /// Client::connect()?.unmount_passing(unmount, &root)?;
-    /// # Ok(())
-    /// # }
-    /// ```
-    ///
-    /// # Errors
-    /// As for [`Client::unmount`];
-    /// [`Unsupported`](crate::ErrorKind::Unsupported) for one that is not lazy.
-    pub fn unmount_passing(
-        &mut self,
-        unmount: impl Into<Unmount>,
-        root: &impl AsFd,
-    ) -> Result<Unmounted, Error> {
-        let unmount = mountwarden_protocol::Unmount {
-            target: path_of("target", root.as_fd())?,
-            passed: true,
-            ..unmount.into().into()
-        };
-        let call = self.begin().passing(Passing::new().target(root));
-        self.finish_unmount(unmount, call)
-    }
-
-    fn finish_unmount(
-        &mut self,
-        unmount: mountwarden_protocol::Unmount,
-        mut call: Call<'_>,
-    ) -> Result<Unmounted, Error> {
-        let request = Request::Perform(Operation::Unmount(unmount.clone()));
-        match (self.exchange(&request, &mut call), unmount.id) {
-            (Ok(Reply::Unmounted(unmounted)), _) => Ok(unmounted),
-            (Ok(other), _) => Err(self.misfit(&other, "an unmount")),
-            // The reply to the first attempt was lost, and ids are never used again.
-            (Err(error), Some(id)) if call.sent && error.kind() == ErrorKind::NotMounted => {
-                Ok(Unmounted {
-                    id,
-                    target: unmount.target,
-                })
-            }
-            (Err(error), _) => Err(error),
-        }
-    }
-
-    /// Changes the attributes of a mount that is there, and gives it as it is then.
-    ///
-    /// ```no_run
-    /// # fn main() -> Result<(), mountwarden_client::Error> {
-    /// use mountwarden_client::{Client, Remount};
-    /// let mut client = Client::connect()?;
-    /// let sealed = client.remount(Remount::new("/run/vms/7/images")?.read_only())?;
-    /// println!("{}", sealed.attributes.names().join(","));
-    /// # Ok(())
-    /// # }
-    /// ```
-    ///
-    /// # Errors
-    /// [`Denied`](crate::ErrorKind::Denied) by the policy,
-    /// [`NotMounted`](crate::ErrorKind::NotMounted) when nothing is there,
-    /// [`IdMismatch`](crate::ErrorKind::IdMismatch) when another mount is,
-    /// [`Busy`](crate::ErrorKind::Busy) when it is in use or not what is lifted from,
-    /// and whatever else [`ErrorKind`](crate::ErrorKind) lists.
-    pub fn remount(&mut self, remount: impl Into<Remount>) -> Result<MountInfo, Error> {
-        let remount: mountwarden_protocol::Remount = remount.into().into();
-        match self.call(&Request::Perform(Operation::Remount(remount)))? {
-            Reply::Remounted(mount) => Ok(mount),
-            other => Err(self.misfit(&other, "a remount")),
         }
     }
 
@@ -385,6 +228,34 @@ impl Client {
         }
     }
 
+    /// Asks whether the file system that is mounted at `target` answers `within` a time; the
+    /// helper's own deadline for a request may be shorter.
+    ///
+    /// This takes a connection of its own, because one on which a file system hangs is lost:
+    /// this client's goes on, with its leases.
+    ///
+    /// ```no_run
+    /// # fn main() -> Result<(), mountwarden_client::Error> {
+    /// use mountwarden_client::{Client, Health, Unmount};
+    /// use std::time::Duration;
+    /// let mut client = Client::connect()?;
+    /// let probe = client.probe("/run/vms/7/images", Duration::from_secs(5))?;
+    /// if let (Health::Stale { .. }, Some(id)) = (probe.health, probe.id) {
+    ///     client.unmount(Unmount::new("/run/vms/7/images")?.id(id).lazy())?;
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`Denied`](crate::ErrorKind::Denied) where nothing may be mounted,
+    /// [`NotFound`](crate::ErrorKind::NotFound) when the path does not exist, and
+    /// [`TimedOut`](crate::ErrorKind::TimedOut) when the helper itself does not answer: a hang
+    /// that the kernel lets nobody end looks so.
+    pub fn probe(&self, target: impl AsRef<Path>, within: Duration) -> Result<Probe, Error> {
+        probe::ask(&self.socket, self.timeout, target.as_ref(), within)
+    }
+
     /// The user that the kernel says this process is, and that the policy judges.
     #[must_use]
     pub fn uid(&self) -> u32 {
@@ -403,6 +274,14 @@ impl Client {
         &self.socket
     }
 
+    /// What becomes readable when the connection ends, and the [leases](Client#leases) of
+    /// this client with it; `None` while it has none. It is to be waited for only.
+    #[must_use]
+    pub fn lease_end(&self) -> Option<BorrowedFd<'_>> {
+        let connection = self.connection.as_ref()?;
+        (!self.leases.is_empty()).then(|| connection.as_fd())
+    }
+
     fn begin<'fd>(&self) -> Call<'fd> {
         Call {
             deadline: Deadline::after(self.timeout),
@@ -417,9 +296,20 @@ impl Client {
         self.exchange(request, &mut call)
     }
 
+    /// Fails when the leases have ended with their connection. `sent` is whether this
+    /// call's request may have been carried out.
+    fn check_leases(&mut self, sent: bool) -> Result<(), Error> {
+        if self.connection.is_some() || self.leases.is_empty() {
+            return Ok(());
+        }
+        let lost = std::mem::take(&mut self.leases);
+        Err(Error::lease_lost(&self.socket, &lost, sent))
+    }
+
     /// Exchanges a request for a reply that is not an error.
     fn exchange(&mut self, request: &Request, call: &mut Call<'_>) -> Result<Reply, Error> {
         loop {
+            self.check_leases(call.sent && changes(request))?;
             match self.attempt(request, call) {
                 Ok(Reply::Error(error)) => return Err(error.into()),
                 Ok(reply) => return Ok(reply),
@@ -480,6 +370,7 @@ impl Client {
             Reply::Explained(_) => "an explanation",
             Reply::Status(_) => "a status",
             Reply::Remounted(_) => "a remount",
+            Reply::Probed(_) => "a probe",
         };
         self.broken(&format!("it answered a request for {wanted} with {got}"))
     }
@@ -516,12 +407,16 @@ fn changes(request: &Request) -> bool {
 fn repeatable(request: &Request) -> bool {
     match request {
         Request::Perform(Operation::Unmount(unmount)) => unmount.id.is_some(),
-        // Done once, it covers what would be passed again.
-        Request::Perform(Operation::Mount(mount)) => !mount.passed.contains(Passed::TARGET),
+        // Done once, it covers what would be passed again; and what was leased has ended
+        // with the connection, or will in a moment.
+        Request::Perform(Operation::Mount(mount)) => {
+            !mount.lease && !mount.passed.contains(Passed::TARGET)
+        }
         Request::Perform(Operation::Remount(_))
         | Request::Explain(_)
         | Request::List { .. }
-        | Request::Status => true,
+        | Request::Status
+        | Request::Probe { .. } => true,
     }
 }
 

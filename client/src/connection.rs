@@ -1,7 +1,7 @@
 //! One connection: connect, handshake, exchange.
 
 use std::io::{self, BufReader, Read};
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
@@ -138,6 +138,12 @@ fn read_reply<R: Read>(stream: R) -> Result<(Reply, R), Failure> {
     }
     let reply = frame::decode(&bytes).map_err(|error| Failure::Protocol(error.into()))?;
     Ok((reply, buffered.into_inner()))
+}
+
+impl AsFd for Connection {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.stream.as_fd()
+    }
 }
 
 impl Failure {

@@ -1,5 +1,6 @@
 //! What can go wrong, for a program and for a person.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -85,6 +86,9 @@ pub enum ErrorKind {
     /// The helper went away before it answered, and asking again was not safe or
     /// not possible. Whether the request was carried out is not known.
     ConnectionLost,
+    /// The connection that kept this client's leases had ended, and the leased mounts
+    /// end with it; what was asked was not done. The next call connects again.
+    LeaseLost,
     /// A path, option or value that no helper accepts.
     InvalidRequest,
     /// A limit of the helper or of the kernel was reached.
@@ -124,6 +128,7 @@ impl ErrorKind {
             Self::TimedOut => "timed-out",
             Self::Unavailable => "unavailable",
             Self::ConnectionLost => "connection-lost",
+            Self::LeaseLost => "lease-lost",
             Self::InvalidRequest => "invalid-request",
             Self::LimitReached => "limit-reached",
             Self::Unsupported => "unsupported",
@@ -295,6 +300,12 @@ impl Error {
         self
     }
 
+    /// What the command asks of its own system.
+    #[cfg(feature = "cli")]
+    pub(crate) fn system(what: &str, error: std::io::Error) -> Self {
+        Self::new(ErrorKind::Failed, format!("cannot {what}: {error}")).caused_by(error)
+    }
+
     pub(crate) fn protocol(socket: &Path, what: impl fmt::Display) -> Self {
         let what = what.to_string();
         Self::new(
@@ -351,6 +362,26 @@ impl Error {
             .caused_by(cause),
             Failure::Protocol(cause) => Self::protocol(socket, &cause).caused_by(cause),
         }
+    }
+
+    /// The connection that kept these leases has ended.
+    pub(crate) fn lease_lost(socket: &Path, leases: &BTreeSet<MountId>, sent: bool) -> Self {
+        let ids: Vec<String> = leases.iter().map(MountId::to_string).collect();
+        let rest = if sent {
+            "whether the request was carried out is not known: list the mounts to see"
+        } else {
+            "the request was not carried out"
+        };
+        Self::new(
+            ErrorKind::LeaseLost,
+            format!(
+                "the connection to the helper at {} ended, and with it the leased mounts (id {}); \
+                 {rest}",
+                SafePath(socket),
+                ids.join(", "),
+            ),
+        )
+        .at(socket)
     }
 
     fn unreachable(error: std::io::Error, socket: &Path) -> Self {

@@ -39,6 +39,7 @@ pub struct Block {
     own: FilesystemOptions,
     options: MountOptions,
     propagation: Propagation,
+    lease: bool,
 }
 
 impl Block {
@@ -61,6 +62,7 @@ impl Block {
             own: FilesystemOptions::default(),
             options: MountOptions::empty(),
             propagation: Propagation::Private,
+            lease: false,
         })
     }
 
@@ -118,6 +120,7 @@ pub struct Fuse {
     max_read: Option<u32>,
     options: MountOptions,
     propagation: Propagation,
+    lease: bool,
 }
 
 impl Fuse {
@@ -137,6 +140,7 @@ impl Fuse {
             max_read: None,
             options: MountOptions::empty(),
             propagation: Propagation::Private,
+            lease: false,
         })
     }
 
@@ -201,6 +205,7 @@ impl From<Block> for Mount {
             options: block.options,
             propagation: block.propagation,
             passed: Passed::empty(),
+            lease: block.lease,
         }
     }
 }
@@ -225,6 +230,7 @@ impl From<Fuse> for Mount {
             options: fuse.options,
             propagation: fuse.propagation,
             passed: Passed::empty(),
+            lease: fuse.lease,
         }
     }
 }

@@ -42,6 +42,7 @@ mod filesystem;
 mod list;
 mod operation;
 mod passing;
+mod probe;
 
 pub use client::{Builder, Client, DEFAULT_SOCKET, DEFAULT_TIMEOUT, SOCKET_VARIABLE};
 pub use error::{Error, ErrorKind};
@@ -55,3 +56,4 @@ pub use mountwarden_protocol::{
 };
 pub use operation::{Bind, Remount, Tmpfs, Unmount};
 pub use passing::Passing;
+pub use probe::{Health, Probe};

@@ -25,6 +25,13 @@ macro_rules! common_options {
             self
         }
 
+        /// The mount ends with the client that makes it: see
+        /// [Leases](crate::Client#leases).
+        pub fn leased(mut self) -> Self {
+            self.lease = true;
+            self
+        }
+
         /// Set-user-id bits on the mount are honoured. Denied unless the grant
         /// says otherwise.
         pub fn suid(mut self) -> Self {
@@ -75,6 +82,7 @@ pub struct Bind {
     recursive: bool,
     options: MountOptions,
     propagation: Propagation,
+    lease: bool,
 }
 
 impl Bind {
@@ -91,6 +99,7 @@ impl Bind {
             recursive: false,
             options: MountOptions::empty(),
             propagation: Propagation::Private,
+            lease: false,
         })
     }
 
@@ -142,6 +151,7 @@ pub struct Tmpfs {
     mode: Option<TmpfsMode>,
     options: MountOptions,
     propagation: Propagation,
+    lease: bool,
 }
 
 impl Tmpfs {
@@ -157,6 +167,7 @@ impl Tmpfs {
             mode: None,
             options: MountOptions::empty(),
             propagation: Propagation::Private,
+            lease: false,
         })
     }
 
@@ -368,6 +379,7 @@ impl From<Bind> for Mount {
             options: bind.options,
             propagation: bind.propagation,
             passed: Passed::empty(),
+            lease: bind.lease,
         }
     }
 }
@@ -384,6 +396,7 @@ impl From<Tmpfs> for Mount {
             options: tmpfs.options,
             propagation: tmpfs.propagation,
             passed: Passed::empty(),
+            lease: tmpfs.lease,
         }
     }
 }

@@ -163,6 +163,7 @@ fn operations() -> impl Iterator<Item = Operation> {
                         options: MountOptions::READ_ONLY,
                         propagation: Propagation::Shared,
                         passed: Passed::all(),
+                        lease: false,
                     });
                     [mount, remount]
                 })

@@ -10,7 +10,7 @@ use std::fmt::Write as _;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use mountwarden_protocol::{
-    ErrorCode, ErrorReply, Kind, Operation, Outcome, Propagation, Reply, Role,
+    AbsPath, ErrorCode, ErrorReply, Kind, Operation, Outcome, Propagation, Reply, Role, Unmount,
 };
 use nix::errno::Errno;
 use nix::unistd::{Pid, getpid};
@@ -39,6 +39,10 @@ pub(crate) enum By {
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Subject<'a> {
     Operation(&'a Operation),
+    /// The end of a mount whose connection has ended.
+    Lease(&'a Unmount),
+    /// The question whether the file system at a place answers.
+    Probe(&'a AbsPath),
     /// Bytes that are no request.
     Protocol,
     Connection,
@@ -71,8 +75,14 @@ impl Record<'_> {
             line.number("gid", peer.identity().gid);
             line.number("pid", peer.pid());
         }
-        if let Subject::Operation(operation) = self.subject {
-            asked(&mut line, operation);
+        match self.subject {
+            Subject::Operation(operation) => asked(&mut line, operation),
+            Subject::Lease(unmount) => {
+                line.text("target", unmount.target.as_bytes());
+                line.name("why", "the lease's connection ended");
+            }
+            Subject::Probe(target) => line.text("target", target.as_bytes()),
+            Subject::Protocol | Subject::Connection => {}
         }
         if let Some(grant) = self.grant {
             line.text("grant", grant.as_bytes());
@@ -110,6 +120,8 @@ impl Subject<'_> {
             },
             Self::Operation(Operation::Unmount(_)) => "unmount",
             Self::Operation(Operation::Remount(_)) => "remount",
+            Self::Lease(_) => "lease-end",
+            Self::Probe(_) => "probe",
             Self::Protocol => "protocol",
             Self::Connection => "connection",
         }
@@ -170,6 +182,9 @@ fn asked(line: &mut Line, operation: &Operation) {
                 line.name("propagation", mount.propagation.name());
             }
             passed(line, &mount.passed.names());
+            if mount.lease {
+                line.truth("lease", true);
+            }
         }
         Operation::Unmount(unmount) => {
             line.truth("lazy", unmount.lazy);
@@ -420,6 +435,7 @@ mod tests {
             options: MountOptions::all(),
             propagation: Propagation::Shared,
             passed: Passed::all(),
+            lease: true,
         };
         let id = MountId::try_from(u64::MAX).expect("an id");
         let mut error = ErrorReply::new(ErrorCode::UnsupportedVersion, "\u{1f600}".repeat(600));

@@ -7,6 +7,7 @@ use mountwarden_protocol::Counters;
 use nix::errno::Errno;
 
 use crate::budget::Budget;
+use crate::leases::Places;
 use crate::sys::process;
 
 /// What is counted.
@@ -49,21 +50,30 @@ pub(crate) struct Board {
     counts: &'static [AtomicU64],
     mounts: &'static [AtomicU64],
     budgets: &'static [AtomicU64],
+    leases: Places,
 }
 
 impl Board {
-    /// A board with a place for each of `users` users.
+    /// A board with a place for each of `users` users, and for as many leases.
     pub(crate) fn new(users: usize) -> Result<Self, Errno> {
-        let words = Count::NUMBER.saturating_add(users.saturating_mul(2));
+        let words_of_user = Places::WORDS.saturating_add(2);
+        let words = Count::NUMBER.saturating_add(users.saturating_mul(words_of_user));
         let words = process::shared_words(words)?;
         let split = |words: &'static [AtomicU64], at| words.split_at_checked(at);
         let (counts, words) = split(words, Count::NUMBER).ok_or(Errno::ENOMEM)?;
-        let (mounts, budgets) = split(words, users).ok_or(Errno::ENOMEM)?;
+        let (mounts, words) = split(words, users).ok_or(Errno::ENOMEM)?;
+        let (budgets, leases) = split(words, users).ok_or(Errno::ENOMEM)?;
         Ok(Self {
             counts,
             mounts,
             budgets,
+            leases: Places::new(leases),
         })
+    }
+
+    /// The places for leases.
+    pub(crate) fn leases(self) -> Places {
+        self.leases
     }
 
     pub(crate) fn add(self, count: Count) {

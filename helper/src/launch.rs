@@ -22,6 +22,7 @@ use thiserror::Error;
 use crate::board::Board;
 use crate::confine::{self, ConfineError, Filters, Identity};
 use crate::files::{FileError, Trust};
+use crate::leases::{self, Lessor};
 use crate::listener::{ListenError, Listener};
 use crate::peer::Attestor;
 use crate::policy_file::{self, LoadError};
@@ -204,6 +205,7 @@ fn part(
         "make a lock file",
         memfd_create(c"target locks", MFdFlags::MFD_CLOEXEC),
     )?;
+    let (lessor, lessees) = step("make a channel for leases", leases::channel())?;
     let context = warden::Context {
         policy,
         attestor,
@@ -211,13 +213,15 @@ fn part(
         board,
         signals: &signals,
         lock: &lock,
+        lessees: &lessees,
         identity,
         source,
         gate,
         reports: &reports,
     };
     // Not a return: what std does at the end of `main` is in no filter.
-    let ended = guard(context, ours, listener.path.as_ref(), &notifier);
+    let lessor = Lessor::new(board.leases(), lessor);
+    let ended = guard(context, lessor, ours, listener.path.as_ref(), &notifier);
     // What the others said last, such as why they did not start.
     let written = step("write the log", reports.write(reports::ALL));
     children::finish(Role::Warden, ended.and(written.map(drop)))
@@ -226,6 +230,7 @@ fn part(
 /// The life of the warden.
 fn guard(
     context: warden::Context<'_>,
+    lessor: Lessor,
     gate: OwnedFd,
     socket: Option<&AbsPath>,
     notifier: &Notifier,
@@ -233,7 +238,7 @@ fn guard(
     let (policy, source) = (context.policy, context.source);
     let mut extra = vec![gate.as_raw_fd()];
     extra.extend(notifier.descriptor());
-    let keeper = Keeper::confine(context, &extra)?;
+    let keeper = Keeper::confine(context, lessor, &extra)?;
     warden::wait_for_gate(&gate)?;
     announce(policy, source, socket, notifier)?;
     let ended = keeper.serve(gate, notifier);

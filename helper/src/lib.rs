@@ -25,6 +25,7 @@ mod failure;
 mod files;
 mod gate;
 mod launch;
+mod leases;
 mod list;
 mod listener;
 mod mounter;

@@ -5,7 +5,9 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
-use mountwarden_protocol::{Counters, ErrorReply, MountId, Operation, Reply, RoleReport, frame};
+use mountwarden_protocol::{
+    AbsPath, Counters, ErrorReply, MountId, Operation, Reply, RoleReport, frame,
+};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::socket::MsgFlags;
@@ -25,6 +27,7 @@ use crate::sys::socket;
 /// | `Admit` | none | `Taken` |
 /// | `Status` | none | `Status` |
 /// | `List` | none | `Done` |
+/// | `NoteProbe` | none | `Taken` |
 ///
 /// Each takes from the budget of the session's user, and waits for it. When that
 /// would take too long, the reply is `Done` with the error.
@@ -47,6 +50,8 @@ pub(crate) enum Order {
     Status,
     /// List the peer's mounts; only where the mount table is a file.
     List { after: Option<MountId> },
+    /// A probe ended in the session; it goes into the audit log.
+    NoteProbe { target: AbsPath, error: ErrorReply },
 }
 
 /// What a mounter answers.
@@ -77,7 +82,26 @@ const MAX_MESSAGE: usize = 16 * 1024;
 /// How long to wait for descriptors that are on their way to be taken.
 const IN_FLIGHT: Duration = Duration::from_millis(2);
 
-fn rest(time: Duration) -> Result<(), Errno> {
+/// Sends one message with descriptors.
+pub(crate) fn send(
+    socket: BorrowedFd<'_>,
+    bytes: &[u8],
+    descriptors: &[BorrowedFd<'_>],
+) -> Result<(), Errno> {
+    loop {
+        match socket::send(socket, bytes, descriptors, MsgFlags::empty()) {
+            Err(Errno::EINTR) => {}
+            // The kernel counts the descriptors that are on their way for all
+            // sessions together, since they are one user (`unix(7)`). Others
+            // take theirs soon; the deadline of the request bounds the wait.
+            Err(Errno::ETOOMANYREFS) => rest(IN_FLIGHT)?,
+            other => return other.map(drop),
+        }
+    }
+}
+
+/// Does nothing for a moment.
+pub(crate) fn rest(time: Duration) -> Result<(), Errno> {
     match ppoll(&mut [], Some(TimeSpec::from_duration(time)), None) {
         Ok(_) | Err(Errno::EINTR) => Ok(()),
         Err(errno) => Err(errno),
@@ -111,17 +135,9 @@ impl OrderChannel {
     ) -> Result<(), ChannelError> {
         let bytes =
             frame::encode(message).map_err(|error| ChannelError::Violation(error.to_string()))?;
-        loop {
-            match socket::send(self.0.as_fd(), &bytes, descriptors, MsgFlags::empty()) {
-                Ok(_) => return Ok(()),
-                Err(Errno::EINTR) => {}
-                // The kernel counts the descriptors that are on their way for all
-                // sessions together, since they are one user (`unix(7)`). Others
-                // take theirs soon; the deadline of the request bounds the wait.
-                Err(Errno::ETOOMANYREFS) => rest(IN_FLIGHT)?,
-                Err(Errno::EPIPE | Errno::ECONNRESET) => return Err(ChannelError::Closed),
-                Err(errno) => return Err(errno.into()),
-            }
+        match send(self.0.as_fd(), &bytes, descriptors) {
+            Err(Errno::EPIPE | Errno::ECONNRESET) => Err(ChannelError::Closed),
+            other => Ok(other?),
         }
     }
 

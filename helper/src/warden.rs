@@ -4,8 +4,11 @@
 //! sockets, and believes the kernel alone about whose they are.
 #![forbid(unsafe_code)]
 
+mod users;
+
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use mountwarden_policy::Policy;
@@ -20,10 +23,11 @@ use nix::sys::wait::WaitStatus;
 use nix::unistd::{Pid, getpid};
 use thiserror::Error;
 
+use self::users::Users;
 use crate::audit::By;
 use crate::board::{Board, Count};
-use crate::budget::Budget;
 use crate::confine::{ConfineError, Confined, Domain, Filters, Identity, Kinds, Plan, Warden};
+use crate::leases::Lessor;
 use crate::order::OrderReply;
 use crate::peer::{AttestedPeer, Attestor};
 use crate::refusals::{self, Refusals, Refused};
@@ -43,6 +47,8 @@ pub(crate) struct Context<'a> {
     pub(crate) signals: &'a SignalFd,
     /// The file whose record locks serialize work on one target.
     pub(crate) lock: &'a OwnedFd,
+    /// The mounters' end of the channel about leases.
+    pub(crate) lessees: &'a OwnedFd,
     pub(crate) identity: Identity,
     pub(crate) source: Source,
     pub(crate) gate: Pid,
@@ -70,29 +76,27 @@ pub(crate) struct Keeper<'a> {
     started: Instant,
     /// The gate's process, until it has ended.
     gate: Option<Pid>,
-    mounters: BTreeMap<Pid, usize>,
-    users: Vec<Option<User>>,
+    mounters: BTreeMap<Pid, Connection>,
+    lessor: Lessor,
+    users: Users,
     refusals: Refusals,
 }
 
-/// A user that has connected; its index is its place on the board.
-struct User {
-    uid: u32,
-    connections: u32,
-}
-
-/// A free place, or that of a user who is not connected now: of these the one with
-/// the least debt, because that will be forgotten.
-fn free_place(users: &[Option<User>], debt: impl Fn(usize) -> u64) -> Option<usize> {
-    let free = |user: &Option<User>| user.as_ref().is_none_or(|user| user.connections == 0);
-    let places = users.iter().enumerate();
-    places
-        .filter_map(|(place, user)| free(user).then_some(place))
-        .min_by_key(|&place| debt(place))
+/// The connection of a mounter.
+struct Connection {
+    /// Its user's place on the board.
+    place: usize,
+    peer: Rc<AttestedPeer>,
 }
 
 /// How long mounters may take to end their requests when the helper stops.
 const STOP: Duration = Duration::from_secs(10);
+
+/// How long what was killed may take to end, and its leases.
+const KILLED: Duration = Duration::from_secs(2);
+
+/// How long to wait until a process is asked for again that ends a lease.
+const AGAIN: Duration = Duration::from_millis(100);
 
 /// How long the gate may take to confine itself.
 const GATE_START: Duration = Duration::from_secs(10);
@@ -118,23 +122,28 @@ pub(crate) fn wait_for_gate(gate: &OwnedFd) -> Result<(), Ended> {
 impl<'a> Keeper<'a> {
     /// Confines this process as the warden. `extra` stays open beside its own
     /// descriptors.
-    pub(crate) fn confine(context: Context<'a>, extra: &[RawFd]) -> Result<Self, Ended> {
+    pub(crate) fn confine(
+        context: Context<'a>,
+        lessor: Lessor,
+        extra: &[RawFd],
+    ) -> Result<Self, Ended> {
         let mut descriptors = vec![
             context.signals.as_raw_fd(),
             context.lock.as_raw_fd(),
+            context.lessees.as_raw_fd(),
+            lessor.as_fd().as_raw_fd(),
             context.reports.as_fd().as_raw_fd(),
         ];
         descriptors.extend(extra);
         let confined = crate::confine::enforce(&Plan {
             descriptors: &descriptors,
-            max_descriptors: MAX_DESCRIPTORS,
+            max_descriptors: max_descriptors(context.policy),
             identity: context.identity,
             domain: Domain::Mounts,
             filter: &context.filters.warden,
             dies_with: None,
         })?;
-        let places = usize::try_from(context.policy.limits().connections).unwrap_or(usize::MAX);
-        let users = std::iter::repeat_with(|| None).take(places).collect();
+        let users = Users::new(context.policy.limits());
         let started = Instant::now();
         Ok(Self {
             gate: Some(context.gate),
@@ -142,6 +151,7 @@ impl<'a> Keeper<'a> {
             confined,
             started,
             mounters: BTreeMap::new(),
+            lessor,
             users,
             refusals: Refusals::default(),
         })
@@ -149,23 +159,40 @@ impl<'a> Keeper<'a> {
 
     /// Serves until a signal ends it, or the gate does.
     pub(crate) fn serve(mut self, gate: OwnedFd, manager: &Notifier) -> Result<(), Ended> {
+        let served = self.serve_until_the_end(&gate, manager);
+        drop(gate);
+        if served.is_ok() {
+            return self.stop();
+        }
+        // Mounters end with the warden, and their leases with them.
+        self.gate = None;
+        self.wind_up(Signal::SIGKILL, KILLED)?;
+        served
+    }
+
+    fn serve_until_the_end(&mut self, gate: &OwnedFd, manager: &Notifier) -> Result<(), Ended> {
         loop {
             let mut polled = [
                 PollFd::new(self.context.signals.as_fd(), PollFlags::POLLIN),
                 PollFd::new(gate.as_fd(), PollFlags::POLLIN),
                 PollFd::new(self.context.reports.as_fd(), PollFlags::POLLIN),
+                PollFd::new(self.lessor.as_fd(), PollFlags::POLLIN),
             ];
-            match ppoll(&mut polled, None, None) {
+            let again = self.lessor.is_due().then_some(AGAIN);
+            match ppoll(&mut polled, again.map(TimeSpec::from_duration), None) {
                 Err(Errno::EINTR) => continue,
                 other => other?,
             };
-            let [signals, connection, reports] = polled.map(|fd| fd.any().unwrap_or(false));
+            let [signals, connection, reports, leases] = polled.map(|fd| fd.any().unwrap_or(false));
+            if leases {
+                self.hear_of_leases(reports::AT_ONCE)?;
+            }
+            self.end_leases();
             if signals && self.hear()? {
-                drop(gate);
-                return self.stop();
+                return Ok(());
             }
             if connection {
-                self.take(&gate, manager)?;
+                self.take(gate, manager)?;
             }
             if reports && !self.context.reports.write(reports::AT_ONCE)? {
                 return Err(Ended::Gate(self.end_of_gate()?));
@@ -217,8 +244,8 @@ impl<'a> Keeper<'a> {
         };
         let attested = self.context.attestor.attest(&client);
         match attested {
-            Ok(peer) => match self.admit(&peer) {
-                Ok(place) => self.start(&peer, place, &order, &client),
+            Ok(peer) => match self.admit(peer.identity().uid) {
+                Ok(place) => self.start(peer, place, &order, &client),
                 Err(error) => self.refuse(&order, Some(&peer), error),
             },
             Err(error) => self.refuse(&order, None, error.into()),
@@ -279,64 +306,25 @@ impl<'a> Keeper<'a> {
         }
     }
 
-    /// Finds the peer's place, or says which limit it has reached.
-    fn admit(&mut self, peer: &AttestedPeer) -> Result<usize, ErrorReply> {
-        let limits = self.context.policy.limits();
-        let full = |message| Err(ErrorReply::new(ErrorCode::LimitReached, message));
-        let open = u32::try_from(self.mounters.len()).unwrap_or(u32::MAX);
-        if open >= limits.connections {
-            return full(children::too_many(limits.connections));
-        }
-        let uid = peer.identity().uid;
-        let known = self
-            .users
-            .iter()
-            .position(|user| matches!(user, Some(user) if user.uid == uid));
-        if let Some(place) = known {
-            let connections = self
-                .users
-                .get(place)
-                .and_then(Option::as_ref)
-                .map(|u| u.connections);
-            return match connections {
-                Some(count) if count < limits.connections_per_user => Ok(place),
-                _ => full(children::too_many_of_user(limits.connections_per_user)),
-            };
-        }
-        let debt = |place| self.budget(place).map_or(0, Budget::debt);
-        let Some(place) = free_place(&self.users, debt) else {
-            return full(children::too_many(limits.connections));
-        };
-        if let Some(slot) = self.users.get_mut(place) {
-            *slot = Some(User {
-                uid,
-                connections: 0,
-            });
-        }
-        if let (Some(count), Some(budget)) = (self.context.board.mounts(place), self.budget(place))
-        {
-            count.forget();
-            budget.forget();
-        }
-        Ok(place)
-    }
-
-    /// The budget of the user at a place.
-    fn budget(&self, place: usize) -> Option<Budget> {
-        let rate = self.context.policy.limits().requests_per_second;
-        self.context.board.budget(place, rate)
+    /// Finds the place of a peer's user, or says which limit it has reached.
+    fn admit(&mut self, uid: u32) -> Result<usize, ErrorReply> {
+        let (limits, board) = (self.context.policy.limits(), self.context.board);
+        self.users.admit(uid, self.mounters.len(), limits, board)
     }
 
     /// Forks the mounter of a connection.
     fn start(
         &mut self,
-        peer: &AttestedPeer,
+        peer: AttestedPeer,
         place: usize,
         order: &OwnedFd,
         client: &OwnedFd,
     ) -> Result<(), Ended> {
-        let (Some(mounts), Some(budget)) = (self.context.board.mounts(place), self.budget(place))
-        else {
+        let (board, rate) = (
+            self.context.board,
+            self.context.policy.limits().requests_per_second,
+        );
+        let (Some(mounts), Some(budget)) = (board.mounts(place), board.budget(place, rate)) else {
             return Err(Ended::Kernel(Errno::EOVERFLOW));
         };
         let parent = getpid();
@@ -348,20 +336,20 @@ impl<'a> Keeper<'a> {
         let filter = self.context.filters.mounter(kinds).ok_or(Errno::EINVAL)?;
         match process::fork() {
             Ok(Forked::Parent(pid)) => {
-                self.mounters.insert(pid, place);
-                if let Some(Some(user)) = self.users.get_mut(place) {
-                    user.connections = user.connections.saturating_add(1);
-                }
+                self.refusals.admitted(peer.identity().uid);
+                let peer = Rc::new(peer);
+                self.mounters.insert(pid, Connection { place, peer });
+                self.users.connected(place);
                 self.context.board.add(Count::Connections);
                 self.count_open();
-                self.refusals.admitted(peer.identity().uid);
                 Ok(())
             }
             Ok(Forked::Child) => {
                 let context = mounter::Context {
                     policy: self.context.policy,
                     board: self.context.board,
-                    peer,
+                    peer: &peer,
+                    place,
                     mounts,
                     budget,
                     kinds,
@@ -376,30 +364,71 @@ impl<'a> Keeper<'a> {
                     Role::Mounter,
                     mounter::run(
                         &context,
-                        order.as_fd(),
-                        self.context.lock.as_fd(),
-                        client.as_fd(),
+                        order,
+                        self.context.lock,
+                        self.context.lessees,
+                        client,
                     ),
                 )
             }
             Err(errno) => {
                 let message = format!("the helper's system has no room for a mounter: {errno}");
                 let error = ErrorReply::new(ErrorCode::LimitReached, message);
-                self.refuse(order, Some(peer), error)
+                self.refuse(order, Some(&peer), error)
             }
         }
     }
 
+    fn hear_of_leases(&mut self, most: usize) -> Result<(), Errno> {
+        let mounters = &self.mounters;
+        let peer_of = |pid| {
+            mounters
+                .get(&pid)
+                .map(|connection| Rc::clone(&connection.peer))
+        };
+        self.lessor.hear(most, peer_of)
+    }
+
+    /// Forks the mounters that end what connections leased that have ended. The warden
+    /// does not do it itself: the end of a file system may take its time.
+    fn end_leases(&mut self) {
+        let (context, parent) = (&self.context, getpid());
+        let Some(filter) = context.filters.mounter(Kinds::NONE) else {
+            return;
+        };
+        self.lessor.end_due(|lease| match process::fork()? {
+            Forked::Parent(pid) => Ok(pid),
+            Forked::Child => {
+                children::begin(Role::Mounter, c"mw-mounter");
+                let limits = context.policy.limits();
+                let ended = mounter::end_lease(lease, context.lock, filter, parent, limits);
+                children::finish(Role::Mounter, ended)
+            }
+        });
+    }
+
     /// Takes note of a mounter that ended, and reports one that was killed.
     fn ended(&mut self, status: WaitStatus) -> Result<(), Errno> {
-        let Some(place) = status.pid().and_then(|pid| self.mounters.remove(&pid)) else {
+        let Some(pid) = status.pid() else {
             return Ok(());
         };
-        let mut uid = None;
-        if let Some(Some(user)) = self.users.get_mut(place) {
-            user.connections = user.connections.saturating_sub(1);
-            uid = Some(user.uid);
+        let done = matches!(status, WaitStatus::Exited(_, 0));
+        if self.lessor.ending_ended(pid, done) {
+            self.end_leases();
+            if done {
+                return Ok(());
+            }
+            let how = children::describe(status);
+            return audit::log(Role::Warden, &format!("the end of a lease failed: {how}"));
         }
+        // What it said last, while its place is known.
+        self.hear_of_leases(reports::ALL)?;
+        let Some(Connection { place, peer }) = self.mounters.remove(&pid) else {
+            return Ok(());
+        };
+        self.lessor.mounter_ended(pid);
+        self.end_leases();
+        self.users.disconnected(place);
         self.count_open();
         // Its session is gone, or the helper stops.
         if let WaitStatus::Exited(_, 0) | WaitStatus::Signaled(_, Signal::SIGTERM, _) = status {
@@ -408,7 +437,7 @@ impl<'a> Keeper<'a> {
         if let WaitStatus::Signaled(..) = status {
             self.context.board.add(Count::Killed);
         }
-        let uid = uid.map_or_else(|| "unknown".to_owned(), |uid| uid.to_string());
+        let uid = peer.identity().uid;
         let how = children::describe(status);
         audit::log(
             Role::Warden,
@@ -422,73 +451,69 @@ impl<'a> Keeper<'a> {
     }
 
     /// Ends every mounter after the request that it works on, and waits for the
-    /// gate, whose channel is closed; mounts stay.
+    /// gate, whose channel is closed; mounts stay that are not leased.
     fn stop(mut self) -> Result<(), Ended> {
+        let message = if self.wind_up(Signal::SIGTERM, STOP)? {
+            "stopped; mounts stay"
+        } else {
+            // The gate is out of reach of this domain's signals; its channel is closed.
+            self.gate = None;
+            self.wind_up(Signal::SIGKILL, KILLED)?;
+            "what did not end in time was killed; mounts stay"
+        };
+        Ok(audit::log(Role::Warden, message)?)
+    }
+
+    /// Sends every mounter a signal, and waits for the ends of mounters, leases and gate;
+    /// false when they take longer than `time`.
+    fn wind_up(&mut self, signal: Signal, time: Duration) -> Result<bool, Ended> {
         for pid in self.mounters.keys() {
             // One that has ended is a zombie until it is reaped below.
-            kill(*pid, Signal::SIGTERM)?;
+            kill(*pid, signal)?;
         }
-        let end = Instant::now().checked_add(STOP);
-        let mut watched = 2;
-        while self.gate.is_some() || !self.mounters.is_empty() {
-            let left = end.map_or(STOP, |end| end.saturating_duration_since(Instant::now()));
+        let end = Instant::now().checked_add(time);
+        let mut watched = 3;
+        while self.gate.is_some() || !self.mounters.is_empty() || !self.lessor.is_over() {
+            let left = end.map_or(time, |end| end.saturating_duration_since(Instant::now()));
             if left.is_zero() {
-                // The gate is out of reach of this domain's signals; its channel is closed.
-                for pid in self.mounters.keys() {
-                    kill(*pid, Signal::SIGKILL)?;
-                }
-                audit::log(
-                    Role::Warden,
-                    "what did not end in time was killed; mounts stay",
-                )?;
-                return Ok(());
+                return Ok(false);
             }
             let mut polled = [
                 PollFd::new(self.context.signals.as_fd(), PollFlags::POLLIN),
+                PollFd::new(self.lessor.as_fd(), PollFlags::POLLIN),
                 PollFd::new(self.context.reports.as_fd(), PollFlags::POLLIN),
             ];
-            let time = TimeSpec::from_duration(left);
+            let left = if self.lessor.is_due() {
+                left.min(AGAIN)
+            } else {
+                left
+            };
             match ppoll(
                 polled.get_mut(..watched).unwrap_or_default(),
-                Some(time),
+                Some(TimeSpec::from_duration(left)),
                 None,
             ) {
                 Err(Errno::EINTR) => {}
                 other => drop(other?),
             }
             // Nobody who says much holds up the end of the gate, which may have to say more.
-            if watched == 2 && !self.context.reports.write(reports::AT_ONCE)? {
-                watched = 1;
+            if watched == 3 && !self.context.reports.write(reports::AT_ONCE)? {
+                watched = 2;
             }
+            // A mounter that ends may wait for the warden to hold a lease.
+            self.hear_of_leases(reports::AT_ONCE)?;
+            self.end_leases();
             children::drain(self.context.signals)?;
             while let Some(status) = children::next_ended()? {
                 self.gate = self.gate.filter(|&gate| status.pid() != Some(gate));
                 self.ended(status)?;
             }
         }
-        audit::log(Role::Warden, "stopped; mounts stay")?;
-        Ok(())
+        Ok(true)
     }
 }
 
-/// The warden has one connection's descriptors at a time.
-pub(crate) const MAX_DESCRIPTORS: u64 = 64;
-
-#[cfg(test)]
-mod tests {
-    use super::{User, free_place};
-
-    #[test]
-    fn a_debt_is_forgotten_last() {
-        let user = |connections| {
-            Some(User {
-                uid: 1,
-                connections,
-            })
-        };
-        let users = [user(1), user(0), None, user(0)];
-        assert_eq!(free_place(&users, |place| [0, 5, 0, 1][place]), Some(2));
-        assert_eq!(free_place(&users, |place| [0, 5, 9, 1][place]), Some(3));
-        assert_eq!(free_place(&users[..1], |_| 0), None);
-    }
+/// A directory for each lease, and one connection's descriptors at a time.
+pub(crate) fn max_descriptors(policy: &Policy) -> u64 {
+    u64::from(policy.limits().connections).saturating_add(64)
 }

@@ -92,23 +92,49 @@ pub(crate) struct Obstacle<'p> {
     pub(crate) check: Check,
 }
 
-impl Denial {
-    pub(crate) fn no_grant(peer: &Peer, operation: &Operation) -> Self {
+/// What was asked, as a message says it.
+#[derive(Clone, Copy)]
+pub(crate) struct Asked<'a> {
+    pub(crate) verb: &'static str,
+    pub(crate) target: &'a AbsPath,
+}
+
+impl<'a> Asked<'a> {
+    pub(crate) fn of(operation: &'a Operation) -> Self {
+        let verb = match operation {
+            Operation::Mount(_) => "mounting at",
+            Operation::Unmount(_) => "unmounting",
+            Operation::Remount(_) => "remounting",
+        };
         let target = operation.target();
+        Self { verb, target }
+    }
+}
+
+impl Denial {
+    pub(crate) fn target_not_granted(own: &[&Grant], peer: &Peer, asked: Asked<'_>) -> Self {
+        Self {
+            reason: DenyReason::TargetNotGranted,
+            path: asked.target.clone(),
+            message: target_not_granted(own, peer, asked),
+        }
+    }
+
+    pub(crate) fn no_grant(peer: &Peer, asked: Asked<'_>) -> Self {
+        let Asked { verb, target } = asked;
         Self {
             reason: DenyReason::NoGrant,
             path: target.clone(),
             message: format!(
-                "{} {target} is refused: no grant of the policy names user {} or a group that it \
-                 was in when it connected; ask the administrator for one",
-                verb(operation),
+                "{verb} {target} is refused: no grant of the policy names user {} or a group that \
+                 it was in when it connected; ask the administrator for one",
                 peer.uid
             ),
         }
     }
 
-    pub(crate) fn protected(operation: &Operation, place: &AbsPath) -> Self {
-        let target = operation.target();
+    pub(crate) fn protected(asked: Asked<'_>, place: &AbsPath) -> Self {
+        let Asked { verb, target } = asked;
         let relation = if target == place {
             "it is a place".to_owned()
         } else if target.is_beneath(place) {
@@ -120,9 +146,8 @@ impl Denial {
             reason: DenyReason::TargetProtected,
             path: target.clone(),
             message: format!(
-                "{} {target} is refused: {relation} that is never mounted over or unmounted, \
-                 whatever the policy grants",
-                verb(operation)
+                "{verb} {target} is refused: {relation} that is never mounted over or unmounted, \
+                 whatever the policy grants"
             ),
         }
     }
@@ -152,7 +177,7 @@ impl Denial {
             | Some(Obstacle {
                 check: Check::Target,
                 ..
-            }) => target_not_granted(own, peer, operation),
+            }) => target_not_granted(own, peer, Asked::of(operation)),
             Some(Obstacle { grant, check }) => refused_by(grant, check, peer, operation),
         };
         let target = operation.target();
@@ -170,15 +195,15 @@ impl Denial {
     }
 }
 
-fn target_not_granted(own: &[&Grant], peer: &Peer, operation: &Operation) -> String {
+fn target_not_granted(own: &[&Grant], peer: &Peer, asked: Asked<'_>) -> String {
     let roots = distinct(
         own.iter()
             .flat_map(|grant| grant.terms.target_roots(peer.uid)),
     );
     format!(
         "{} {} is refused: the target lies beneath none of your granted roots: {}",
-        verb(operation),
-        operation.target(),
+        asked.verb,
+        asked.target,
         listing(&roots)
     )
 }
@@ -188,7 +213,7 @@ fn refused_by(grant: &Grant, check: Check, peer: &Peer, operation: &Operation) -
     let (target, kind, name) = (operation.target(), operation.kind(), &grant.name);
     let source = operation.source().unwrap_or(target);
     match check {
-        Check::Target => target_not_granted(&[grant], peer, operation),
+        Check::Target => target_not_granted(&[grant], peer, Asked::of(operation)),
         Check::Remount => format!(
             "remounting {target} is refused: your grant '{name}' does not allow to change the \
              attributes of a mount; unmount it, and mount it as it should be"
@@ -243,7 +268,7 @@ fn refused_by(grant: &Grant, check: Check, peer: &Peer, operation: &Operation) -
         Check::PassedTarget => format!(
             "{} {target} by a descriptor is refused: your grant '{name}' takes the target's path \
              alone; ask the administrator for passed_target",
-            verb(operation)
+            Asked::of(operation).verb
         ),
         Check::PassedSource => passed_source(kind, target, name),
     }
@@ -361,14 +386,6 @@ fn asked_inodes(kind: Option<&Kind>) -> Option<u64> {
     match kind? {
         Kind::Tmpfs { inodes, .. } => inodes.map(TmpfsInodes::get),
         Kind::Bind { .. } | Kind::Block { .. } | Kind::Fuse { .. } => None,
-    }
-}
-
-fn verb(operation: &Operation) -> &'static str {
-    match operation {
-        Operation::Mount(_) => "mounting at",
-        Operation::Unmount(_) => "unmounting",
-        Operation::Remount(_) => "remounting",
     }
 }
 

@@ -5,7 +5,7 @@ use mountwarden_protocol::{
     Propagation, Remount, TmpfsInodes, TmpfsMode, TmpfsSize, Unmount,
 };
 
-use crate::denial::{Check, Denial, Obstacle};
+use crate::denial::{Asked, Check, Denial, Obstacle};
 use crate::grant::{BindTerms, BlockTerms, FuseTerms, Grant, TmpfsTerms};
 use crate::pattern;
 use crate::protected::Protected;
@@ -20,16 +20,10 @@ pub(crate) fn judge<'p>(
     peer: &Peer,
     operation: &Operation,
 ) -> Verdict<'p> {
-    let own: Vec<&Grant> = grants
-        .iter()
-        .filter(|grant| grant.terms.subjects.cover(peer))
-        .collect();
-    if own.is_empty() {
-        return Verdict::Denied(Denial::no_grant(peer, operation));
-    }
-    if let Some(place) = protected.hit_by(operation.target()) {
-        return Verdict::Denied(Denial::protected(operation, place));
-    }
+    let own = match own(grants, protected, peer, Asked::of(operation)) {
+        Ok(own) => own,
+        Err(denial) => return Verdict::Denied(denial),
+    };
     if let Operation::Mount(mount) = operation
         && mount.propagation == Propagation::Shared
         && let Some(source) = operation.source()
@@ -50,11 +44,55 @@ pub(crate) fn judge<'p>(
     Verdict::Denied(Denial::not_granted(nearest, &own, peer, operation))
 }
 
+/// Whether a peer may know how the file system at `target` fares: whoever may mount or
+/// unmount there. Gives the name of the grant.
+pub(crate) fn judge_probe<'p>(
+    grants: &'p [Grant],
+    protected: &Protected,
+    peer: &Peer,
+    target: &AbsPath,
+) -> Result<&'p str, Denial> {
+    let asked = Asked {
+        verb: "probing",
+        target,
+    };
+    let own = own(grants, protected, peer, asked)?;
+    let covering = own.iter().find(|grant| covers(grant, peer, target));
+    match covering {
+        Some(grant) => Ok(&grant.name),
+        None => Err(Denial::target_not_granted(&own, peer, asked)),
+    }
+}
+
+/// The grants of a peer, which has some, for a target that may be touched at all.
+fn own<'p>(
+    grants: &'p [Grant],
+    protected: &Protected,
+    peer: &Peer,
+    asked: Asked<'_>,
+) -> Result<Vec<&'p Grant>, Denial> {
+    let own: Vec<&Grant> = grants
+        .iter()
+        .filter(|grant| grant.terms.subjects.cover(peer))
+        .collect();
+    if own.is_empty() {
+        return Err(Denial::no_grant(peer, asked));
+    }
+    match protected.hit_by(asked.target) {
+        Some(place) => Err(Denial::protected(asked, place)),
+        None => Ok(own),
+    }
+}
+
+/// Whether a target lies beneath a root of the grant.
+fn covers(grant: &Grant, peer: &Peer, target: &AbsPath) -> bool {
+    let roots = grant.terms.target_roots(peer.uid);
+    roots.iter().any(|root| target.is_beneath(root))
+}
+
 /// What one grant says: the permit, or the first check that fails.
 fn consider<'p>(grant: &'p Grant, peer: &Peer, operation: &Operation) -> Result<Permit<'p>, Check> {
-    let target = operation.target();
-    let roots = grant.terms.target_roots(peer.uid);
-    if !roots.iter().any(|root| target.is_beneath(root)) {
+    if !covers(grant, peer, operation.target()) {
         return Err(Check::Target);
     }
     match operation {
@@ -86,6 +124,7 @@ fn consider_mount<'p>(
         propagation,
         passed: mount.passed,
         target_owner: grant.terms.target.own.then_some(peer.uid),
+        lease: mount.lease,
     })
 }
 

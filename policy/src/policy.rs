@@ -8,7 +8,7 @@ use mountwarden_protocol::{AbsPath, FilesystemName, Operation};
 use crate::grant::{Grant, distinct};
 use crate::protected::Protected;
 use crate::template::Template;
-use crate::{Accounts, Limits, Peer, PolicyError, Verdict, Warning, judge, lint, parse};
+use crate::{Accounts, Denial, Limits, Peer, PolicyError, Verdict, Warning, judge, lint, parse};
 
 /// Who may mount what, where.
 #[derive(Debug, Clone)]
@@ -49,6 +49,15 @@ impl Policy {
     /// Whether `peer` may do `operation`. What no grant allows is denied.
     pub fn judge(&self, peer: &Peer, operation: &Operation) -> Verdict<'_> {
         judge::judge(&self.grants, &self.protected, peer, operation)
+    }
+
+    /// Whether `peer` may know how the file system that is mounted at `target` fares, by
+    /// the grant of that name.
+    ///
+    /// # Errors
+    /// Why it may not.
+    pub fn judge_probe(&self, peer: &Peer, target: &AbsPath) -> Result<&str, Denial> {
+        judge::judge_probe(&self.grants, &self.protected, peer, target)
     }
 
     /// What is legal and unwise.

@@ -73,6 +73,9 @@ pub struct MountPermit<'p> {
     pub passed: Passed,
     /// Who must own the directory or file that the mount covers.
     pub target_owner: Option<u32>,
+    /// Whether the mount ends with the peer's connection. That takes no grant: it
+    /// only ever means less.
+    pub lease: bool,
 }
 
 impl<'p> MountPermit<'p> {

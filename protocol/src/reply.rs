@@ -21,6 +21,8 @@ pub enum Reply {
     Status(Box<Status>),
     /// A mount has other attributes: the mount as the kernel reports it now.
     Remounted(MountInfo),
+    /// Whether a file system answers.
+    Probed(Probed),
 }
 
 /// Whether a mount was made or was there before.
@@ -101,4 +103,32 @@ pub struct TmpfsLimits {
     pub inodes: u64,
     /// The mode of the root directory.
     pub mode: u32,
+}
+
+/// The answer to a probe.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Probed {
+    /// The place.
+    pub target: AbsPath,
+    /// The mount there; `None` also where the kernel has no unique ids.
+    pub id: Option<MountId>,
+    /// What was found out.
+    pub answer: ProbeAnswer,
+}
+
+/// What a file system said. One that says nothing ends the connection instead.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ProbeAnswer {
+    /// It answered.
+    Alive,
+    /// It failed.
+    Stale {
+        /// The kernel's error number (`errno(3)`).
+        errno: i32,
+    },
+    /// It answers the helper's user nothing, dead or alive, as a FUSE mount without
+    /// `allow_other` does.
+    Private,
+    /// Nothing is mounted there.
+    Absent,
 }

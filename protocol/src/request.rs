@@ -1,5 +1,7 @@
 //! What a client asks for.
 
+use std::num::NonZeroU32;
+
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -23,6 +25,16 @@ pub enum Request {
     },
     /// Describe the helper: version, confinement, limits, counters.
     Status,
+    /// Say whether the file system that is mounted at a place answers. When it does not,
+    /// the connection ends, with [`crate::ErrorCode::TimedOut`]: to be asked on a connection
+    /// of its own.
+    Probe {
+        /// The place.
+        target: AbsPath,
+        /// How many milliseconds it has for that; the helper allows no more than its own
+        /// deadline.
+        timeout_ms: NonZeroU32,
+    },
 }
 
 impl Request {
@@ -35,7 +47,8 @@ impl Request {
             Self::Perform(Operation::Remount(_))
             | Self::Explain(_)
             | Self::List { .. }
-            | Self::Status => 0,
+            | Self::Status
+            | Self::Probe { .. } => 0,
         }
     }
 }
@@ -93,6 +106,8 @@ pub struct Mount {
     pub propagation: Propagation,
     /// Which of its locations come as descriptors, too.
     pub passed: Passed,
+    /// It ends with the connection that asks for it, however that ends.
+    pub lease: bool,
 }
 
 /// Which other places get what is mounted on a mount, and the other way round

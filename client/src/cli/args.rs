@@ -1,5 +1,7 @@
 //! The command line.
 
+mod operation;
+
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -7,13 +9,10 @@ use std::time::Duration;
 
 use clap::{ArgGroup, Args, Parser, Subcommand};
 use mountwarden_protocol::escape::SafePath;
-use mountwarden_protocol::{
-    Mount, MountAttributes, MountId, Operation, Passed, TmpfsInodes, TmpfsMode, TmpfsSize,
-    Unmount as UnmountRequest,
-};
+use mountwarden_protocol::{MountId, TmpfsInodes, TmpfsMode, TmpfsSize};
 
 use super::exit;
-use crate::{Bind, Block, Error, Fuse, Remount, Tmpfs, Unmount};
+use crate::Error;
 
 /// Mounts and unmounts what the administrator's policy grants to this user.
 #[derive(Debug, Parser)]
@@ -27,9 +26,10 @@ pub(super) struct Arguments {
     #[arg(long, global = true, display_order = 102)]
     pub(super) json: bool,
 
-    /// Give up after this long, all told; fractions are allowed.
-    #[arg(long, global = true, value_name = "SECONDS", display_order = 103, default_value = "60", value_parser = timeout)]
-    pub(super) timeout: Duration,
+    /// Give up after this long, all told; fractions are allowed [default: 60; for
+    /// a probe, 5, which is what the file system has to answer].
+    #[arg(long, global = true, value_name = "SECONDS", display_order = 103, value_parser = timeout)]
+    pub(super) timeout: Option<Duration>,
 
     #[command(subcommand)]
     pub(super) command: Command,
@@ -47,6 +47,12 @@ pub(super) enum Command {
     Explain {
         #[command(subcommand)]
         operation: Change,
+    },
+
+    /// Say whether the file system that is mounted at a place answers.
+    Probe {
+        /// Where it is mounted; an absolute path without '.' or '..'.
+        target: OsString,
     },
 
     /// Describe the helper: version, confinement, limits, counters.
@@ -263,33 +269,10 @@ pub(super) struct Served {
 
     /// The program that becomes of this one and serves the file system, with its
     /// arguments; {fd} in one stands for the number of the connection, as in
-    /// /dev/fd/{fd}, which libfuse takes for a place.
-    #[arg(last = true, value_name = "PROGRAM")]
+    /// /dev/fd/{fd}, which libfuse takes for a place. Not with --lease, which takes
+    /// a command that stays.
+    #[arg(last = true, value_name = "PROGRAM", conflicts_with = "lease")]
     pub(super) program: Vec<OsString>,
-}
-
-impl Served {
-    /// The file system that the words describe.
-    pub(super) fn fuse(&self) -> Result<Fuse, Error> {
-        let fuse = Fuse::new(&self.subtype, trimmed(&self.target)).map_err(advise)?;
-        let fuse = match &self.source {
-            Some(source) => fuse.source(source)?,
-            None => fuse,
-        };
-        let fuse = when(self.allow_other, fuse, Fuse::allow_other);
-        let fuse = when(self.default_permissions, fuse, Fuse::default_permissions);
-        let fuse = given(self.max_read, fuse, Fuse::max_read);
-        let fuse = when(self.read_only, fuse, Fuse::read_only);
-        let fuse = when(self.without.noexec, fuse, Fuse::no_exec);
-        let fuse = when(self.without.nosymfollow, fuse, Fuse::no_symfollow);
-        let fuse = when(self.with.suid, fuse, Fuse::suid);
-        Ok(when(self.with.dev, fuse, Fuse::dev))
-    }
-
-    /// The same with what is to be opened and passed for it.
-    pub(super) fn operation(&self) -> Result<Operation, Error> {
-        Ok(passing(self.fuse()?, self.passed.pass_target, false))
-    }
 }
 
 #[derive(Debug, Args)]
@@ -302,6 +285,11 @@ pub(super) struct PassTarget {
 
 #[derive(Debug, Args)]
 pub(super) struct Restrictions {
+    /// Hold the mount until this command is interrupted, and end it then: however
+    /// the command ends, the mount does.
+    #[arg(long)]
+    lease: bool,
+
     /// No program may be executed from the mount.
     #[arg(long)]
     noexec: bool,
@@ -385,165 +373,6 @@ pub(super) struct Shown {
     tmpfs: bool,
 }
 
-impl Gains {
-    fn attributes(&self) -> MountAttributes {
-        attributes([
-            (self.read_only, MountAttributes::READ_ONLY),
-            (self.noexec, MountAttributes::NO_EXEC),
-            (self.nosymfollow, MountAttributes::NO_SYMFOLLOW),
-            (self.nosuid, MountAttributes::NO_SUID),
-            (self.nodev, MountAttributes::NO_DEV),
-        ])
-    }
-}
-
-impl Losses {
-    fn attributes(&self) -> MountAttributes {
-        attributes([
-            (self.read_write, MountAttributes::READ_ONLY),
-            (self.exec, MountAttributes::NO_EXEC),
-            (self.symfollow, MountAttributes::NO_SYMFOLLOW),
-            (self.suid, MountAttributes::NO_SUID),
-            (self.dev, MountAttributes::NO_DEV),
-        ])
-    }
-}
-
-fn attributes(asked: [(bool, MountAttributes); 5]) -> MountAttributes {
-    asked
-        .into_iter()
-        .filter_map(|(asked, attribute)| asked.then_some(attribute))
-        .collect()
-}
-
-impl Change {
-    /// The operation that the words describe.
-    pub(super) fn into_operation(self) -> Result<Operation, Error> {
-        Ok(match self {
-            Self::Mount { kind } => kind.into_operation()?,
-            Self::Unmount {
-                target,
-                lazy,
-                id,
-                pass,
-            } => {
-                let unmount = Unmount::new(trimmed(&target)).map_err(advise)?;
-                let unmount = when(lazy, unmount, Unmount::lazy);
-                Operation::Unmount(UnmountRequest {
-                    passed: pass,
-                    ..given(id, unmount, Unmount::id).into()
-                })
-            }
-            Self::Remount {
-                target,
-                gains,
-                losses,
-                shown,
-                id,
-            } => {
-                let remount = Remount::new(trimmed(&target)).map_err(advise)?;
-                let remount = given(id, remount.set(gains.attributes()), Remount::id);
-                let losses = losses.attributes();
-                match shown.source {
-                    Some(source) => remount
-                        .lift_from_bind(losses, trimmed(&source))
-                        .map_err(advise)?,
-                    None => when(shown.tmpfs, remount, |remount| {
-                        remount.lift_from_tmpfs(losses)
-                    }),
-                }
-                .into()
-            }
-        })
-    }
-}
-
-impl Kind {
-    fn into_operation(self) -> Result<Operation, Error> {
-        Ok(match self {
-            Self::Bind {
-                source,
-                target,
-                read_only,
-                recursive,
-                slave,
-                shared,
-                pass_source,
-                passed,
-                without,
-                with,
-            } => {
-                let bind = Bind::new(trimmed(&source), trimmed(&target)).map_err(advise)?;
-                let bind = when(read_only, bind, Bind::read_only);
-                let bind = when(recursive, bind, Bind::recursive);
-                let bind = when(slave, bind, Bind::slave);
-                let bind = when(shared, bind, Bind::shared);
-                let bind = when(without.noexec, bind, Bind::no_exec);
-                let bind = when(without.nosymfollow, bind, Bind::no_symfollow);
-                let bind = when(with.suid, bind, Bind::suid);
-                let bind = when(with.dev, bind, Bind::dev);
-                passing(bind, passed.pass_target, pass_source)
-            }
-            Self::Tmpfs {
-                target,
-                size,
-                inodes,
-                mode,
-                shared,
-                passed,
-                without,
-                with,
-            } => {
-                let tmpfs = Tmpfs::new(trimmed(&target)).map_err(advise)?;
-                let tmpfs = given(size, tmpfs, Tmpfs::size);
-                let tmpfs = given(inodes, tmpfs, Tmpfs::inodes);
-                let tmpfs = given(mode, tmpfs, Tmpfs::mode);
-                let tmpfs = when(shared, tmpfs, Tmpfs::shared);
-                let tmpfs = when(without.noexec, tmpfs, Tmpfs::no_exec);
-                let tmpfs = when(without.nosymfollow, tmpfs, Tmpfs::no_symfollow);
-                let tmpfs = when(with.suid, tmpfs, Tmpfs::suid);
-                let tmpfs = when(with.dev, tmpfs, Tmpfs::dev);
-                passing(tmpfs, passed.pass_target, false)
-            }
-            Self::Block {
-                device,
-                target,
-                filesystem,
-                own,
-                read_only,
-                passed,
-                without,
-                with,
-            } => {
-                let (device, target) = (trimmed(&device), trimmed(&target));
-                let mut block = Block::new(device, &filesystem, target).map_err(advise)?;
-                for option in own {
-                    let (key, value) = match option.split_once('=') {
-                        Some((key, value)) => (key, Some(value)),
-                        None => (option.as_str(), None),
-                    };
-                    block = block.option(key, value)?;
-                }
-                let block = when(read_only, block, Block::read_only);
-                let block = when(without.noexec, block, Block::no_exec);
-                let block = when(without.nosymfollow, block, Block::no_symfollow);
-                let block = when(with.suid, block, Block::suid);
-                let block = when(with.dev, block, Block::dev);
-                passing(block, passed.pass_target, false)
-            }
-            Self::Fuse(served) => served.operation()?,
-        })
-    }
-}
-
-/// The mount with what is to be opened and passed for it.
-fn passing(mount: impl Into<Mount>, target: bool, source: bool) -> Operation {
-    let mut mount = mount.into();
-    mount.passed.set(Passed::TARGET, target);
-    mount.passed.set(Passed::SOURCE, source);
-    Operation::Mount(mount)
-}
-
 /// Whether the words ask for JSON, for words that clap refused.
 pub(super) fn ask_for_json(words: &[OsString]) -> bool {
     words
@@ -552,19 +381,8 @@ pub(super) fn ask_for_json(words: &[OsString]) -> bool {
         .any(|word| word == "--json")
 }
 
-fn when<T>(asked: bool, builder: T, option: impl FnOnce(T) -> T) -> T {
-    if asked { option(builder) } else { builder }
-}
-
-fn given<T, V>(value: Option<V>, builder: T, option: impl FnOnce(T, V) -> T) -> T {
-    match value {
-        Some(value) => option(builder, value),
-        None => builder,
-    }
-}
-
 /// The path without the slashes that a shell's completion puts at its end.
-fn trimmed(path: &OsStr) -> &Path {
+pub(super) fn trimmed(path: &OsStr) -> &Path {
     let bytes = path.as_bytes();
     let end = bytes
         .iter()
@@ -575,7 +393,7 @@ fn trimmed(path: &OsStr) -> &Path {
 
 /// Tells what to write instead of a relative path. Only by its letters: looking
 /// at the file system could hang on the very mount that is to be ended.
-fn advise(error: Error) -> Error {
+pub(super) fn advise(error: Error) -> Error {
     let Some(path) = error.path().filter(|path| path.is_relative()) else {
         return error;
     };

@@ -7,17 +7,19 @@ use crate::ErrorKind;
 /// The end of `--help`.
 pub(super) const HELP: &str = "\
 Exit status:
-   0  done, or as asked already; explain: it would be allowed
+   0  done, or as asked already; explain: it would be allowed; probe: alive
    1  another failure
    2  the command line is not understood
    3  denied by the policy; explain: it would be denied
    4  busy: the target holds another mount, or the mount is in use
    5  not mounted, not the mount that --id names, or a path does not exist
-   6  the helper cannot be reached, went away, or shares no protocol version
+   6  the helper cannot be reached, went away, or shares no protocol version; a
+      lease was lost
    7  timed out
    8  the file system at the path is dead or does not answer
    9  a path or value that no helper accepts
   10  a limit was reached
+  11  probe: the file system answers the helper nothing, so nobody can say
 
 Environment:
   MOUNTWARDEN_SOCKET  the helper's socket, unless --socket names it
@@ -37,6 +39,7 @@ pub(super) enum Exit {
     Dead,
     Invalid,
     Limit,
+    Unknown,
 }
 
 impl Exit {
@@ -48,6 +51,7 @@ impl Exit {
             ErrorKind::NotMounted | ErrorKind::IdMismatch | ErrorKind::NotFound => Self::NotThere,
             ErrorKind::Unavailable
             | ErrorKind::ConnectionLost
+            | ErrorKind::LeaseLost
             | ErrorKind::UnsupportedVersion { .. } => Self::Unavailable,
             ErrorKind::TimedOut => Self::TimedOut,
             ErrorKind::Stale | ErrorKind::Hung => Self::Dead,
@@ -77,6 +81,7 @@ impl From<Exit> for ExitCode {
             Exit::Dead => 8,
             Exit::Invalid => 9,
             Exit::Limit => 10,
+            Exit::Unknown => 11,
         })
     }
 }

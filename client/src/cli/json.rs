@@ -13,7 +13,7 @@ use serde::Serialize;
 use serde_json::ser::{Formatter, Serializer};
 
 use super::{Answer, status, text};
-use crate::Error;
+use crate::{Error, Health, Probe};
 
 fn mount(mounted: &Mounted) -> String {
     print(&Changed {
@@ -29,7 +29,6 @@ fn mount(mounted: &Mounted) -> String {
 pub(super) fn answer(answer: &Answer) -> String {
     match answer {
         Answer::Mounted(mounted) => mount(mounted),
-        Answer::Serving(serving) => mount(&serving.mounted),
         Answer::Unmounted(unmounted) => print(&Unmounted {
             result: "unmounted",
             id: unmounted.id.into(),
@@ -61,6 +60,7 @@ pub(super) fn answer(answer: &Answer) -> String {
             }),
         },
         Answer::Status(status) => print(&Helper::of(status)),
+        Answer::Probed(probe) => print(&Probed::of(probe)),
     }
 }
 
@@ -134,6 +134,32 @@ struct Unmounted {
     result: &'static str,
     id: u64,
     target: String,
+}
+
+#[derive(Serialize)]
+struct Probed {
+    result: &'static str,
+    id: Option<u64>,
+    target: String,
+    errno: Option<i32>,
+    waited_ms: Option<u128>,
+}
+
+impl Probed {
+    fn of(probe: &Probe) -> Self {
+        let (errno, waited_ms) = match probe.health {
+            Health::Stale { errno } => (Some(errno), None),
+            Health::Hung { waited } => (None, Some(waited.as_millis())),
+            Health::Alive | Health::Private | Health::Absent => (None, None),
+        };
+        Self {
+            result: probe.health.name(),
+            id: probe.id.map(u64::from),
+            target: path(probe.target.as_path()),
+            errno,
+            waited_ms,
+        }
+    }
 }
 
 #[derive(Serialize)]

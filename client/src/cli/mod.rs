@@ -3,6 +3,7 @@
 
 mod args;
 mod exit;
+mod hold;
 mod json;
 mod opened;
 mod output;
@@ -13,11 +14,12 @@ mod text;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::Parser;
 use mountwarden_protocol::{Explanation, MountInfo, Mounted, Operation, Status, Unmounted};
 
-use crate::{Client, Error};
+use crate::{Client, Error, Health, Probe};
 use args::{Arguments, Change, Command, Kind};
 use exit::Exit;
 use opened::Opened;
@@ -36,16 +38,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let exit = match Arguments::try_parse_from(&words) {
         Ok(arguments) => {
             let json = arguments.json;
-            match perform(arguments) {
-                Ok(answer) => {
-                    let exit = output::answer(&answer, json);
-                    match answer {
-                        Answer::Serving(serving) => output::error(&serving.become_program(), json),
-                        _ => exit,
-                    }
-                }
-                Err(error) => output::error(&error, json),
-            }
+            perform(arguments).unwrap_or_else(|error| output::error(&error, json))
         }
         Err(error) => output::usage(&error, args::ask_for_json(&words)),
     };
@@ -55,7 +48,6 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
 /// What a command found out or did.
 enum Answer {
     Mounted(Mounted),
-    Serving(Box<Serving>),
     Unmounted(Unmounted),
     Remounted(MountInfo),
     List(Vec<MountInfo>),
@@ -64,7 +56,11 @@ enum Answer {
         explanation: Explanation,
     },
     Status(Box<Status>),
+    Probed(Probe),
 }
+
+/// How long a file system has to answer.
+const PROBE: Duration = Duration::from_secs(5);
 
 impl Answer {
     fn exit(&self) -> Exit {
@@ -73,32 +69,51 @@ impl Answer {
                 explanation: Explanation::Denied(_),
                 ..
             } => Exit::Denied,
+            Self::Probed(probe) => match probe.health {
+                Health::Alive => Exit::Done,
+                Health::Absent => Exit::NotThere,
+                Health::Stale { .. } | Health::Hung { .. } => Exit::Dead,
+                Health::Private => Exit::Unknown,
+            },
             _ => Exit::Done,
         }
     }
 }
 
-fn perform(arguments: Arguments) -> Result<Answer, Error> {
-    let mut builder = Client::builder().timeout(arguments.timeout);
+fn perform(arguments: Arguments) -> Result<Exit, Error> {
+    let mut builder = Client::builder();
+    if let Some(timeout) = arguments.timeout {
+        builder = builder.timeout(timeout);
+    }
     if let Some(socket) = arguments.socket {
         builder = builder.socket(socket);
     }
-    Ok(match arguments.command {
+    let answer = match arguments.command {
         Command::Change(Change::Mount {
             kind: Kind::Fuse(served),
-        }) => Answer::Serving(Box::new(Serving::mount(served, builder)?)),
+        }) => {
+            let serving = Serving::mount(served, builder)?;
+            output::answer(&Answer::Mounted(serving.mounted.clone()), arguments.json);
+            return Err(serving.become_program());
+        }
         Command::Change(change) => {
             let operation = change.into_operation()?;
             let opened = Opened::of(&operation)?;
-            let mut client = builder.connect()?;
             match operation {
+                Operation::Mount(mount) if mount.lease => {
+                    let held = hold::Held::mount(builder, mount, opened.passing())?;
+                    return held.until_interrupted(arguments.json);
+                }
                 Operation::Mount(mount) => {
-                    Answer::Mounted(client.mount_passing(mount, opened.passing())?)
+                    let made = builder.connect()?.mount_passing(mount, opened.passing())?;
+                    Answer::Mounted(made)
                 }
                 Operation::Unmount(unmount) => {
-                    Answer::Unmounted(opened.unmount(&mut client, unmount)?)
+                    Answer::Unmounted(opened.unmount(&mut builder.connect()?, unmount)?)
                 }
-                Operation::Remount(remount) => Answer::Remounted(client.remount(remount)?),
+                Operation::Remount(remount) => {
+                    Answer::Remounted(builder.connect()?.remount(remount)?)
+                }
             }
         }
         Command::Explain { operation } => {
@@ -109,6 +124,12 @@ fn perform(arguments: Arguments) -> Result<Answer, Error> {
             }
         }
         Command::List => Answer::List(builder.connect()?.list()?),
+        Command::Probe { target } => {
+            let within = arguments.timeout.unwrap_or(PROBE);
+            let probed = builder.probe(args::trimmed(&target), within);
+            Answer::Probed(probed.map_err(args::advise)?)
+        }
         Command::Status => Answer::Status(Box::new(builder.connect()?.status()?)),
-    })
+    };
+    Ok(output::answer(&answer, arguments.json))
 }

@@ -9,13 +9,12 @@ use mountwarden_protocol::{
 
 use super::style::{BAD, GOOD, HEADING};
 use super::{Answer, status};
-use crate::Error;
+use crate::{Error, Health, Probe};
 
 /// A result as lines of text.
 pub(super) fn answer(answer: &Answer) -> String {
     match answer {
         Answer::Mounted(mounted) => mount(mounted),
-        Answer::Serving(serving) => mount(&serving.mounted),
         Answer::Unmounted(unmounted) => unmount(unmounted),
         Answer::Remounted(mount) => described("Remounted", mount),
         Answer::List(mounts) => list(mounts),
@@ -24,6 +23,7 @@ pub(super) fn answer(answer: &Answer) -> String {
             explanation,
         } => explain(operation, explanation),
         Answer::Status(report) => status::text(report),
+        Answer::Probed(probe) => probed(probe),
     }
 }
 
@@ -57,6 +57,28 @@ fn unmount(unmounted: &Unmounted) -> String {
         shown(&unmounted.target),
         unmounted.id
     )
+}
+
+fn probed(probe: &Probe) -> String {
+    let target = shown(&probe.target);
+    let id = probe
+        .id
+        .map_or_else(String::new, |id| format!(" (id {id})"));
+    match probe.health {
+        Health::Alive => format!("{GOOD}Alive{GOOD:#}: the file system at {target}{id} answers\n"),
+        Health::Stale { errno } => {
+            let why = std::io::Error::from_raw_os_error(errno);
+            format!("{BAD}Stale{BAD:#}: the file system at {target}{id} fails: {why}\n")
+        }
+        Health::Hung { waited } => format!(
+            "{BAD}Hung{BAD:#}: the file system at {target} did not answer within {:.1} s\n",
+            waited.as_secs_f64()
+        ),
+        Health::Private => format!(
+            "Private: the file system at {target}{id} answers the helper's user nothing, dead or alive\n"
+        ),
+        Health::Absent => format!("Absent: nothing is mounted at {target}\n"),
+    }
 }
 
 fn list(mounts: &[MountInfo]) -> String {

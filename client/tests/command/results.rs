@@ -4,8 +4,8 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 
 use mountwarden_client::protocol::{
-    Kind, Lift, ListPage, Mount, MountOptions, Operation, Passed, Propagation, Remount, Reply,
-    Request, Unmount,
+    Kind, Lift, ListPage, Mount, MountOptions, Operation, Passed, ProbeAnswer, Probed, Propagation,
+    Remount, Reply, Request, Unmount,
 };
 use mountwarden_client::{
     AbsPath, DenyReason, ErrorCode, ErrorReply, Explanation, MountAttributes, MountInfo, Outcome,
@@ -69,6 +69,60 @@ fn an_unmount_is_told() {
     );
 }
 
+#[test]
+fn a_probe_is_told() {
+    let reply = |answer| {
+        Reply::Probed(Probed {
+            target: path("/b"),
+            id: (answer != ProbeAnswer::Absent).then(|| id(77)),
+            answer,
+        })
+    };
+    let timed_out = Reply::Error(ErrorReply::new(ErrorCode::TimedOut, "too long"));
+    for (reply, status, name, text) in [
+        (
+            reply(ProbeAnswer::Alive),
+            0,
+            "alive",
+            "Alive: the file system at /b (id 77) answers",
+        ),
+        (
+            reply(ProbeAnswer::Stale { errno: 107 }),
+            8,
+            "stale",
+            "Stale: the file system at /b (id 77) fails: Transport endpoint is not connected",
+        ),
+        (
+            timed_out,
+            8,
+            "hung",
+            "Hung: the file system at /b did not answer within ",
+        ),
+        (
+            reply(ProbeAnswer::Private),
+            11,
+            "private",
+            "Private: the file system at /b (id 77) answers the helper's user nothing",
+        ),
+        (
+            reply(ProbeAnswer::Absent),
+            5,
+            "absent",
+            "Absent: nothing is mounted at /b",
+        ),
+    ] {
+        let ended = answered(&reply, &["probe", "/b"]);
+        assert_eq!((ended.status, &ended.stderr[..]), (status, ""));
+        assert!(ended.stdout.starts_with(text), "{}", ended.stdout);
+        let json = answered(&reply, &["--json", "probe", "/b/", "--timeout", "2"]).json();
+        assert_eq!(json["result"], name);
+        assert_eq!(json["target"], "/b");
+        assert_eq!(json["errno"].as_i64(), (name == "stale").then_some(107));
+        assert_eq!(json["waited_ms"].is_u64(), name == "hung");
+        assert_eq!(json["id"].is_null(), ["hung", "absent"].contains(&name));
+    }
+}
+
 fn bind(recursive: bool, options: MountOptions) -> Operation {
     Operation::Mount(Mount {
         kind: Kind::Bind {
@@ -79,6 +133,7 @@ fn bind(recursive: bool, options: MountOptions) -> Operation {
         options,
         propagation: Propagation::Private,
         passed: Passed::empty(),
+        lease: false,
     })
 }
 
@@ -94,6 +149,7 @@ fn tmpfs(
         options,
         propagation: Propagation::Private,
         passed: Passed::empty(),
+        lease: false,
     })
 }
 

@@ -209,3 +209,59 @@ fn a_mount_whose_helper_is_gone_for_good_may_have_been_done() {
     helper.join().unwrap();
     assert_eq!(error.kind(), ErrorKind::ConnectionLost, "{error}");
 }
+
+/// What the helper answers to a mount, which is a lease, and then the connection ends.
+fn leased_then_lost() -> Script {
+    let made = send(&mounted(Outcome::Mounted));
+    welcomed([Step::Read, made, Step::Read])
+}
+
+#[test]
+fn a_lost_lease_is_told_once_and_nothing_else_is_asked() {
+    let fake = Fake::new(vec![leased_then_lost(), answering(&[short_list()])]);
+    let mut client = Client::connect_to(fake.path()).unwrap();
+    assert!(client.lease_end().is_none());
+    client.mount(Tmpfs::new("/a").unwrap().leased()).unwrap();
+    assert!(client.lease_end().is_some());
+    let error = client.list().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::LeaseLost);
+    assert!(error.to_string().contains("(id 77)"), "{error}");
+    assert!(client.lease_end().is_none());
+    assert_eq!(client.list().unwrap(), [info(5)]);
+    assert_eq!(fake.finish()[1].len(), 1, "the second list alone");
+}
+
+#[test]
+fn without_a_lease_nothing_is_lost() {
+    for unmounts in [false, true] {
+        let mut steps = vec![Step::Read, send(&mounted(Outcome::Mounted))];
+        if unmounts {
+            steps.extend([Step::Read, send(&unmounted())]);
+        }
+        steps.push(Step::Read);
+        let fake = Fake::new(vec![welcomed(steps), answering(&[short_list()])]);
+        let mut client = Client::connect_to(fake.path()).unwrap();
+        let tmpfs = Tmpfs::new("/a").unwrap();
+        let tmpfs = if unmounts { tmpfs.leased() } else { tmpfs };
+        let made = client.mount(tmpfs).unwrap();
+        if unmounts {
+            client.unmount(&made).unwrap();
+        }
+        assert_eq!(
+            client.list().unwrap(),
+            [info(5)],
+            "as if nothing had happened"
+        );
+        fake.finish();
+    }
+}
+
+#[test]
+fn a_leased_mount_is_not_asked_for_twice() {
+    let fake = Fake::new(vec![welcomed([Step::Read])]);
+    let mut client = Client::connect_to(fake.path()).unwrap();
+    let mount = Tmpfs::new("/a").unwrap().leased();
+    let error = client.mount(mount).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::ConnectionLost);
+    assert_eq!(fake.finish().len(), 1);
+}

@@ -1,15 +1,18 @@
 //! What the builders send, and what they refuse to build.
 
+use std::num::NonZeroU32;
+use std::time::Duration;
+
 use mountwarden_client::protocol::{
-    Kind, Lift, Mount, MountOptions, Operation, Passed, Propagation, Remount as RemountRequest,
-    Reply, Request, Unmount as UnmountRequest,
+    Kind, Lift, Mount, MountOptions, Operation, Passed, ProbeAnswer, Probed, Propagation,
+    Remount as RemountRequest, Reply, Request, Unmount as UnmountRequest,
 };
 use mountwarden_client::{
-    Bind, Client, DenyReason, ErrorCode, ErrorKind, ErrorReply, InvalidPath, MountAttributes,
-    Outcome, Remount, Tmpfs, TmpfsInodes, TmpfsMode, TmpfsSize, Unmount,
+    Bind, Client, DenyReason, ErrorCode, ErrorKind, ErrorReply, Health, InvalidPath,
+    MountAttributes, Outcome, Remount, Tmpfs, TmpfsInodes, TmpfsMode, TmpfsSize, Unmount,
 };
 
-use crate::support::{Fake, answering, id, info, mounted, path, unmounted};
+use crate::support::{Fake, Step, answering, id, info, mounted, path, send, unmounted, welcomed};
 
 /// The request that each call sent.
 fn sent(replies: &[Reply], ask: impl Fn(&mut Client)) -> Vec<Request> {
@@ -19,6 +22,53 @@ fn sent(replies: &[Reply], ask: impl Fn(&mut Client)) -> Vec<Request> {
     fake.finish().swap_remove(0)
 }
 
+#[test]
+fn a_lease_is_asked_for_by_name() {
+    for (mount, lease) in [
+        (Bind::new("/a", "/b").unwrap().leased().into(), true),
+        (Tmpfs::new("/b").unwrap().leased().into(), true),
+        (Tmpfs::new("/b").unwrap().into(), false),
+    ] {
+        let mount: Mount = mount;
+        assert_eq!(mount.lease, lease);
+        let requests = sent(&[mounted(Outcome::Mounted)], |client| {
+            client.mount(mount.clone()).unwrap();
+        });
+        let operation = Operation::Mount(mount);
+        assert_eq!(requests, [Request::Perform(operation)]);
+    }
+}
+
+#[test]
+fn a_probe_has_a_connection_of_its_own() {
+    let probed = Reply::Probed(Probed {
+        target: path("/b"),
+        id: Some(id(77)),
+        answer: ProbeAnswer::Alive,
+    });
+    for (within, timeout_ms) in [
+        (Duration::ZERO, 1),
+        (Duration::from_millis(1500), 1500),
+        (Duration::MAX, u32::MAX),
+    ] {
+        let fake = Fake::new(vec![
+            welcomed([Step::Read, send(&mounted(Outcome::Mounted))]),
+            answering(std::slice::from_ref(&probed)),
+        ]);
+        let mut client = Client::connect_to(fake.path()).unwrap();
+        client.mount(Tmpfs::new("/a").unwrap().leased()).unwrap();
+        let probe = client.probe("/b", within).unwrap();
+        assert_eq!((probe.health, probe.id), (Health::Alive, Some(id(77))));
+        assert!(client.lease_end().is_some());
+        drop(client);
+        let asked = Request::Probe {
+            target: path("/b"),
+            timeout_ms: NonZeroU32::new(timeout_ms).unwrap(),
+        };
+        assert_eq!(fake.finish()[1], [asked]);
+    }
+}
+
 fn mount_request(kind: Kind, options: MountOptions) -> Request {
     Request::Perform(Operation::Mount(Mount {
         kind,
@@ -26,6 +76,7 @@ fn mount_request(kind: Kind, options: MountOptions) -> Request {
         options,
         propagation: Propagation::Private,
         passed: Passed::empty(),
+        lease: false,
     }))
 }
 

@@ -12,7 +12,7 @@ use super::entry::{Check, Entry, Value};
 use super::tables::Kinds;
 use super::{landlock, limits, tables};
 use crate::table::Source;
-use crate::{mounter, session, warden};
+use crate::{mounter, session};
 
 const ROLES: [Role; 4] = [Role::Gate, Role::Session, Role::Warden, Role::Mounter];
 
@@ -38,15 +38,17 @@ fn facts(role: Role, source: Source) -> Facts {
         ),
         Role::Warden => (
             "one process; knows who each peer is and forks a mounter for each; opens no path",
-            "the channel to the gate, the other half's reports, a signalfd, the lock file, the service manager's socket",
-            warden::MAX_DESCRIPTORS.to_string(),
+            "the channel to the gate, the other half's reports, a signalfd, the lock file, both ends of the channel about leases, a directory for each lease, the service manager's socket",
+            "`connections` of the policy and 64".to_owned(),
         ),
         Role::Mounter => (
             "one process a connection; judges each order again, checks its descriptors, mounts",
             match source {
-                Source::Calls => "the order channel, its own /proc/self/fd, the lock file",
+                Source::Calls => {
+                    "the order channel, its own /proc/self/fd, the lock file, the channel about leases"
+                }
                 Source::Mountinfo => {
-                    "the order channel, its own /proc/self/fd and mountinfo, the lock file"
+                    "the order channel, its own /proc/self/fd and mountinfo, the lock file, the channel about leases"
                 }
             },
             mounter::layout::MAX_DESCRIPTORS.to_string(),

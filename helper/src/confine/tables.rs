@@ -37,6 +37,10 @@ pub(crate) struct Kinds {
 }
 
 impl Kinds {
+    pub(crate) const NONE: Self = Self {
+        block: false,
+        fuse: false,
+    };
     pub(crate) const ALL: Self = Self {
         block: true,
         fuse: true,

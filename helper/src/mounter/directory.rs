@@ -60,6 +60,11 @@ impl<'a> Place<'a> {
         })
     }
 
+    /// The directory above the name.
+    pub(super) fn directory(&self) -> BorrowedFd<'_> {
+        self.directory.as_fd()
+    }
+
     pub(super) fn path(&self) -> &AbsPath {
         self.path
     }

@@ -39,10 +39,10 @@ pub(super) fn same(
         other => other,
     };
     match difference {
-        None => described(&target.mount, Outcome::AlreadyMounted, &target.path),
-        Some(why) => Err(busy(
+        None if !permit.lease => described(&target.mount, Outcome::AlreadyMounted, &target.path),
+        difference => Err(busy(
             target,
-            why,
+            difference.unwrap_or("a lease ends what it made, and this was there before"),
             "unmount it first, or choose another target",
         )),
     }

@@ -9,12 +9,14 @@ pub(crate) const ORDER: RawFd = 3;
 pub(crate) const PROC: RawFd = 4;
 /// The file whose record locks serialize work on one target.
 pub(crate) const LOCK: RawFd = 5;
-/// The client's socket, where a reply may bring it a descriptor; nothing is read from
-/// it.
-pub(crate) const CLIENT: RawFd = 11;
 /// The mount table, where it is read from a file; above the slots, whose numbers
 /// follow those above.
 pub(crate) const TABLE: RawFd = 10;
+/// The client's socket, where a reply may bring it a descriptor; nothing is read from
+/// it.
+pub(crate) const CLIENT: RawFd = 11;
+/// The channel to the warden about leases.
+pub(crate) const LEASES: RawFd = 12;
 /// More than a mounter ever has open: the above, the slots, and what one
 /// message brings.
 pub(crate) const MAX_DESCRIPTORS: u64 = 24;

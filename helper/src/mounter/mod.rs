@@ -8,6 +8,7 @@
 mod count;
 mod device;
 mod directory;
+mod ending;
 mod existing;
 mod files;
 mod filesystem;
@@ -17,42 +18,37 @@ mod lock;
 mod mount;
 mod origin;
 mod remount;
+mod setup;
 mod unmount;
+mod work;
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use mountwarden_policy::{MountPermit, Permit, Policy, RemountPermit, UnmountPermit, Verdict};
+use mountwarden_policy::{Permit, Policy, Verdict};
 use mountwarden_protocol::{
-    AbsPath, DenyReason, ErrorCode, ErrorReply, MountId, MountInfo, Mounted, Operation, Outcome,
-    Passed, Reply, RoleReport, Unmounted, frame,
+    ErrorCode, ErrorReply, MountId, Mounted, Operation, Outcome, Reply, RoleReport, frame,
 };
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags};
 use nix::sys::signal::SigSet;
 use nix::sys::socket::MsgFlags;
 use nix::sys::time::TimeSpec;
-use nix::unistd::{Pid, fchdir};
+use nix::unistd::Pid;
 use thiserror::Error;
 
-use self::directory::{Place, Spot};
-use self::files::Files;
-use self::location::{Location, Purpose};
-use self::lock::TargetLock;
-use self::mount::Attached;
-use self::origin::{Origin, Unchecked};
+pub(crate) use self::ending::end_lease;
+use self::setup::{Descriptors, confine};
 use crate::audit::{By, Record, Subject};
 use crate::board::{Board, Count, MountCount};
 use crate::budget::Budget;
-use crate::confine::{ConfineError, Confined, Domain, Filter, Identity, Kinds, Mounter, Plan};
-use crate::failure;
+use crate::confine::{ConfineError, Confined, Filter, Kinds, Mounter};
+use crate::leases::Lessee;
 use crate::list;
-use crate::mountinfo::Mountinfo;
-use crate::order::{ChannelError, Order, OrderChannel, OrderReply};
+use crate::order::{ChannelError, Order, OrderReply};
 use crate::peer::AttestedPeer;
-use crate::sys::pinned::Slot;
 use crate::sys::{self, process};
-use crate::table::{self, Source, Table};
+use crate::table::{self, Source};
 use crate::{children, session};
 
 /// What a mounter gets from the warden.
@@ -60,6 +56,8 @@ pub(crate) struct Context<'a> {
     pub(crate) policy: &'a Policy,
     pub(crate) board: Board,
     pub(crate) peer: &'a AttestedPeer,
+    /// The place of the peer's user on the board.
+    pub(crate) place: usize,
     /// What the peer's user has on the board.
     pub(crate) mounts: MountCount,
     pub(crate) budget: Budget,
@@ -86,83 +84,30 @@ pub(crate) enum Ended {
     Violation(&'static str),
     #[error("the audit log cannot be written: {0}")]
     Audit(Errno),
+    #[error("a leased mount is still there, as the audit line says")]
+    Lease,
 }
 
 /// Serves one connection until its session is gone.
 pub(crate) fn run(
     context: &Context<'_>,
-    order: BorrowedFd<'_>,
-    lock: BorrowedFd<'_>,
-    client: BorrowedFd<'_>,
+    order: &OwnedFd,
+    lock: &OwnedFd,
+    lessees: &OwnedFd,
+    client: &OwnedFd,
 ) -> Result<(), Ended> {
-    let client = context.kinds.fuse.then_some(client);
-    let descriptors = Descriptors::place(order, lock, client, context.source)?;
+    let inherited = [order, lock, lessees, client].map(AsFd::as_fd);
+    let (descriptors, lessees) = Descriptors::place(inherited, context)?;
     let confined = confine(context)?;
+    let user = u32::try_from(context.place).map_err(|_| Errno::EOVERFLOW)?;
+    let limit = context.policy.limits().connections_per_user;
     let mounter = Worker {
         context,
         descriptors,
         confined,
+        lessee: Lessee::new(context.board.leases(), lessees, user, limit),
     };
     mounter.serve()
-}
-
-/// The descriptors of a mounter, at the numbers that its filter names.
-struct Descriptors {
-    order: OrderChannel,
-    own: OwnedFd,
-    lock: OwnedFd,
-    /// The client's socket, for a peer that may be sent descriptors.
-    client: Option<OwnedFd>,
-    table: Table,
-}
-
-impl Descriptors {
-    fn place(
-        order: BorrowedFd<'_>,
-        lock: BorrowedFd<'_>,
-        client: Option<BorrowedFd<'_>>,
-        source: Source,
-    ) -> Result<Self, Errno> {
-        let client = client
-            .map(|client| sys::socket::place([client], [layout::CLIENT]).map(|[client]| client))
-            .transpose()?;
-        let [order, lock] = sys::socket::place([order, lock], [layout::ORDER, layout::LOCK])?;
-        // `/proc/self/fd` of the warden shows the warden's table; this one is ours.
-        let own = sys::socket::settle(sys::proc::open_own_descriptors()?, layout::PROC)?;
-        fchdir(&own)?;
-        let table = match source {
-            Source::Calls => Table::Calls,
-            Source::Mountinfo => {
-                let file = sys::socket::settle(sys::proc::open_own_mountinfo()?, layout::TABLE)?;
-                Table::Mountinfo(Mountinfo::new(file))
-            }
-        };
-        Ok(Self {
-            order: OrderChannel::new(order),
-            own,
-            lock,
-            client,
-            table,
-        })
-    }
-}
-
-fn confine(context: &Context<'_>) -> Result<Confined<Mounter>, ConfineError> {
-    let mut descriptors = vec![layout::ORDER, layout::PROC, layout::LOCK];
-    if context.source == Source::Mountinfo {
-        descriptors.push(layout::TABLE);
-    }
-    if context.kinds.fuse {
-        descriptors.push(layout::CLIENT);
-    }
-    crate::confine::enforce(&Plan {
-        descriptors: &descriptors,
-        max_descriptors: layout::MAX_DESCRIPTORS,
-        identity: Identity::Stay,
-        domain: Domain::MountsNested,
-        filter: context.filter,
-        dies_with: Some(context.parent),
-    })
 }
 
 /// How many requests a connection counts as: its two forks and confinements take
@@ -189,6 +134,7 @@ struct Made {
 /// What the client gets with the reply.
 struct Handed {
     descriptor: OwnedFd,
+    id: MountId,
     /// The mount, in the slot from which it can be taken back.
     _mount: OwnedFd,
 }
@@ -198,6 +144,7 @@ struct Worker<'a> {
     context: &'a Context<'a>,
     descriptors: Descriptors,
     confined: Confined<Mounter>,
+    lessee: Lessee,
 }
 
 impl Worker<'_> {
@@ -294,7 +241,15 @@ impl Worker<'_> {
         match order {
             Order::Perform(operation) => self.perform(&operation, files),
             Order::Note { operation, error } if files.is_empty() => {
-                self.note(operation.as_ref(), &error)?;
+                let subject = operation.as_ref();
+                self.note(
+                    subject.map_or(Subject::Protocol, Subject::Operation),
+                    &error,
+                )?;
+                Ok(OrderReply::Taken)
+            }
+            Order::NoteProbe { target, error } if files.is_empty() => {
+                self.note(Subject::Probe(&target), &error)?;
                 Ok(OrderReply::Taken)
             }
             Order::Admit { .. } if files.is_empty() => Ok(OrderReply::Taken),
@@ -304,9 +259,9 @@ impl Worker<'_> {
                 uptime_seconds: self.context.started.elapsed().as_secs(),
             }),
             Order::List { after } if files.is_empty() => Ok(OrderReply::Done(self.list(after))),
-            Order::Note { .. } | Order::Admit { .. } | Order::Status | Order::List { .. } => Err(
-                Ended::Violation("descriptors came with an order that takes none"),
-            ),
+            _ => Err(Ended::Violation(
+                "descriptors came with an order that takes none",
+            )),
         }
     }
 
@@ -374,164 +329,10 @@ impl Worker<'_> {
         );
         let gone = ErrorReply::new(ErrorCode::Unavailable, message).at(target);
         let error = mount::roll_back(gone, target);
+        self.lessee.give_back(handed.id.into());
         self.context.mounts.release();
-        self.note(Some(operation), &error)?;
+        self.note(Subject::Operation(operation), &error)?;
         Ok(OrderReply::Done(Reply::Error(error)))
-    }
-
-    fn mount(
-        &self,
-        permit: &MountPermit<'_>,
-        files: Vec<OwnedFd>,
-    ) -> Result<Result<Made, ErrorReply>, Ended> {
-        let files = Files::of(Some(&permit.kind), &permit.target, permit.passed, files)?;
-        Ok(self.locked_mount(permit, files))
-    }
-
-    fn locked_mount(&self, permit: &MountPermit<'_>, files: Files<'_>) -> Result<Made, ErrorReply> {
-        let Files {
-            directory,
-            target,
-            origin,
-        } = files;
-        let (table, path) = (&self.descriptors.table, &permit.target);
-        let passed = permit.passed.contains(Passed::TARGET);
-        let _lock = self.lock(if passed { &target } else { &directory }, path, passed)?;
-        let spot = if passed {
-            Spot::Passed { _slot: directory }
-        } else {
-            Spot::Named(Box::new(self.place(directory, path)?))
-        };
-        let (target, origin) = self.locations(&spot, path, target, origin)?;
-        if target.status.is_mount_root {
-            let mounted = existing::same(table, permit, &origin, &target)?;
-            let handed = None;
-            return Ok(Made { mounted, handed });
-        }
-        if let Origin::Device(_) | Origin::Connection(_) = origin {
-            // The context takes its number.
-            drop(spot);
-        }
-        target.check_owner(permit.target_owner, DenyReason::TargetNotOwned)?;
-        let reserved = self.reserve(&target)?;
-        let Attached { mounted, mount } = mount::mount(table, permit, &origin, &target)?;
-        reserved.keep();
-        let handed = match origin {
-            Origin::Connection(descriptor) => Some(Handed {
-                descriptor,
-                _mount: mount,
-            }),
-            _ => None,
-        };
-        Ok(Made { mounted, handed })
-    }
-
-    fn unmount(
-        &self,
-        permit: &UnmountPermit<'_>,
-        files: Vec<OwnedFd>,
-    ) -> Result<Result<Unmounted, ErrorReply>, Ended> {
-        let mut files = files.into_iter();
-        match (permit.passed, files.next(), files.next(), files.next()) {
-            (false, Some(directory), None, None) => Ok(self.locked_unmount(permit, directory)),
-            (true, Some(_), Some(root), None) => Ok(self.locked_unmount_of(permit, root)),
-            (false, ..) => Err(Ended::Violation("an unmount takes one descriptor")),
-            (true, ..) => Err(Ended::Violation("a passed unmount takes its target twice")),
-        }
-    }
-
-    fn locked_unmount(
-        &self,
-        permit: &UnmountPermit<'_>,
-        directory: OwnedFd,
-    ) -> Result<Unmounted, ErrorReply> {
-        let _lock = self.lock(&directory, &permit.target, false)?;
-        let place = self.place(directory, &permit.target)?;
-        let unmounted = unmount::unmount(&self.descriptors.table, permit, &place)?;
-        self.context.mounts.release();
-        Ok(unmounted)
-    }
-
-    fn locked_unmount_of(
-        &self,
-        permit: &UnmountPermit<'_>,
-        root: OwnedFd,
-    ) -> Result<Unmounted, ErrorReply> {
-        let _lock = self.lock(&root, &permit.target, true)?;
-        let unmounted = unmount::unmount_passed(&self.descriptors.table, permit, root)?;
-        self.context.mounts.release();
-        Ok(unmounted)
-    }
-
-    fn remount(
-        &self,
-        permit: &RemountPermit<'_>,
-        files: Vec<OwnedFd>,
-    ) -> Result<Result<MountInfo, ErrorReply>, Ended> {
-        let kind = permit.lift.as_ref().map(|lift| &lift.kind);
-        let files = Files::of(kind, &permit.target, Passed::empty(), files)?;
-        Ok(self.locked_remount(permit, files))
-    }
-
-    fn locked_remount(
-        &self,
-        permit: &RemountPermit<'_>,
-        files: Files<'_>,
-    ) -> Result<MountInfo, ErrorReply> {
-        let path = &permit.target;
-        let _lock = self.lock(&files.directory, path, false)?;
-        let place = self.place(files.directory, path)?;
-        let id = place.mounted(permit.id)?;
-        let spot = Spot::Named(Box::new(place));
-        let (target, origin) = self.locations(&spot, path, files.target, files.origin)?;
-        let table = &self.descriptors.table;
-        remount::remount(table, permit, id, &origin, &target)
-    }
-
-    fn place<'a>(&'a self, directory: OwnedFd, path: &'a AbsPath) -> Result<Place<'a>, ErrorReply> {
-        let (table, own) = (&self.descriptors.table, self.descriptors.own.as_fd());
-        Place::check(table, own, directory, path)
-    }
-
-    /// The target, which is what lies at its path, and what is mounted there.
-    fn locations(
-        &self,
-        spot: &Spot<'_>,
-        path: &AbsPath,
-        target: OwnedFd,
-        origin: Unchecked<'_>,
-    ) -> Result<(Location, Origin), ErrorReply> {
-        let (table, own) = (&self.descriptors.table, self.descriptors.own.as_fd());
-        let passed = matches!(spot, Spot::Passed { .. });
-        let purpose = Purpose::UseOrCompare { passed };
-        let target = Location::check(table, own, Slot::Target, target, path, purpose)?;
-        let origin = origin.check(table, own)?;
-        spot.check(table, &target)?;
-        Ok((target, origin))
-    }
-
-    /// Waits until no other mounter works at the place. All else is looked at
-    /// afterwards: the wait may be long.
-    ///
-    /// `file` is the directory above the target or, where it was `passed`, the target.
-    fn lock(
-        &self,
-        file: &OwnedFd,
-        target: &AbsPath,
-        passed: bool,
-    ) -> Result<TargetLock<'_>, ErrorReply> {
-        let name = target.split().map_or(&[][..], |(_, name)| name);
-        let Descriptors { table, lock, .. } = &self.descriptors;
-        table
-            .status(file.as_fd())
-            .and_then(|status| {
-                let root = (passed && status.is_mount_root)
-                    .then(|| table.status_of_mount(status.mount).ok())
-                    .flatten();
-                let mount = root.map_or(status.mount, |mount| mount.parent);
-                TargetLock::take(lock.as_fd(), mount, (!passed).then_some(&status), name)
-            })
-            .map_err(|errno| failure::kernel("cannot lock", target, errno))
     }
 
     fn list(&self, after: Option<MountId>) -> Reply {
@@ -541,12 +342,12 @@ impl Worker<'_> {
     }
 
     /// Writes down a request that ended in the session.
-    fn note(&self, operation: Option<&Operation>, error: &ErrorReply) -> Result<(), Ended> {
+    fn note(&self, subject: Subject<'_>, error: &ErrorReply) -> Result<(), Ended> {
         self.context.board.add(Count::Failed);
         let record = Record {
             peer: Some(self.context.peer),
             by: By::Session,
-            subject: operation.map_or(Subject::Protocol, Subject::Operation),
+            subject,
             grant: None,
             outcome: Err(error),
             took: None,

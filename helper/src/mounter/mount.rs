@@ -17,17 +17,20 @@ use super::filesystem;
 use super::location::{Location, in_slot};
 use super::origin::Origin;
 use crate::failure;
+use crate::leases::Lease;
 use crate::sys::mount::{self, MountStatus};
 use crate::sys::pinned::Slot;
 use crate::sys::process;
 use crate::table::{self, Table};
 
-/// Mounts what `permit` says at `target`, which holds no mount.
+/// Mounts what `permit` says at `target`, which holds no mount. `lease` gets its id
+/// before anybody can reach it.
 pub(super) fn mount(
     table: &Table,
     permit: &MountPermit<'_>,
     origin: &Origin,
     target: &Location,
+    mut lease: Option<Lease<'_>>,
 ) -> Result<Attached, ErrorReply> {
     if table::is_shared(&target.mount) && !permit.shared_target {
         return Err(shared_target(target, permit.grant));
@@ -60,6 +63,11 @@ pub(super) fn mount(
         return Err(no_master(&target.path));
     }
     let made = build(table, permit, origin, target)?;
+    if let Some(lease) = &mut lease {
+        id_of_detached(table, origin, &made)
+            .and_then(|id| lease.name(id))
+            .map_err(|errno| failure::kernel("cannot lease", &target.path, errno))?;
+    }
     // From here on the deadline must not end this process: what is attached is
     // looked at, however long the attach waited for the target's lock.
     process::deadline(Duration::ZERO)
@@ -67,11 +75,27 @@ pub(super) fn mount(
     mount::attach(made.as_fd(), target.as_fd())
         .map_err(|errno| failure::kernel("cannot attach a mount at", &target.path, errno))?;
     match verify(table, permit, &made, target) {
-        Ok(mounted) => Ok(Attached {
-            mounted,
-            mount: made,
-        }),
+        Ok(mounted) => {
+            if let Some(lease) = lease {
+                lease.keep();
+            }
+            Ok(Attached {
+                mounted,
+                mount: made,
+            })
+        }
         Err(error) => Err(roll_back(error, &target.path)),
+    }
+}
+
+fn id_of_detached(table: &Table, origin: &Origin, made: &OwnedFd) -> Result<u64, Errno> {
+    match origin {
+        Origin::Connection(_) => match mount::id_of_hidden(made.as_fd()) {
+            // A kernel that is too old.
+            Err(Errno::EINVAL) => Err(Errno::EOPNOTSUPP),
+            other => other,
+        },
+        _ => Ok(table.status(made.as_fd())?.mount),
     }
 }
 

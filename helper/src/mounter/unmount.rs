@@ -15,15 +15,16 @@ use crate::sys::mount;
 use crate::sys::pinned::Slot;
 use crate::table::Table;
 
-/// Ends the topmost mount at a place.
+/// Ends the topmost mount at a place, where `wanted` says so only that one.
 pub(super) fn unmount(
     table: &Table,
-    permit: &UnmountPermit<'_>,
     place: &Place<'_>,
+    wanted: Option<MountId>,
+    lazy: bool,
 ) -> Result<Unmounted, ErrorReply> {
     let path = place.path();
-    let id = place.mounted(permit.id)?;
-    match place.unmount(permit.lazy)? {
+    let id = place.mounted(wanted)?;
+    match place.unmount(lazy)? {
         // Not the root of a mount any more, or one that is locked (`umount(2)`).
         Err(Errno::EINVAL) if place.look()?.mount != u64::from(id) => {
             let message = format!("the mount at {path} ended while the request ran");

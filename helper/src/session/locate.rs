@@ -147,6 +147,23 @@ fn target(
     .map_err(|errno| failed(path, errno, roots))
 }
 
+/// Opens the root of the mount at a place, unopened; `None` where there is no mount.
+pub(super) fn mounted(path: &AbsPath, roots: &Roots) -> Result<Option<OwnedFd>, ErrorReply> {
+    let Some((directory, name)) = path.split() else {
+        return Ok(None);
+    };
+    let above = location(&directory, roots)?;
+    let how = OpenHow::new().flags(OFlag::O_PATH | OFlag::O_CLOEXEC);
+    let resolve = NO_LINKS | ResolveFlag::RESOLVE_NO_XDEV;
+    match openat2(&above, name, how.resolve(resolve)) {
+        Ok(_) => Ok(None),
+        // It crossed into a mount (`openat2(2)`).
+        Err(Errno::EXDEV) => unopened(&above, name).map(Some),
+        Err(errno) => Err(errno),
+    }
+    .map_err(|errno| failed(path, errno, roots))
+}
+
 /// The root of the mount at a name. What it shows is not asked.
 fn unopened(above: &OwnedFd, name: &[u8]) -> Result<OwnedFd, Errno> {
     let how = OpenHow::new().flags(OFlag::O_PATH | OFlag::O_CLOEXEC);

@@ -7,6 +7,7 @@
 
 pub(crate) mod layout;
 mod locate;
+mod probe;
 pub(crate) mod roots;
 mod stream;
 
@@ -16,14 +17,15 @@ use std::time::Duration;
 
 use mountwarden_policy::{MountPermit, Permit, PermittedKind, Places, Policy, Verdict};
 use mountwarden_protocol::{
-    ErrorCode, ErrorReply, Explanation, Features, Hello, HelloReply, Limits, MountId, Operation,
-    Refusal, Reply, Request, RoleReport, Status, TmpfsLimits, Versions, Welcome,
+    AbsPath, ErrorCode, ErrorReply, Explanation, Features, Hello, HelloReply, Limits, MountId,
+    Operation, Refusal, Reply, Request, RoleReport, Status, TmpfsLimits, Versions, Welcome,
 };
 use thiserror::Error;
 
 use self::roots::Roots;
 use self::stream::{ClientStream, NoMessage};
 use crate::confine::{ConfineError, Confined, Domain, Filter, Identity, Plan, Session};
+use crate::failure;
 use crate::list;
 use crate::order::{ChannelError, Order, OrderChannel, OrderReply};
 use crate::peer::AttestedPeer;
@@ -81,6 +83,7 @@ pub(crate) fn run(context: &Context<'_>, client: &OwnedFd, order: &OwnedFd) -> R
         confined,
         client: ClientStream::new(client),
         order: OrderChannel::new(order),
+        leases: false,
     });
     if conversation.open()? {
         conversation.serve()?;
@@ -109,6 +112,8 @@ struct Conversation<'a> {
     confined: Confined<Session>,
     client: ClientStream,
     order: OrderChannel,
+    /// Whether it has made a mount that ends with it.
+    leases: bool,
 }
 
 /// What follows a reply.
@@ -124,23 +129,22 @@ impl Conversation<'_> {
             self.refuse(Refusal::new(error));
             return Ok(false);
         }
-        let hello: Hello =
-            match self
-                .client
-                .receive(self.order.as_fd(), HANDSHAKE, HANDSHAKE, |_| 0)
-            {
-                Ok((hello, _)) => hello,
-                Err(NoMessage::Gone) => return Ok(false),
-                Err(NoMessage::NoMounter) => {
-                    self.refuse(Refusal::new(no_mounter()));
-                    return Ok(false);
-                }
-                Err(NoMessage::Bad(error)) => {
-                    let error = self.note(None, error)?;
-                    self.refuse(Refusal::new(error));
-                    return Ok(false);
-                }
-            };
+        let received = self
+            .client
+            .receive(self.order.as_fd(), Some(HANDSHAKE), HANDSHAKE, |_| 0);
+        let hello: Hello = match received {
+            Ok((hello, _)) => hello,
+            Err(NoMessage::Gone) => return Ok(false),
+            Err(NoMessage::NoMounter) => {
+                self.refuse(Refusal::new(no_mounter()));
+                return Ok(false);
+            }
+            Err(NoMessage::Bad(error)) => {
+                let error = self.note(None, error)?;
+                self.refuse(Refusal::new(error));
+                return Ok(false);
+            }
+        };
         if hello.magic != Hello::MAGIC {
             let error = ErrorReply::new(
                 ErrorCode::MalformedFrame,
@@ -190,9 +194,11 @@ impl Conversation<'_> {
     fn serve(&mut self) -> Result<(), Ended> {
         let limits = *self.context.policy.limits();
         loop {
+            // A lease is kept by a connection on which nothing needs to be said.
+            let idle = (!self.leases).then_some(limits.idle_timeout);
             let request = self.client.receive(
                 self.order.as_fd(),
-                limits.idle_timeout,
+                idle,
                 limits.request_timeout,
                 Request::descriptors,
             );
@@ -240,8 +246,36 @@ impl Conversation<'_> {
             }
             Request::List { after } => self.list(after),
             Request::Status => self.status(),
+            Request::Probe { target, timeout_ms } => {
+                let timeout = Duration::from_millis(timeout_ms.get().into());
+                self.probe(&target, timeout)
+            }
         }
         .map(Some)
+    }
+
+    /// Asks a file system, for no longer than `timeout`: then this process ends.
+    fn probe(&self, target: &AbsPath, timeout: Duration) -> Result<Reply, Ended> {
+        let context = self.context;
+        let limit = context.policy.limits().request_timeout;
+        let allowed = context.policy.judge_probe(context.peer.identity(), target);
+        let probed = allowed.map_err(ErrorReply::from).and_then(|_| {
+            let armed = process::deadline(timeout.min(limit));
+            armed.map_err(|errno| failure::kernel("cannot probe", target, errno))?;
+            probe::probe(target, &self.roots, context.source)
+        });
+        process::deadline(limit)?;
+        match probed {
+            Ok(probed) => self.admitted(Reply::Probed(probed)),
+            Err(error) => {
+                let target = target.clone();
+                let order = Order::NoteProbe {
+                    target,
+                    error: error.clone(),
+                };
+                self.noted(&order, error).map(Reply::Error)
+            }
+        }
     }
 
     /// Opens the locations and lets the mounter act. A target that changed
@@ -261,6 +295,9 @@ impl Conversation<'_> {
                 _ => break,
             }
             reply = self.attempt(operation, Vec::new())?;
+        }
+        if let (Operation::Mount(mount), None | Some(Reply::Mounted(_))) = (operation, &reply) {
+            self.leases |= mount.lease;
         }
         Ok(reply)
     }
@@ -369,7 +406,11 @@ impl Conversation<'_> {
             operation: operation.cloned(),
             error: error.clone(),
         };
-        self.give(&order, &[])?;
+        self.noted(&order, error)
+    }
+
+    fn noted(&self, order: &Order, error: ErrorReply) -> Result<ErrorReply, Ended> {
+        self.give(order, &[])?;
         match self.answer()? {
             OrderReply::Taken => Ok(error),
             OrderReply::Done(Reply::Error(refused)) => Ok(refused),

@@ -50,13 +50,13 @@ impl ClientStream {
     }
 
     /// Receives one message with as many descriptors as it `takes`; whatever else
-    /// comes is closed. It may be `idle` before it starts, and must be
-    /// whole `within` that time of its first byte: a client that sends one byte
-    /// a second holds its connection no longer than one that is silent.
+    /// comes is closed. It may be `idle` before it starts, or for as long as it likes,
+    /// and must be whole `within` that time of its first byte: a client that sends one
+    /// byte a second holds its connection no longer than one that is silent.
     pub(super) fn receive<T: DeserializeOwned + Serialize>(
         &mut self,
         order: BorrowedFd<'_>,
-        idle: Duration,
+        idle: Option<Duration>,
         within: Duration,
         takes: impl FnOnce(&T) -> usize,
     ) -> Result<(T, Vec<OwnedFd>), NoMessage> {
@@ -101,7 +101,11 @@ impl ClientStream {
     }
 
     /// Waits until the client says something.
-    fn wait_for_frame(&self, order: BorrowedFd<'_>, idle: Duration) -> Result<(), NoMessage> {
+    fn wait_for_frame(
+        &self,
+        order: BorrowedFd<'_>,
+        idle: Option<Duration>,
+    ) -> Result<(), NoMessage> {
         let mut polled = [
             PollFd::new(self.socket.as_fd(), PollFlags::POLLIN),
             PollFd::new(order, PollFlags::empty()),
@@ -133,11 +137,12 @@ fn cut_short(error: &io::Error) -> NoMessage {
     NoMessage::Bad(reply)
 }
 
-fn poll(polled: &mut [PollFd<'_>], time: Duration) -> Result<i32, Errno> {
-    let end = Instant::now().checked_add(time);
+/// Waits for `time`, or until there is something.
+fn poll(polled: &mut [PollFd<'_>], time: Option<Duration>) -> Result<i32, Errno> {
+    let end = time.and_then(|time| Instant::now().checked_add(time));
     loop {
-        let left = end.map_or(time, |end| end.saturating_duration_since(Instant::now()));
-        match nix::poll::ppoll(polled, Some(TimeSpec::from_duration(left)), None) {
+        let left = end.map(|end| end.saturating_duration_since(Instant::now()));
+        match nix::poll::ppoll(polled, left.map(TimeSpec::from_duration), None) {
             Err(Errno::EINTR) => {}
             other => return other,
         }
@@ -161,7 +166,7 @@ impl Read for ClientStream {
                 Err(Errno::EAGAIN) => {
                     let left = self.deadline.saturating_duration_since(Instant::now());
                     let mut polled = [PollFd::new(self.socket.as_fd(), PollFlags::POLLIN)];
-                    if poll(&mut polled, left)? == 0 {
+                    if poll(&mut polled, Some(left))? == 0 {
                         return Err(io::ErrorKind::TimedOut.into());
                     }
                 }

@@ -78,6 +78,8 @@ impl Ids {
 /// `STATX_ATTR_MOUNT_ROOT`
 const STATX_ATTR_MOUNT_ROOT: u64 = 0x2000;
 const STATX_FD_FLAGS: i32 = libc::AT_EMPTY_PATH | libc::AT_STATX_DONT_SYNC | libc::AT_NO_AUTOMOUNT;
+const STATX_ASK_FLAGS: i32 =
+    libc::AT_EMPTY_PATH | libc::AT_STATX_FORCE_SYNC | libc::AT_NO_AUTOMOUNT;
 const STATX_NAME_FLAGS: i32 =
     libc::AT_SYMLINK_NOFOLLOW | libc::AT_STATX_DONT_SYNC | libc::AT_NO_AUTOMOUNT;
 
@@ -90,11 +92,44 @@ pub fn status(file: BorrowedFd<'_>, ids: Ids) -> Result<FileStatus, Errno> {
     statx(file.as_raw_fd(), EMPTY.as_ptr(), STATX_FD_FLAGS, rest, id)
 }
 
+/// Has the file system's server say something about an open file (`AT_STATX_FORCE_SYNC`
+/// in `statx(2)`). It may never answer.
+pub(crate) fn ask(file: BorrowedFd<'_>) -> Result<(), Errno> {
+    let rest = libc::STATX_BASIC_STATS;
+    statx(file.as_raw_fd(), EMPTY.as_ptr(), STATX_ASK_FLAGS, rest, 0).map(drop)
+}
+
 /// What a file system that hides its files from other users (`fuse(8)`) lets the
 /// kernel tell: the short id of the mount, and whether the file is its root. The
 /// rest of the answer is zero.
 pub(crate) fn hidden_status(file: BorrowedFd<'_>) -> Result<FileStatus, Errno> {
     statx(file.as_raw_fd(), EMPTY.as_ptr(), STATX_FD_FLAGS, 0, 0)
+}
+
+/// The unique id of a mount of such a file system that is attached nowhere, so that no
+/// table has it either: `name_to_handle_at(2)` asks no permission, since Linux 6.12.
+pub(crate) fn id_of_hidden(root: BorrowedFd<'_>) -> Result<u64, Errno> {
+    // A `struct file_handle` with no room for a handle, which is not wanted.
+    let mut handle = [0_u32; 2];
+    let mut id: u64 = 0;
+    let flags = libc::AT_EMPTY_PATH | libc::AT_HANDLE_MNT_ID_UNIQUE;
+    // SAFETY: the path is pinned and ends in NUL, and the kernel writes the head of a
+    // handle and one id, which is what it is given.
+    let returned = unsafe {
+        libc::syscall(
+            libc::SYS_name_to_handle_at,
+            libc::c_long::from(root.as_raw_fd()),
+            EMPTY.as_ptr(),
+            handle.as_mut_ptr(),
+            &raw mut id,
+            libc::c_long::from(flags),
+        )
+    };
+    match result(returned) {
+        // There is no room for the handle, but the id is written all the same.
+        Ok(_) | Err(Errno::EOVERFLOW) => Ok(id),
+        Err(errno) => Err(errno),
+    }
 }
 
 /// The mount that a name in the working directory leads to, and whether it is

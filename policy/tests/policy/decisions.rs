@@ -62,6 +62,7 @@ fn images(source: &str, target: &str, more: MountAttributes) -> Permit<'static> 
         propagation: Propagation::Private,
         passed: Passed::empty(),
         target_owner: None,
+        lease: false,
     })
 }
 
@@ -81,6 +82,7 @@ fn scratch(target: &str, bytes: u64, count: u64) -> Permit<'static> {
         propagation: Propagation::Private,
         passed: Passed::empty(),
         target_owner: None,
+        lease: false,
     })
 }
 
@@ -98,6 +100,7 @@ fn trees(recursive: bool, attributes: MountAttributes) -> Permit<'static> {
         propagation: Propagation::Private,
         passed: Passed::empty(),
         target_owner: None,
+        lease: false,
     })
 }
 

@@ -187,13 +187,14 @@ fn operations() -> impl Strategy<Value = Operation> {
         prop_oneof![2 => Just(Propagation::Private), 1 => prop::sample::select(all.to_vec())];
     let passed = prop_oneof![2 => Just(0), 1 => 0..4_u32].prop_map(Passed::from_bits_truncate);
     prop_oneof![
-        3 => (kinds(), any_path(0), options, propagation, passed).prop_map(
-            |(kind, target, options, propagation, passed)| Operation::Mount(Mount {
+        3 => (kinds(), any_path(0), options, propagation, passed, any::<bool>()).prop_map(
+            |(kind, target, options, propagation, passed, lease)| Operation::Mount(Mount {
                 kind,
                 target: path(&target),
                 options,
                 propagation,
                 passed,
+                lease,
             })
         ),
         1 => (any_path(0), any::<bool>()).prop_map(|(target, passed)| Operation::Unmount(Unmount {
@@ -416,6 +417,24 @@ proptest! {
     }
 
     #[test]
+    fn who_may_unmount_may_probe_and_nobody_else(
+        specs in prop::collection::vec(spec(), 1..4),
+        peer in peers(),
+        operation in operations(),
+        aim in aims(),
+    ) {
+        let policy = parse(&specs);
+        let target = aimed(&specs, &peer, &operation, aim).target().clone();
+        let unmount = Operation::Unmount(Unmount { target: target.clone(), lazy: false, id: None, passed: false });
+        let verdict = match policy.judge(&peer, &unmount) {
+            Verdict::Allowed(permit) => Ok(permit.grant()),
+            Verdict::Denied(denial) => Err((denial.reason, denial.path)),
+        };
+        let probe = policy.judge_probe(&peer, &target);
+        prop_assert_eq!(probe.map_err(|denial| (denial.reason, denial.path)), verdict);
+    }
+
+    #[test]
     fn nothing_outside_the_peers_roots_is_ever_allowed(
         specs in prop::collection::vec(spec(), 1..4),
         peer in peers(),
@@ -500,6 +519,7 @@ proptest! {
                 options: MountOptions::empty(),
                 propagation: Propagation::Private,
                 passed: Passed::empty(),
+                lease: false,
             });
             prop_assert!(policy.judge(&peer, &mount).grant().is_none());
         }

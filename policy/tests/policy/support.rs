@@ -71,6 +71,7 @@ pub(crate) fn mount(kind: Kind, target: &str, options: MountOptions) -> Operatio
         options,
         propagation: Propagation::Private,
         passed: Passed::empty(),
+        lease: false,
     })
 }
 

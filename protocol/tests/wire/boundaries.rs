@@ -215,12 +215,17 @@ fn attack_18_sizes_and_counts_out_of_range_are_invalid() {
     }
     let zero = patched("request-list-after", 5, &[0; 8]);
     invalid::<Request>(&zero, &InvalidOption::Id);
+    let timeout = body_of("request-probe").len() - 4;
+    for (milliseconds, valid) in [(0_u32, false), (1, true), (u32::MAX, true)] {
+        let probe = patched("request-probe", timeout, &milliseconds.to_le_bytes());
+        assert_eq!(frame::decode::<Request>(&probe).is_ok(), valid);
+    }
 }
 
 #[test]
 fn attack_17_bits_that_nobody_defined_are_invalid() {
-    // The propagation and what is passed follow.
-    let passed = body_of("request-perform-mount-bind").len() - 4;
+    // The propagation, what is passed, and the lease follow.
+    let passed = body_of("request-perform-mount-bind").len() - 5;
     let options = passed - 8;
     let attributes = body_of("reply-mounted").len() - 4;
     for bit in 0..32 {
@@ -302,6 +307,7 @@ fn attack_22_a_request_says_how_many_descriptors_it_brings() {
         ("request-perform-unmount", 0),
         ("request-list-first", 0),
         ("request-status", 0),
+        ("request-probe", 0),
     ] {
         let request = frame::decode::<Request>(&body_of(name)).unwrap();
         assert_eq!(request.descriptors(), count, "{name}");
@@ -310,7 +316,7 @@ fn attack_22_a_request_says_how_many_descriptors_it_brings() {
         }
     }
     for bits in 0..4_u32 {
-        let at = body_of("request-perform-mount-bind-passed").len() - 4;
+        let at = body_of("request-perform-mount-bind-passed").len() - 5;
         let body = patched("request-perform-mount-bind-passed", at, &bits.to_le_bytes());
         let request = frame::decode::<Request>(&body).unwrap();
         assert_eq!(

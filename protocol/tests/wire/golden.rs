@@ -11,7 +11,8 @@ use std::path::{Path, PathBuf};
 
 use mountwarden_protocol::frame::{self, DecodeError};
 use mountwarden_protocol::{
-    Explanation, Hello, HelloReply, Kind, Operation, Outcome, Propagation, Reply, Request, Role,
+    Explanation, Hello, HelloReply, Kind, Operation, Outcome, ProbeAnswer, Propagation, Reply,
+    Request, Role,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -157,7 +158,8 @@ fn golden_vectors_hold_every_variant_of_every_enumeration() {
             "Request(Perform(",
             "Request(Explain(",
             "Request(List {",
-            "Request(Status)"
+            "Request(Status)",
+            "Request(Probe {"
         ])
     );
     assert_eq!(
@@ -190,7 +192,17 @@ fn golden_vectors_hold_every_variant_of_every_enumeration() {
             "Reply(List(",
             "Reply(Explained(",
             "Reply(Status(",
-            "Reply(Remounted("
+            "Reply(Remounted(",
+            "Reply(Probed("
+        ])
+    );
+    assert_eq!(
+        variants::<ProbeAnswer>(),
+        seen(&[
+            "answer: Alive",
+            "answer: Stale {",
+            "answer: Private",
+            "answer: Absent"
         ])
     );
     assert_eq!(

@@ -61,6 +61,7 @@ mirror! {
         Explain(Operation),
         List { after: Option<u64> },
         Status,
+        Probe { target: Vec<u8>, timeout_ms: u32 },
     }
 
     pub(crate) enum Operation {
@@ -75,6 +76,7 @@ mirror! {
         pub(crate) options: u32,
         pub(crate) propagation: Propagation,
         pub(crate) passed: u32,
+        pub(crate) lease: bool,
     }
 
     pub(crate) enum Propagation {
@@ -139,6 +141,20 @@ mirror! {
         Explained(Explanation),
         Status(Status),
         Remounted(MountInfo),
+        Probed(Probed),
+    }
+
+    pub(crate) struct Probed {
+        pub(crate) target: Vec<u8>,
+        pub(crate) id: Option<u64>,
+        pub(crate) answer: ProbeAnswer,
+    }
+
+    pub(crate) enum ProbeAnswer {
+        Alive,
+        Stale { errno: i32 },
+        Private,
+        Absent,
     }
 
     pub(crate) enum Outcome {
@@ -351,6 +367,10 @@ impl From<&protocol::Request> for Request {
                 after: after.map(u64::from),
             },
             protocol::Request::Status => Self::Status,
+            protocol::Request::Probe { target, timeout_ms } => Self::Probe {
+                target: path(target),
+                timeout_ms: timeout_ms.get(),
+            },
         }
     }
 }
@@ -368,6 +388,7 @@ impl From<&protocol::Operation> for Operation {
                     protocol::Propagation::Shared => Propagation::Shared,
                 },
                 passed: mount.passed.bits(),
+                lease: mount.lease,
             }),
             protocol::Operation::Unmount(unmount) => Self::Unmount(Unmount {
                 target: path(&unmount.target),
@@ -454,6 +475,16 @@ impl From<&protocol::Reply> for Reply {
             protocol::Reply::Explained(explanation) => Self::Explained(explanation.into()),
             protocol::Reply::Status(status) => Self::Status((&**status).into()),
             protocol::Reply::Remounted(mount) => Self::Remounted(mount.into()),
+            protocol::Reply::Probed(probed) => Self::Probed(Probed {
+                target: path(&probed.target),
+                id: probed.id.map(u64::from),
+                answer: match probed.answer {
+                    protocol::ProbeAnswer::Alive => ProbeAnswer::Alive,
+                    protocol::ProbeAnswer::Stale { errno } => ProbeAnswer::Stale { errno },
+                    protocol::ProbeAnswer::Private => ProbeAnswer::Private,
+                    protocol::ProbeAnswer::Absent => ProbeAnswer::Absent,
+                },
+            }),
         }
     }
 }

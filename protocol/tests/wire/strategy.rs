@@ -1,11 +1,13 @@
 //! Arbitrary valid values of every message.
 
+use std::num::NonZeroU32;
+
 use mountwarden_protocol::{
     AbsPath, Counters, DenyReason, ErrorCode, ErrorReply, Explanation, Features, FilesystemOption,
     FilesystemOptions, Hello, HelloReply, Kind, LandlockReport, Lift, Limits, ListPage, Mount,
     MountAttributes, MountId, MountInfo, MountOptions, Mounted, Operation, Outcome, Passed,
-    Propagation, Refusal, Remount, Reply, Request, Role, RoleReport, Status, TmpfsInodes,
-    TmpfsLimits, TmpfsMode, TmpfsSize, Unmount, Unmounted, Versions, Welcome,
+    ProbeAnswer, Probed, Propagation, Refusal, Remount, Reply, Request, Role, RoleReport, Status,
+    TmpfsInodes, TmpfsLimits, TmpfsMode, TmpfsSize, Unmount, Unmounted, Versions, Welcome,
 };
 use proptest::collection::vec;
 use proptest::option::of;
@@ -180,17 +182,23 @@ fn lift() -> impl Strategy<Value = Lift> {
 
 fn operation() -> impl Strategy<Value = Operation> {
     prop_oneof![
-        (kind(), path(), any::<[u32; 2]>(), propagation()).prop_map(
-            |(kind, target, [options, passed], propagation)| {
+        (
+            kind(),
+            path(),
+            any::<[u32; 2]>(),
+            propagation(),
+            any::<bool>()
+        )
+            .prop_map(|(kind, target, [options, passed], propagation, lease)| {
                 Operation::Mount(Mount {
                     kind,
                     target,
                     options: MountOptions::from_bits_truncate(options),
                     propagation,
                     passed: Passed::from_bits_truncate(passed),
+                    lease,
                 })
-            }
-        ),
+            }),
         (path(), any::<[bool; 2]>(), of(mount_id())).prop_map(|(target, [lazy, passed], id)| {
             Operation::Unmount(Unmount {
                 target,
@@ -216,6 +224,8 @@ pub(crate) fn request() -> impl Strategy<Value = Request> {
         2 => operation().prop_map(Request::Explain),
         1 => of(mount_id()).prop_map(|after| Request::List { after }),
         1 => Just(Request::Status),
+        1 => (path(), any::<NonZeroU32>())
+            .prop_map(|(target, timeout_ms)| Request::Probe { target, timeout_ms }),
     ]
 }
 
@@ -340,6 +350,15 @@ fn status() -> impl Strategy<Value = Status> {
         })
 }
 
+fn probe_answer() -> impl Strategy<Value = ProbeAnswer> {
+    prop_oneof![
+        Just(ProbeAnswer::Alive),
+        any::<i32>().prop_map(|errno| ProbeAnswer::Stale { errno }),
+        Just(ProbeAnswer::Private),
+        Just(ProbeAnswer::Absent),
+    ]
+}
+
 pub(crate) fn reply() -> impl Strategy<Value = Reply> {
     let outcome = select(vec![Outcome::Mounted, Outcome::AlreadyMounted]);
     prop_oneof![
@@ -352,5 +371,7 @@ pub(crate) fn reply() -> impl Strategy<Value = Reply> {
         explanation().prop_map(Reply::Explained),
         status().prop_map(|status| Reply::Status(Box::new(status))),
         mount_info().prop_map(Reply::Remounted),
+        (path(), of(mount_id()), probe_answer())
+            .prop_map(|(target, id, answer)| Reply::Probed(Probed { target, id, answer })),
     ]
 }

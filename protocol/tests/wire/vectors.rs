@@ -1,12 +1,14 @@
 //! One value or more of every variant of every message. Numbers that stand
 //! beside each other differ, so that two fields in the wrong order show.
 
+use std::num::NonZeroU32;
+
 use mountwarden_protocol::{
     AbsPath, Counters, DenyReason, ErrorCode, ErrorReply, Explanation, Features, Hello, HelloReply,
     Kind, LandlockReport, Lift, Limits, ListPage, Mount, MountAttributes, MountId, MountInfo,
-    MountOptions, Mounted, Operation, Outcome, Passed, Propagation, Refusal, Remount, Reply,
-    Request, Role, RoleReport, Status, TmpfsInodes, TmpfsLimits, TmpfsMode, TmpfsSize, Unmount,
-    Unmounted, Versions, Welcome,
+    MountOptions, Mounted, Operation, Outcome, Passed, ProbeAnswer, Probed, Propagation, Refusal,
+    Remount, Reply, Request, Role, RoleReport, Status, TmpfsInodes, TmpfsLimits, TmpfsMode,
+    TmpfsSize, Unmount, Unmounted, Versions, Welcome,
 };
 
 #[derive(Debug)]
@@ -99,6 +101,7 @@ fn bind() -> Operation {
         options: MountOptions::READ_ONLY,
         propagation: Propagation::Private,
         passed: Passed::empty(),
+        lease: false,
     })
 }
 
@@ -125,6 +128,13 @@ fn requests() -> Vec<(&'static str, Request)> {
             },
         ),
         ("request-status", Request::Status),
+        (
+            "request-probe",
+            Request::Probe {
+                target: path("/run/vms/7"),
+                timeout_ms: NonZeroU32::new(5000).unwrap(),
+            },
+        ),
     ]);
     requests
 }
@@ -137,6 +147,7 @@ fn mounts() -> Vec<(&'static str, Request)> {
             options: MountOptions::empty(),
             propagation: Propagation::Shared,
             passed: Passed::empty(),
+            lease: false,
         }))
     };
     vec![
@@ -152,6 +163,21 @@ fn mounts() -> Vec<(&'static str, Request)> {
                 options: MountOptions::all(),
                 propagation: Propagation::Slave,
                 passed: Passed::empty(),
+                lease: false,
+            })),
+        ),
+        (
+            "request-perform-mount-leased",
+            Request::Perform(Operation::Mount(Mount {
+                kind: Kind::Bind {
+                    source: path("/srv/images"),
+                    recursive: false,
+                },
+                target: path("/run/vms/7"),
+                options: MountOptions::empty(),
+                propagation: Propagation::Private,
+                passed: Passed::empty(),
+                lease: true,
             })),
         ),
         ("request-perform-mount-tmpfs", tmpfs(None, None, None)),
@@ -179,6 +205,7 @@ fn mounts() -> Vec<(&'static str, Request)> {
                 options: MountOptions::READ_ONLY,
                 propagation: Propagation::Private,
                 passed: Passed::empty(),
+                lease: false,
             })),
         ),
         (
@@ -195,6 +222,7 @@ fn mounts() -> Vec<(&'static str, Request)> {
                 options: MountOptions::NO_EXEC,
                 propagation: Propagation::Private,
                 passed: Passed::empty(),
+                lease: false,
             })),
         ),
         (
@@ -208,6 +236,7 @@ fn mounts() -> Vec<(&'static str, Request)> {
                 options: MountOptions::empty(),
                 propagation: Propagation::Private,
                 passed: Passed::all(),
+                lease: false,
             })),
         ),
     ]
@@ -331,6 +360,13 @@ fn replies() -> Vec<(&'static str, Reply)> {
             "reply-remounted",
             Reply::Remounted(mount_info(0x1_0000_0102, "/run/vms/7")),
         ),
+        ("reply-probed-alive", probed(77, ProbeAnswer::Alive)),
+        (
+            "reply-probed-stale",
+            probed(77, ProbeAnswer::Stale { errno: 107 }),
+        ),
+        ("reply-probed-private", probed(77, ProbeAnswer::Private)),
+        ("reply-probed-absent", probed(0, ProbeAnswer::Absent)),
     ]);
     replies
 }
@@ -402,6 +438,14 @@ fn explanations() -> Vec<(&'static str, Reply)> {
             })),
         ),
     ]
+}
+
+fn probed(id: u64, answer: ProbeAnswer) -> Reply {
+    Reply::Probed(Probed {
+        target: path("/run/vms/7"),
+        id: MountId::try_from(id).ok(),
+        answer,
+    })
 }
 
 fn status() -> Status {

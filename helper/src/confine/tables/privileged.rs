@@ -2,21 +2,21 @@
 #![forbid(unsafe_code)]
 
 use libc::{
-    AT_EMPTY_PATH, AT_FDCWD, AT_NO_AUTOMOUNT, AT_RECURSIVE, AT_STATX_DONT_SYNC,
-    AT_SYMLINK_NOFOLLOW, CLOCK_REALTIME, F_GETFL, F_SETLKW, ITIMER_REAL, MNT_DETACH,
-    MOVE_MOUNT_F_EMPTY_PATH, MOVE_MOUNT_T_EMPTY_PATH, MSG_CMSG_CLOEXEC, MSG_DONTWAIT, MSG_NOSIGNAL,
-    O_CLOEXEC, O_DIRECTORY, O_PATH, OPEN_TREE_CLOEXEC, OPEN_TREE_CLONE, PR_CAP_AMBIENT,
-    PR_CAP_AMBIENT_IS_SET, PR_SET_PDEATHSIG, SIGKILL, SIGTERM, SYS_clock_gettime, SYS_fchdir,
-    SYS_fcntl, SYS_fsconfig, SYS_fsmount, SYS_fsopen, SYS_fstatfs, SYS_getppid, SYS_kill,
-    SYS_mount_setattr, SYS_move_mount, SYS_open_tree, SYS_openat, SYS_prctl, SYS_read,
-    SYS_readlinkat, SYS_recvmsg, SYS_sendmsg, SYS_setitimer, SYS_statx, SYS_umount2,
-    UMOUNT_NOFOLLOW,
+    AT_EMPTY_PATH, AT_FDCWD, AT_HANDLE_MNT_ID_UNIQUE, AT_NO_AUTOMOUNT, AT_RECURSIVE,
+    AT_STATX_DONT_SYNC, AT_SYMLINK_NOFOLLOW, CLOCK_REALTIME, F_GETFL, F_SETLKW, ITIMER_REAL,
+    MNT_DETACH, MOVE_MOUNT_F_EMPTY_PATH, MOVE_MOUNT_T_EMPTY_PATH, MSG_CMSG_CLOEXEC, MSG_DONTWAIT,
+    MSG_NOSIGNAL, O_CLOEXEC, O_DIRECTORY, O_PATH, OPEN_TREE_CLOEXEC, OPEN_TREE_CLONE,
+    PR_CAP_AMBIENT, PR_CAP_AMBIENT_IS_SET, PR_SET_PDEATHSIG, SIGKILL, SIGTERM, SYS_clock_gettime,
+    SYS_fchdir, SYS_fcntl, SYS_fsconfig, SYS_fsmount, SYS_fsopen, SYS_fstatfs, SYS_getppid,
+    SYS_kill, SYS_mount_setattr, SYS_move_mount, SYS_name_to_handle_at, SYS_open_tree, SYS_openat,
+    SYS_prctl, SYS_read, SYS_readlinkat, SYS_recvmsg, SYS_sendmsg, SYS_setitimer, SYS_statx,
+    SYS_umount2, UMOUNT_NOFOLLOW,
 };
 
 use crate::confine::entry::{
     Check, Entry, Int, Value, call, fd, int, is, long, name_buffer, null, pinned, policy_name,
 };
-use crate::mounter::layout::{CLIENT, LOCK, ORDER, PROC};
+use crate::mounter::layout::{CLIENT, LEASES, LOCK, ORDER, PROC};
 use crate::sys::mount::{
     FSCONFIG_CMD_CREATE, FSCONFIG_CMD_CREATE_EXCL, FSCONFIG_SET_FLAG, FSCONFIG_SET_STRING,
     FSMOUNT_CLOEXEC, FSOPEN_CLOEXEC,
@@ -108,8 +108,12 @@ pub(super) fn mounter_checks() -> Vec<Entry> {
         ),
         call!(
             SYS_sendmsg,
-            "replies",
-            [order, is!(2, flags = MSG_NOSIGNAL)]
+            "replies; to the warden, what ends a leased mount",
+            [order, is!(2, flags = MSG_NOSIGNAL)],
+            [
+                fd(0, LEASES, "the channel about leases"),
+                is!(2, flags = MSG_NOSIGNAL)
+            ]
         ),
         call!(
             SYS_setitimer,
@@ -339,6 +343,15 @@ pub(super) fn mounter_fuse() -> Vec<Entry> {
             [pinned(0, "type", FUSE), is!(1, flags = FSOPEN_CLOEXEC)]
         ),
         options,
+        call!(
+            SYS_name_to_handle_at,
+            "the id of a mount that is leased, which its file system hides from others",
+            [
+                slot(0, Slot::Mount),
+                pinned(1, "path", EMPTY),
+                is!(4, flags = AT_EMPTY_PATH | AT_HANDLE_MNT_ID_UNIQUE)
+            ]
+        ),
         call!(
             SYS_sendmsg,
             "a reply with a descriptor, to the client itself",

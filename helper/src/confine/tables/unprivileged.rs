@@ -2,14 +2,18 @@
 #![forbid(unsafe_code)]
 
 use libc::{
-    AF_UNIX, AT_EMPTY_PATH, ITIMER_REAL, MSG_CMSG_CLOEXEC, MSG_DONTWAIT, MSG_NOSIGNAL, SO_SNDTIMEO,
-    SOCK_CLOEXEC, SOCK_SEQPACKET, SOL_SOCKET, SYS_accept4, SYS_close, SYS_fstat,
-    SYS_landlock_add_rule, SYS_newfstatat, SYS_openat2, SYS_recvmsg, SYS_sendmsg, SYS_sendto,
-    SYS_setitimer, SYS_setsockopt, SYS_socketpair,
+    AF_UNIX, AT_EMPTY_PATH, AT_NO_AUTOMOUNT, AT_STATX_DONT_SYNC, AT_STATX_FORCE_SYNC, ITIMER_REAL,
+    MSG_CMSG_CLOEXEC, MSG_DONTWAIT, MSG_NOSIGNAL, SO_SNDTIMEO, SOCK_CLOEXEC, SOCK_SEQPACKET,
+    SOL_SOCKET, SYS_accept4, SYS_close, SYS_fstat, SYS_landlock_add_rule, SYS_newfstatat,
+    SYS_openat2, SYS_recvmsg, SYS_sendmsg, SYS_sendto, SYS_setitimer, SYS_setsockopt,
+    SYS_socketpair, SYS_statx,
 };
 
-use crate::confine::entry::{Check, Entry, Int, Value, call, fd, fd_from, int, is, no_flags, null};
+use crate::confine::entry::{
+    Check, Entry, Int, Value, call, fd, fd_from, int, is, no_flags, null, pinned,
+};
 use crate::session::layout::{CLIENT, FIRST_FREE, ORDER};
+use crate::sys::pinned::EMPTY;
 
 pub(super) fn gate() -> Vec<Entry> {
     vec![
@@ -78,6 +82,26 @@ pub(super) fn session() -> Vec<Entry> {
             SYS_setitimer,
             "the deadline of a request",
             [is!(0, which = ITIMER_REAL), null(2, "old")]
+        ),
+        call!(
+            SYS_statx,
+            "a probe: which mount it is, and whether its file system answers",
+            [
+                fd_from(0, FIRST_FREE),
+                pinned(1, "path", EMPTY),
+                is!(
+                    2,
+                    flags = AT_EMPTY_PATH | AT_STATX_DONT_SYNC | AT_NO_AUTOMOUNT
+                )
+            ],
+            [
+                fd_from(0, FIRST_FREE),
+                pinned(1, "path", EMPTY),
+                is!(
+                    2,
+                    flags = AT_EMPTY_PATH | AT_STATX_FORCE_SYNC | AT_NO_AUTOMOUNT
+                )
+            ]
         ),
     ]
 }

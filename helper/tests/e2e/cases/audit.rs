@@ -4,14 +4,15 @@ use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write as _};
+use std::num::NonZeroU32;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
-use mountwarden_client::protocol::{Hello, frame};
+use mountwarden_client::protocol::{Hello, Operation, Request, frame};
 use mountwarden_client::{
-    Bind, Block, Client, ErrorKind, Fuse, MountAttributes, MountId, Passing, Remount, Tmpfs,
-    TmpfsInodes, TmpfsMode, TmpfsSize, Unmount, Versions,
+    AbsPath, Bind, Block, Client, ErrorKind, Fuse, MountAttributes, MountId, Passing, Remount,
+    Tmpfs, TmpfsInodes, TmpfsMode, TmpfsSize, Unmount, Versions,
 };
 use nix::sys::signal::{Signal, kill};
 use serde_json::Value;
@@ -136,8 +137,8 @@ fn decisions(sandbox: &Sandbox, daemon: &Daemon) -> Vec<(&'static str, String)> 
         "ended in the unprivileged half: the target is not there",
         tail.one(),
     ));
-    // None that a mount below gets.
-    let newer = MountId::try_from(u64::from(made.mount.id) + 1_000_000_000).unwrap();
+    // One that no later mount of this case can get.
+    let newer = MountId::try_from(u64::from(made.mount.id) + (1 << 32)).unwrap();
     let other = Unmount::new(&scratch).unwrap().id(newer);
     client.unmount(other).unwrap_err();
     all.push(("an unmount of another mount than is there", tail.one()));
@@ -176,6 +177,30 @@ fn decisions(sandbox: &Sandbox, daemon: &Daemon) -> Vec<(&'static str, String)> 
     let mut newer = admitted(daemon, Wire::connect);
     frame::write(&mut newer.0, &hello).unwrap();
     all.push(("a client of another version", tail.one()));
+    drop((noise, newer));
+    all.extend(probe_and_lease(daemon, &mut tail, tmpfs().leased()));
+    all
+}
+
+/// A probe and a lease, the last line after the end of their connection.
+fn probe_and_lease(
+    daemon: &Daemon,
+    tail: &mut Tail<'_>,
+    leased: Tmpfs,
+) -> Vec<(&'static str, String)> {
+    let mut all = Vec::new();
+    let mut wire = admitted(daemon, Wire::open);
+    let target = AbsPath::new("/srv").unwrap();
+    let timeout_ms = NonZeroU32::MAX;
+    wire.ask(&Request::Probe { target, timeout_ms });
+    all.push(("a probe of a place that is not granted", tail.one()));
+    if kernel::needs_unique_ids().is_err() {
+        return all;
+    }
+    wire.ask(&Request::Perform(Operation::from(leased)));
+    all.push(("a mount with a lease", tail.one()));
+    drop(wire);
+    all.push(("its end, with its connection", tail.one()));
     all
 }
 
@@ -265,6 +290,7 @@ pub(crate) fn examples_and_fields(sandbox: &Sandbox) -> Result<(), Skip> {
         writeln!(text, "\n{first}{rest}:\n\n```json\n{line}\n```").unwrap();
     }
     text.push('\n');
+    kernel::needs_unique_ids()?;
     let documented: Vec<_> = lines::fields().into_keys().collect();
     assert_eq!(documented, written.iter().collect::<Vec<_>>());
     lines::compare_examples(&text);

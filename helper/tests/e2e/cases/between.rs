@@ -277,6 +277,31 @@ pub(crate) fn attack_03_target_renamed_while_attaching(sandbox: &Sandbox) -> Res
     Ok(())
 }
 
+/// A mounter that is killed while it waits to attach does attach: nothing ends that wait. What it
+/// leased ends all the same, because the warden held it before.
+pub(crate) fn attack_30_killed_while_attaching_a_lease(sandbox: &Sandbox) -> Result<(), Skip> {
+    kernel::needs_unique_ids()?;
+    let server = Server::start(&sandbox.make_dir("mnt/held"))?;
+    let leaf = sandbox.path("mnt/held/leaf");
+    let daemon = Daemon::start(sandbox);
+    let tmpfs = request(Tmpfs::new(&leaf).unwrap().leased());
+    let mut wire = Wire::open(&daemon.socket);
+    let mounter = only(&daemon, "mw-mounter");
+    server.hold(|hold| {
+        wire.send_body(&crate::wire::body(&tmpfs));
+        wait_for_lock(mounter);
+        kill(mounter, Signal::SIGKILL).unwrap();
+        assert!(kernel::is_alive(mounter), "it waits still");
+        hold.let_go();
+    });
+    wait_for("the lease's end", || {
+        let ended = daemon.audit().pop()?;
+        (ended["event"] == "lease-end" && ended["result"] == "unmounted").then_some(())
+    });
+    assert!(kernel::at(&leaf).is_empty());
+    Ok(())
+}
+
 /// Somebody else's mount gets there first, by a moment.
 pub(crate) fn attack_12_mounted_over_while_attaching(sandbox: &Sandbox) -> Result<(), Skip> {
     let server = Server::start(&sandbox.make_dir("mnt/held"))?;

@@ -9,7 +9,7 @@ use mountwarden_client::{Block, DenyReason, ErrorKind, MountAttributes, Outcome}
 use nix::libc::EINVAL;
 
 use crate::Skip;
-use crate::daemon::{Daemon, outcome};
+use crate::daemon::{Daemon, outcome, wait_for};
 use crate::devices::Disk;
 use crate::kernel::{self, unchanged};
 use crate::sandbox::Sandbox;
@@ -90,6 +90,37 @@ pub(crate) fn xfs(sandbox: &Sandbox) -> Result<(), Skip> {
 
 pub(crate) fn btrfs(sandbox: &Sandbox) -> Result<(), Skip> {
     works(sandbox, "btrfs")
+}
+
+/// The directory above the target, which the warden holds for it, is closed in the mounter
+/// before the file system is made.
+pub(crate) fn a_lease_ends_it(sandbox: &Sandbox) -> Result<(), Skip> {
+    kernel::needs_unique_ids()?;
+    sandbox.needs_devices()?;
+    let disk = Disk::make(sandbox, "disk", "ext4")?;
+    policy(sandbox, disk.path());
+    let daemon = Daemon::start(sandbox);
+    let mut client = daemon.client();
+    let target = sandbox.path("mnt/a");
+    let block = || Block::new(disk.path(), "ext4", &target).unwrap();
+    let unmounted = client.mount(block().leased()).unwrap();
+    client.unmount(&unmounted).unwrap();
+    let leased = client.mount(block().leased()).unwrap();
+    assert_eq!(daemon.last_audit()["lease"], true);
+    fs::write(target.join("file"), "kept").unwrap();
+    // It was not leased then.
+    let error = unchanged(|| client.mount(block().leased()).unwrap_err());
+    assert_eq!(error.kind(), ErrorKind::Busy, "{error}");
+    drop(client);
+    wait_for("the leased mount ends", || {
+        kernel::at(&target).is_empty().then_some(())
+    });
+    let record = wait_for("its line", || {
+        Some(daemon.last_audit()).filter(|line| line["event"] == "lease-end")
+    });
+    assert_eq!(record["id"], u64::from(leased.mount.id), "{record}");
+    assert_eq!(record["result"], "unmounted", "{record}");
+    Ok(())
 }
 
 /// What is there already, and what is not quite that.

@@ -91,7 +91,14 @@ pub(crate) fn processes_are_confined(sandbox: &Sandbox) -> Result<(), Skip> {
             ("Max core file size", 0),
             ("Max locked memory", 0),
             ("Max data size", 64 << 20),
-            ("Max open files", if name == "mw-gate" { 4096 } else { 64 }),
+            (
+                "Max open files",
+                if ["mw-gate", "mw-warden"].contains(&name) {
+                    4096
+                } else {
+                    64
+                },
+            ),
         ] {
             let line = limits.lines().find(|line| line.starts_with(limit)).unwrap();
             let numbers: Vec<u64> = line[limit.len()..]

@@ -9,14 +9,15 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use mountwarden_client::{
-    Bind, ErrorKind, MountAttributes, MountId, Outcome, Passing, Remount, Tmpfs, Unmount,
+    Bind, Client, ErrorKind, Health, MountAttributes, MountId, Outcome, Passing, Remount, Tmpfs,
+    Unmount,
 };
 use serde_json::Value;
 
 use super::confinement::{items, tables};
-use crate::daemon::Daemon;
+use crate::daemon::{Daemon, wait_for};
 use crate::kernel;
-use crate::sandbox::Sandbox;
+use crate::sandbox::{SECOND, Sandbox};
 use crate::{Skip, source_lines, tracer};
 
 /// Writes the tables instead of comparing them.
@@ -33,7 +34,7 @@ const ROLES: [&str; 4] = ["gate", "session", "warden", "mounter"];
 const FROM_CODE: usize = 5;
 
 /// The most lines of our own that may run in a mounter, and system calls.
-const MOUNTER: (usize, u64) = (1860, 30);
+const MOUNTER: (usize, u64) = (1900, 30);
 
 /// The lines that ran, by role and by whose they are.
 type Ran = BTreeMap<(String, String), BTreeSet<String>>;
@@ -113,19 +114,21 @@ pub(crate) fn one_of_each(sandbox: &Sandbox) -> Result<(), Skip> {
 
     client.mount(tmpfs("a")).unwrap();
     client.mount(tmpfs("a")).unwrap();
+    let probe = client.probe(place("a"), crate::slowly(SECOND)).unwrap();
+    assert_eq!(probe.health, Health::Alive);
     client.unmount(by_path("a")).unwrap();
-
-    let target = fs::File::open(place("a")).unwrap();
-    let source = fs::File::open(sandbox.path("src/data")).unwrap();
-    let both = Passing::new().target(&target).source(&source);
-    client.mount_passing(bind("src/data", "a"), both).unwrap();
-    let covered = client
-        .mount_passing(bind("src/data", "a"), both)
-        .unwrap_err();
-    assert_eq!(covered.kind(), ErrorKind::Busy);
-    let root = fs::File::open(place("a")).unwrap();
-    let unmount = by_path("a").lazy();
-    client.unmount_passing(unmount, &root).unwrap();
+    // A lease that its owner ends, and one that ends with its connection.
+    if kernel::needs_unique_ids().is_ok() {
+        client.mount(tmpfs("a").leased()).unwrap();
+        client.unmount(by_path("a")).unwrap();
+        let mut other = daemon.client();
+        other.mount(tmpfs("a").leased()).unwrap();
+        drop(other);
+        wait_for("the leased mount ends", || {
+            kernel::at(&place("a")).is_empty().then_some(())
+        });
+    }
+    passed(&mut client, &sandbox.path("src/data"), &place("a"));
     // What no directory and no file is reaches the mounter, which refuses it.
     nix::unistd::mkfifo(
         &place("pipe"),
@@ -140,6 +143,20 @@ pub(crate) fn one_of_each(sandbox: &Sandbox) -> Result<(), Skip> {
     drop(client);
     daemon.stop();
     Ok(())
+}
+
+/// A bind whose locations are passed, again, and its unmount.
+fn passed(client: &mut Client, source: &Path, target: &Path) {
+    let bind = || Bind::new(source, target).unwrap();
+    let (to, from) = (fs::File::open(target), fs::File::open(source));
+    let (to, from) = (to.unwrap(), from.unwrap());
+    let both = Passing::new().target(&to).source(&from);
+    client.mount_passing(bind(), both).unwrap();
+    let covered = client.mount_passing(bind(), both).unwrap_err();
+    assert_eq!(covered.kind(), ErrorKind::Busy);
+    let root = fs::File::open(target).unwrap();
+    let unmount = Unmount::new(target).unwrap().lazy();
+    client.unmount_passing(unmount, &root).unwrap();
 }
 
 pub(crate) fn tables_are_true(sandbox: &Sandbox) -> Result<(), Skip> {

@@ -21,6 +21,7 @@ mod hostile_grants;
 mod hostile_kinds;
 mod hostile_orders;
 mod identity;
+mod leases;
 mod life;
 mod limits;
 mod manager;
@@ -29,7 +30,9 @@ mod mounting;
 mod pace;
 mod passed;
 mod passed_attacks;
+mod passed_kinds;
 mod paths;
+mod probes;
 mod propagating;
 mod protocol;
 mod races;
@@ -88,6 +91,7 @@ cases! {
     }
     serving {
         a_client_serves_it
+        a_lease_ends_it
         a_file_serves_as_well
         the_kernel_waits_for_the_program
         attack_12_busy_for_another
@@ -102,6 +106,7 @@ cases! {
         ext4
         xfs
         btrfs
+        a_lease_ends_it
         attack_12_busy_for_another
         attack_13_a_link_leads_straight_to_its_device
         attack_14_refused_unless_granted
@@ -150,6 +155,7 @@ cases! {
         status_says_what_confines
     }
     mountinfo {
+        a_lease_takes_unique_ids
         says_what_serves
         odd_paths_are_nobody_elses_trouble
         agrees_with_statmount
@@ -208,6 +214,7 @@ cases! {
         attack_12_mounted_over_before_the_check
         attack_12_stacked_over_before_the_check
         attack_03_target_renamed_while_attaching
+        attack_30_killed_while_attaching_a_lease
         attack_12_mounted_over_while_attaching
         attack_11_shared_while_attaching
         attack_30_a_stop_waits_for_the_request
@@ -401,14 +408,17 @@ cases! {
         beneath_a_private_directory
         a_private_home
         owners
-        a_device
-        a_served_file_system
         the_root_of_a_dead_file_system
         attack_12_covered_since_it_was_opened
         attack_12_mounted_over_while_attaching
         attack_12_one_at_a_time
         attack_03_renamed_before_the_check
         attack_06_removed_before_the_check
+    }
+    passed_kinds {
+        a_device
+        a_served_file_system
+        a_lease
     }
     passed_attacks {
         attack_05_every_descriptor
@@ -417,6 +427,32 @@ cases! {
         attack_22_orders_that_do_not_fit
         attack_26_passed_orders
         attack_26_passed_unmounts
+    }
+    leases {
+        ends_with_its_connection
+        attack_30_whoever_is_killed
+        a_later_mount_is_left_alone
+        a_close_and_a_mount_race
+        busy_mounts_leave_the_tree
+        an_unmount_is_the_end_of_it
+        refusals
+        a_stop_ends_leases
+        a_killed_helper_leaves_the_mount
+        a_lost_lease_is_told
+        silence_is_no_end
+        a_covered_mount_is_left_alone
+        a_renamed_directory
+        many_at_once
+        attack_34_no_descriptor_for_it
+        the_command_holds_it
+    }
+    probes {
+        alive_and_absent
+        refusals
+        a_server_that_dies
+        attack_31_a_server_that_hangs
+        a_hang_ends_with_the_helpers_deadline
+        a_private_file_system
     }
     cli {
         exit_statuses_and_sentences

@@ -11,7 +11,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use mountwarden_client::Tmpfs;
+use mountwarden_client::{ErrorKind, Tmpfs};
 use mountwarden_helper::raw::{self, Ids, MountStatus};
 use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
@@ -87,6 +87,20 @@ again! {
 }
 
 /// It says so when it starts, and each half's tables hold just what it needs.
+/// Without unique ids another mount could be ended in its stead.
+pub(crate) fn a_lease_takes_unique_ids(sandbox: &Sandbox) -> Result<(), Skip> {
+    kernel::needs_unique_ids()?;
+    hide_calls();
+    let daemon = Daemon::start(sandbox);
+    let mut client = daemon.client();
+    let tmpfs = || Tmpfs::new(sandbox.path("mnt/a")).unwrap();
+    let error = kernel::unchanged(|| client.mount(tmpfs().leased()).unwrap_err());
+    assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
+    assert!(error.to_string().contains("no unique ids"), "{error}");
+    client.mount(tmpfs()).unwrap();
+    Ok(())
+}
+
 pub(crate) fn says_what_serves(sandbox: &Sandbox) -> Result<(), Skip> {
     let tables = || {
         let mut command = std::process::Command::new(sandbox.helper());

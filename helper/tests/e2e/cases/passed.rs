@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 
 use mountwarden_client::protocol::{Mount, Operation, Passed, Reply, Request};
 use mountwarden_client::{
-    Bind, Block, Client, DenyReason, Error, ErrorCode, ErrorKind, Fuse, MountAttributes, Outcome,
-    Passing, Remount, Tmpfs, Unmount,
+    Bind, Client, DenyReason, Error, ErrorCode, ErrorKind, MountAttributes, Outcome, Passing,
+    Remount, Tmpfs, Unmount,
 };
 use nix::libc;
 use nix::unistd::gettid;
@@ -22,12 +22,10 @@ use super::confinement::only;
 use super::contending::other_mounter;
 use crate::Skip;
 use crate::daemon::{Daemon, outcome, wait_for};
-use crate::devices::{Disk, open_fuse_to_all};
 use crate::fuse::{self, Server};
 use crate::kernel::{self, unchanged};
 use crate::oddities::open;
 use crate::sandbox::{ALICE, BOB, POLICY, Sandbox, mount_tmpfs};
-use crate::served::{self, CONTENT, HELLO};
 use crate::wire::Wire;
 
 /// The policy of most cases, which takes descriptors.
@@ -55,7 +53,11 @@ pub(super) fn passing(mount: impl Into<Mount>, passed: Passed) -> Request {
     Request::Perform(Operation::Mount(mount))
 }
 
-fn mount_at(client: &mut Client, mount: impl Into<Mount>, target: &Path) -> Result<Outcome, Error> {
+pub(super) fn mount_at(
+    client: &mut Client,
+    mount: impl Into<Mount>,
+    target: &Path,
+) -> Result<Outcome, Error> {
     let target = File::open(target).unwrap();
     let made = client.mount_passing(mount, Passing::new().target(&target))?;
     Ok(made.outcome)
@@ -249,75 +251,6 @@ pub(crate) fn owners(sandbox: &Sandbox) -> Result<(), Skip> {
 
 fn at_target(target: &Path) -> Remount {
     Remount::new(target).unwrap()
-}
-
-/// The file system of a device goes to a passed target as well; the device is never
-/// passed.
-pub(crate) fn a_device(sandbox: &Sandbox) -> Result<(), Skip> {
-    sandbox.needs_devices()?;
-    let disk = Disk::make(sandbox, "disk", "ext4")?;
-    let device = disk.path().to_str().unwrap();
-    let grant = format!("[grant.block]\ndevice = [{device:?}]\nfilesystems = [\"ext4\"]\n");
-    sandbox.policy(&(policy() + &grant));
-    let target = private(sandbox, "mnt/home/vm");
-    let daemon = Daemon::start(sandbox);
-    let mut client = daemon.client();
-    let block = || Block::new(disk.path(), "ext4", &target).unwrap();
-
-    let to = File::open(&target).unwrap();
-    let both = Passing::new().target(&to).source(&to);
-    let error = unchanged(|| client.mount_passing(block(), both).unwrap_err());
-    assert_eq!(
-        error.reason(),
-        Some(DenyReason::PassedNotGranted),
-        "{error}"
-    );
-    let made = mount_at(&mut client, block(), &target).unwrap();
-    assert_eq!(made, Outcome::Mounted);
-    assert_eq!(daemon.last_audit()["passed"], "target");
-    assert_eq!(kernel::only(&target).filesystem, "ext4");
-    let again = mount_at(&mut client, block(), &target).unwrap();
-    assert_eq!(again, Outcome::AlreadyMounted);
-
-    let root = open(&target, libc::O_PATH, 0);
-    let unmount = Unmount::new(&target).unwrap().lazy();
-    client.unmount_passing(unmount, &root).unwrap();
-    assert_eq!(kernel::at(&target), []);
-    Ok(())
-}
-
-/// So does one that a client serves, who gets the connection as ever.
-pub(crate) fn a_served_file_system(sandbox: &Sandbox) -> Result<(), Skip> {
-    open_fuse_to_all(sandbox)?;
-    sandbox.policy(&(policy() + "[grant.fuse]\nsubtypes = [\"hello\"]\n"));
-    let target = private(sandbox, "mnt/home/vm");
-    let daemon = Daemon::start(sandbox);
-    let mut client = daemon.client();
-    let fuse = || Fuse::new("hello", &target).unwrap();
-
-    let error = unchanged(|| client.mount_fuse(fuse()).unwrap_err());
-    assert_eq!(error.kind(), ErrorKind::Unreachable, "{error}");
-    let to = File::open(&target).unwrap();
-    let both = Passing::new().target(&to).source(&to);
-    let error = unchanged(|| client.mount_fuse_passing(fuse(), both).unwrap_err());
-    assert_eq!(
-        error.reason(),
-        Some(DenyReason::PassedNotGranted),
-        "{error}"
-    );
-    let only = Passing::new().target(&to);
-    let made = client.mount_fuse_passing(fuse(), only).unwrap();
-    assert_eq!(daemon.last_audit()["passed"], "target");
-    let server = served::serve(made.connection, false);
-    assert_eq!(fs::read_to_string(target.join(HELLO)).unwrap(), CONTENT);
-
-    let root = open(&target, libc::O_PATH, 0);
-    let unmount = Unmount::from(&made.mounted).lazy();
-    client.unmount_passing(unmount, &root).unwrap();
-    drop(root);
-    server.join().unwrap();
-    assert_eq!(kernel::at(&target), []);
-    Ok(())
 }
 
 /// The root of a mount whose server is gone cannot be opened for reading, and is

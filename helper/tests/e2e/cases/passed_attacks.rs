@@ -179,7 +179,9 @@ pub(crate) fn attack_22_descriptors_that_do_not_fit(sandbox: &Sandbox) -> Result
     // A value that is never valid goes with what it brought, and the next is served.
     let mut wire = Wire::open(&daemon.socket);
     let mut invalid = bytes.clone();
-    *invalid.last_mut().unwrap() = 0x80;
+    // The last byte of what is passed; the lease follows.
+    let at = invalid.len() - 2;
+    invalid[at] = 0x80;
     wire.send_with(&invalid, &many(2)).unwrap();
     wire.error(ErrorCode::InvalidRequest);
     assert!(matches!(wire.ask(&explained), Reply::Explained(_)));

@@ -12,6 +12,7 @@ use mountwarden_client::protocol::{Operation, Request};
 use mountwarden_client::{DenyReason, ErrorKind, Fuse, MountAttributes, Outcome, Unmount};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{Signal, kill};
 use nix::sys::stat::stat;
 use nix::unistd::{getegid, geteuid};
 
@@ -80,6 +81,50 @@ pub(crate) fn a_client_serves_it(sandbox: &Sandbox) -> Result<(), Skip> {
     client.unmount(&made.mounted).unwrap();
     server.join().unwrap();
     assert_eq!(kernel::at(&target), []);
+    Ok(())
+}
+
+/// It goes with the client, although its program holds the connection and goes on.
+pub(crate) fn a_lease_ends_it(sandbox: &Sandbox) -> Result<(), Skip> {
+    kernel::needs_unique_ids()?;
+    let daemon = start(sandbox)?;
+    let mut client = daemon.client();
+    let target = sandbox.path("mnt/a");
+    let fuse = || Fuse::new("hello", &target).unwrap().leased();
+    let unmounted = match client.mount_fuse(fuse()) {
+        Err(error) if error.kind() == ErrorKind::Unsupported => {
+            return Err(Skip(error.to_string()));
+        }
+        made => made.unwrap(),
+    };
+    client.unmount(&unmounted.mounted).unwrap();
+    assert!(client.lease_end().is_none());
+
+    let made = client.mount_fuse(fuse()).unwrap();
+    assert!(client.lease_end().is_some());
+    let server = served::serve(made.connection, false);
+    assert_eq!(fs::read_to_string(target.join(HELLO)).unwrap(), CONTENT);
+    drop(client);
+    server.join().unwrap();
+    assert_eq!(kernel::at(&target), []);
+    let record = wait_for("its line", || {
+        Some(daemon.last_audit()).filter(|line| line["event"] == "lease-end")
+    });
+    assert_eq!(record["id"], u64::from(made.mounted.mount.id), "{record}");
+    assert_eq!(record["result"], "unmounted", "{record}");
+
+    // A lost one is told before another file system is made.
+    let mut client = daemon.client();
+    let made = client.mount_fuse(fuse()).unwrap();
+    kill(only(&daemon, "mw-session"), Signal::SIGKILL).unwrap();
+    let mut end = [PollFd::new(client.lease_end().unwrap(), PollFlags::POLLIN)];
+    assert_eq!(poll(&mut end, PollTimeout::NONE), Ok(1));
+    let error = client.mount_fuse(fuse()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::LeaseLost, "{error}");
+    drop(made);
+    wait_for("the lost one ends", || {
+        kernel::at(&target).is_empty().then_some(())
+    });
     Ok(())
 }
 

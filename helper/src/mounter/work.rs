@@ -1,0 +1,216 @@
+//! The work of a mounter: each piece under the lock of its place, by descriptors that
+//! have been checked.
+#![forbid(unsafe_code)]
+
+use std::os::fd::{AsFd, OwnedFd};
+
+use mountwarden_policy::{MountPermit, RemountPermit, UnmountPermit};
+use mountwarden_protocol::{
+    AbsPath, DenyReason, ErrorCode, ErrorReply, MountInfo, Passed, Unmounted,
+};
+
+use super::directory::{Place, Spot};
+use super::files::Files;
+use super::location::{Location, Purpose, refuse};
+use super::lock::TargetLock;
+use super::mount::{self, Attached};
+use super::origin::{Origin, Unchecked};
+use super::setup::Descriptors;
+use super::{Ended, Handed, Made, Worker, existing, remount, unmount};
+use crate::failure;
+use crate::leases::{Lease, NoLease};
+use crate::sys::pinned::Slot;
+use crate::table::Source;
+
+impl Worker<'_> {
+    pub(super) fn mount(
+        &self,
+        permit: &MountPermit<'_>,
+        files: Vec<OwnedFd>,
+    ) -> Result<Result<Made, ErrorReply>, Ended> {
+        let files = Files::of(Some(&permit.kind), &permit.target, permit.passed, files)?;
+        Ok(self.locked_mount(permit, files))
+    }
+
+    fn locked_mount(&self, permit: &MountPermit<'_>, files: Files<'_>) -> Result<Made, ErrorReply> {
+        let Files {
+            directory,
+            target,
+            origin,
+        } = files;
+        let (table, path) = (&self.descriptors.table, &permit.target);
+        let passed = permit.passed.contains(Passed::TARGET);
+        let _lock = self.lock(if passed { &target } else { &directory }, path, passed)?;
+        let spot = if passed {
+            Spot::Passed { _slot: directory }
+        } else {
+            Spot::Named(Box::new(self.place(directory, path)?))
+        };
+        let (target, origin) = self.locations(&spot, path, target, origin)?;
+        if target.status.is_mount_root {
+            let mounted = existing::same(table, permit, &origin, &target)?;
+            let handed = None;
+            return Ok(Made { mounted, handed });
+        }
+        target.check_owner(permit.target_owner, DenyReason::TargetNotOwned)?;
+        let lease = self.lease(permit, &spot)?;
+        if let Origin::Device(_) | Origin::Connection(_) = origin {
+            // The context takes its number.
+            drop(spot);
+        }
+        let reserved = self.reserve(&target)?;
+        let Attached { mounted, mount } = mount::mount(table, permit, &origin, &target, lease)?;
+        reserved.keep();
+        let handed = match origin {
+            Origin::Connection(descriptor) => Some(Handed {
+                descriptor,
+                id: mounted.mount.id,
+                _mount: mount,
+            }),
+            _ => None,
+        };
+        Ok(Made { mounted, handed })
+    }
+
+    /// Has the warden hold where the mount will be, if it is to end with this connection.
+    fn lease(
+        &self,
+        permit: &MountPermit<'_>,
+        spot: &Spot<'_>,
+    ) -> Result<Option<Lease<'_>>, ErrorReply> {
+        let path = &permit.target;
+        if !permit.lease {
+            return Ok(None);
+        }
+        let Spot::Named(place) = spot else {
+            let why = "cannot be leased by a descriptor: its end needs the directory above it";
+            return Err(refuse(ErrorCode::Unsupported, path, why));
+        };
+        if self.context.source == Source::Mountinfo {
+            let message = format!(
+                "a mount at {path} cannot end with its connection here: this kernel's mounts have \
+                 no unique ids (Linux 6.8), and another mount could be ended in its stead"
+            );
+            return Err(ErrorReply::new(ErrorCode::Unsupported, message).at(path));
+        }
+        let lease = self.lessee.take(place.directory());
+        lease.map(Some).map_err(|refused| match refused {
+            NoLease::Kernel(errno) => failure::kernel("cannot lease", path, errno),
+            refused => ErrorReply::new(ErrorCode::LimitReached, refused.to_string()).at(path),
+        })
+    }
+
+    pub(super) fn unmount(
+        &self,
+        permit: &UnmountPermit<'_>,
+        files: Vec<OwnedFd>,
+    ) -> Result<Result<Unmounted, ErrorReply>, Ended> {
+        let mut files = files.into_iter();
+        let unmounted = match (permit.passed, files.next(), files.next(), files.next()) {
+            (false, Some(directory), None, None) => self.locked_unmount(permit, directory),
+            (true, Some(_), Some(root), None) => self.locked_unmount_of(permit, root),
+            (false, ..) => return Err(Ended::Violation("an unmount takes one descriptor")),
+            (true, ..) => {
+                return Err(Ended::Violation("a passed unmount takes its target twice"));
+            }
+        };
+        if let Ok(unmounted) = &unmounted {
+            self.lessee.give_back(unmounted.id.into());
+        }
+        Ok(unmounted)
+    }
+
+    fn locked_unmount(
+        &self,
+        permit: &UnmountPermit<'_>,
+        directory: OwnedFd,
+    ) -> Result<Unmounted, ErrorReply> {
+        let _lock = self.lock(&directory, &permit.target, false)?;
+        let place = self.place(directory, &permit.target)?;
+        let unmounted = unmount::unmount(&self.descriptors.table, &place, permit.id, permit.lazy)?;
+        self.context.mounts.release();
+        Ok(unmounted)
+    }
+
+    fn locked_unmount_of(
+        &self,
+        permit: &UnmountPermit<'_>,
+        root: OwnedFd,
+    ) -> Result<Unmounted, ErrorReply> {
+        let _lock = self.lock(&root, &permit.target, true)?;
+        let unmounted = unmount::unmount_passed(&self.descriptors.table, permit, root)?;
+        self.context.mounts.release();
+        Ok(unmounted)
+    }
+
+    pub(super) fn remount(
+        &self,
+        permit: &RemountPermit<'_>,
+        files: Vec<OwnedFd>,
+    ) -> Result<Result<MountInfo, ErrorReply>, Ended> {
+        let kind = permit.lift.as_ref().map(|lift| &lift.kind);
+        let files = Files::of(kind, &permit.target, Passed::empty(), files)?;
+        Ok(self.locked_remount(permit, files))
+    }
+
+    fn locked_remount(
+        &self,
+        permit: &RemountPermit<'_>,
+        files: Files<'_>,
+    ) -> Result<MountInfo, ErrorReply> {
+        let path = &permit.target;
+        let _lock = self.lock(&files.directory, path, false)?;
+        let place = self.place(files.directory, path)?;
+        let id = place.mounted(permit.id)?;
+        let spot = Spot::Named(Box::new(place));
+        let (target, origin) = self.locations(&spot, path, files.target, files.origin)?;
+        let table = &self.descriptors.table;
+        remount::remount(table, permit, id, &origin, &target)
+    }
+
+    fn place<'a>(&'a self, directory: OwnedFd, path: &'a AbsPath) -> Result<Place<'a>, ErrorReply> {
+        let (table, own) = (&self.descriptors.table, self.descriptors.own.as_fd());
+        Place::check(table, own, directory, path)
+    }
+
+    /// The target, which is what lies at its path, and what is mounted there.
+    fn locations(
+        &self,
+        spot: &Spot<'_>,
+        path: &AbsPath,
+        target: OwnedFd,
+        origin: Unchecked<'_>,
+    ) -> Result<(Location, Origin), ErrorReply> {
+        let (table, own) = (&self.descriptors.table, self.descriptors.own.as_fd());
+        let passed = matches!(spot, Spot::Passed { .. });
+        let purpose = Purpose::UseOrCompare { passed };
+        let target = Location::check(table, own, Slot::Target, target, path, purpose)?;
+        let origin = origin.check(table, own)?;
+        spot.check(table, &target)?;
+        Ok((target, origin))
+    }
+
+    /// Waits until no other mounter works at the place. All else is looked at
+    /// afterwards: the wait may be long.
+    ///
+    /// `file` is the directory above the target or, where it was `passed`, the target.
+    fn lock(
+        &self,
+        file: &OwnedFd,
+        target: &AbsPath,
+        passed: bool,
+    ) -> Result<TargetLock<'_>, ErrorReply> {
+        let name = target.split().map_or(&[][..], |(_, name)| name);
+        let Descriptors { table, lock, .. } = &self.descriptors;
+        table
+            .status(file.as_fd())
+            .and_then(|status| {
+                let root = (passed && status.is_mount_root)
+                    .then(|| table.status_of_mount(status.mount).ok())
+                    .flatten();
+                let mount = root.map_or(status.mount, |mount| mount.parent);
+                TargetLock::take(lock.as_fd(), mount, (!passed).then_some(&status), name)
+            })
+            .map_err(|errno| failure::kernel("cannot lock", target, errno))
+    }
+}

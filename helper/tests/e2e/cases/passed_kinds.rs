@@ -1,0 +1,116 @@
+//! Passed locations and the other things that a mount may be.
+
+use std::fs::{self, File};
+
+use mountwarden_client::{Bind, Block, DenyReason, ErrorKind, Fuse, Outcome, Passing, Unmount};
+use nix::libc;
+
+use super::passed::{mount_at, policy, private};
+use crate::Skip;
+use crate::daemon::{Daemon, wait_for};
+use crate::devices::{Disk, open_fuse_to_all};
+use crate::kernel::{self, unchanged};
+use crate::oddities::open;
+use crate::sandbox::Sandbox;
+use crate::served::{self, CONTENT, HELLO};
+
+/// The file system of a device goes to a passed target as well; the device is never
+/// passed.
+pub(crate) fn a_device(sandbox: &Sandbox) -> Result<(), Skip> {
+    sandbox.needs_devices()?;
+    let disk = Disk::make(sandbox, "disk", "ext4")?;
+    let device = disk.path().to_str().unwrap();
+    let grant = format!("[grant.block]\ndevice = [{device:?}]\nfilesystems = [\"ext4\"]\n");
+    sandbox.policy(&(policy() + &grant));
+    let target = private(sandbox, "mnt/home/vm");
+    let daemon = Daemon::start(sandbox);
+    let mut client = daemon.client();
+    let block = || Block::new(disk.path(), "ext4", &target).unwrap();
+
+    let to = File::open(&target).unwrap();
+    let both = Passing::new().target(&to).source(&to);
+    let error = unchanged(|| client.mount_passing(block(), both).unwrap_err());
+    assert_eq!(
+        error.reason(),
+        Some(DenyReason::PassedNotGranted),
+        "{error}"
+    );
+    let made = mount_at(&mut client, block(), &target).unwrap();
+    assert_eq!(made, Outcome::Mounted);
+    assert_eq!(daemon.last_audit()["passed"], "target");
+    assert_eq!(kernel::only(&target).filesystem, "ext4");
+    let again = mount_at(&mut client, block(), &target).unwrap();
+    assert_eq!(again, Outcome::AlreadyMounted);
+
+    let root = open(&target, libc::O_PATH, 0);
+    let unmount = Unmount::new(&target).unwrap().lazy();
+    client.unmount_passing(unmount, &root).unwrap();
+    assert_eq!(kernel::at(&target), []);
+    Ok(())
+}
+
+/// So does one that a client serves, who gets the connection as ever.
+pub(crate) fn a_served_file_system(sandbox: &Sandbox) -> Result<(), Skip> {
+    open_fuse_to_all(sandbox)?;
+    sandbox.policy(&(policy() + "[grant.fuse]\nsubtypes = [\"hello\"]\n"));
+    let target = private(sandbox, "mnt/home/vm");
+    let daemon = Daemon::start(sandbox);
+    let mut client = daemon.client();
+    let fuse = || Fuse::new("hello", &target).unwrap();
+
+    let error = unchanged(|| client.mount_fuse(fuse()).unwrap_err());
+    assert_eq!(error.kind(), ErrorKind::Unreachable, "{error}");
+    let to = File::open(&target).unwrap();
+    let both = Passing::new().target(&to).source(&to);
+    let error = unchanged(|| client.mount_fuse_passing(fuse(), both).unwrap_err());
+    assert_eq!(
+        error.reason(),
+        Some(DenyReason::PassedNotGranted),
+        "{error}"
+    );
+    let only = Passing::new().target(&to);
+    let made = client.mount_fuse_passing(fuse(), only).unwrap();
+    assert_eq!(daemon.last_audit()["passed"], "target");
+    let server = served::serve(made.connection, false);
+    assert_eq!(fs::read_to_string(target.join(HELLO)).unwrap(), CONTENT);
+
+    let root = open(&target, libc::O_PATH, 0);
+    let unmount = Unmount::from(&made.mounted).lazy();
+    client.unmount_passing(unmount, &root).unwrap();
+    drop(root);
+    server.join().unwrap();
+    assert_eq!(kernel::at(&target), []);
+    Ok(())
+}
+
+/// A lease ends by the directory above the target, which nobody here has of a passed
+/// one. A source may be passed, and who ends the mount by its root gives the lease back.
+pub(crate) fn a_lease(sandbox: &Sandbox) -> Result<(), Skip> {
+    kernel::needs_unique_ids()?;
+    let limits = "[limits]\nconnections_per_user = 1\n[[grant]]";
+    sandbox.policy(&policy().replacen("[[grant]]", limits, 1));
+    let target = sandbox.path("mnt/a");
+    let source = private(sandbox, "src/home/data");
+    let daemon = Daemon::start(sandbox);
+    let mut client = daemon.client();
+    let (to, from) = (File::open(&target).unwrap(), File::open(&source).unwrap());
+    let bind = || Bind::new(&source, &target).unwrap().leased();
+
+    let both = Passing::new().target(&to).source(&from);
+    let error = unchanged(|| client.mount_passing(bind(), both).unwrap_err());
+    assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
+    assert!(error.to_string().contains("cannot be leased"), "{error}");
+    let only = Passing::new().source(&from);
+    client.mount_passing(bind(), only).unwrap();
+    let root = open(&target, libc::O_PATH, 0);
+    let unmount = Unmount::new(&target).unwrap().lazy();
+    client.unmount_passing(unmount, &root).unwrap();
+    drop(root);
+
+    client.mount_passing(bind(), only).unwrap();
+    drop(client);
+    wait_for("the leased mount ends", || {
+        kernel::at(&target).is_empty().then_some(())
+    });
+    Ok(())
+}
