@@ -7,7 +7,7 @@ use nix::libc;
 
 use super::passed::{mount_at, policy, private};
 use crate::Skip;
-use crate::daemon::{Daemon, wait_for};
+use crate::daemon::{Daemon, outcome, wait_for};
 use crate::devices::{Disk, open_fuse_to_all};
 use crate::kernel::{self, unchanged};
 use crate::oddities::open;
@@ -80,6 +80,17 @@ pub(crate) fn a_served_file_system(sandbox: &Sandbox) -> Result<(), Skip> {
     drop(root);
     server.join().unwrap();
     assert_eq!(kernel::at(&target), []);
+
+    // Nor is a mount left by the command whose program does not start.
+    unchanged(|| {
+        let mut command = daemon.cli();
+        command.args(["mount", "fuse"]).arg(&target);
+        command.args(["--subtype", "hello", "--pass-target"]);
+        let (status, _, error) = outcome(command.args(["--", "/no/such/program"]));
+        assert_eq!(status, 1, "{error}");
+        assert!(error.contains("cannot be started"), "{error}");
+        assert!(!error.contains("still there"), "{error}");
+    });
     Ok(())
 }
 
