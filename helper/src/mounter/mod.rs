@@ -301,7 +301,7 @@ impl Worker<'_> {
         };
         record.write().map_err(Ended::Audit)?;
         match handed {
-            Some(handed) => self.hand_over(operation, &reply, &handed),
+            Some(handed) => self.hand_over(operation, grant, begun, &reply, &handed),
             None => Ok(OrderReply::Done(reply)),
         }
     }
@@ -311,6 +311,8 @@ impl Worker<'_> {
     fn hand_over(
         &self,
         operation: &Operation,
+        grant: Option<&str>,
+        begun: Instant,
         reply: &Reply,
         handed: &Handed,
     ) -> Result<OrderReply, Ended> {
@@ -331,7 +333,16 @@ impl Worker<'_> {
         let error = mount::roll_back(gone, target);
         self.lessee.give_back(handed.id.into());
         self.context.mounts.release();
-        self.note(Subject::Operation(operation), &error)?;
+        self.context.board.add(Count::Failed);
+        let record = Record {
+            peer: Some(self.context.peer),
+            by: By::Mounter,
+            subject: Subject::Operation(operation),
+            grant,
+            outcome: Err(&error),
+            took: Some(begun.elapsed()),
+        };
+        record.write().map_err(Ended::Audit)?;
         Ok(OrderReply::Done(Reply::Error(error)))
     }
 

@@ -262,7 +262,7 @@ cases! {
     }
     absent {
         attack_13_devices_are_no_sources
-        attack_14_no_file_system_can_be_named
+        attack_14_other_kinds_are_no_requests
         attack_35_no_reply_brings_a_descriptor
     }
     audit {

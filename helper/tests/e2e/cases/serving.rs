@@ -269,6 +269,7 @@ pub(crate) fn attack_30_a_client_that_is_gone_leaves_nothing(
         panic!("{lines:?}");
     };
     assert_eq!(made["result"], "mounted");
+    assert_eq!(taken_back["by"], "mounter");
     let message = taken_back["message"].as_str().unwrap();
     assert!(message.contains("was ended again"), "{message}");
     // The place is free.
