@@ -1,7 +1,6 @@
 //! Block devices with real file systems: files behind loop devices.
 
 use std::fs::File;
-use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -14,6 +13,8 @@ use crate::sandbox::Sandbox;
 /// A file system on a loop device, which ends with it.
 pub(crate) struct Disk {
     device: PathBuf,
+    /// Keeps the device, which ends with its last user.
+    _held: File,
 }
 
 impl Disk {
@@ -41,24 +42,20 @@ impl Disk {
         let mut attach = Command::new("losetup");
         attach.args(["--find", "--show"]).arg(file);
         let device = PathBuf::from(run(&mut attach)?.trim_end());
-        let kind = device.metadata().unwrap().file_type();
-        assert!(kind.is_block_device(), "{}", device.display());
-        Ok(Self { device })
+        let held = File::open(&device).unwrap();
+        // While it is open or mounted that only says that it ends afterwards, however this
+        // process ends (`LO_FLAGS_AUTOCLEAR`).
+        let mut detach = Command::new("losetup");
+        run(detach.arg("--detach").arg(&device))?;
+        Ok(Self {
+            device,
+            _held: held,
+        })
     }
 
     /// The path of the device.
     pub(crate) fn path(&self) -> &Path {
         &self.device
-    }
-}
-
-impl Drop for Disk {
-    fn drop(&mut self) {
-        // The kernel lets it go when the last mount of it has ended.
-        let _ = Command::new("losetup")
-            .arg("--detach")
-            .arg(&self.device)
-            .output();
     }
 }
 
