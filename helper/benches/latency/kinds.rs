@@ -1,8 +1,9 @@
 //! Kinds of mount that are made from more than a directory, beside the old calls and
 //! beside the programs that are usually started for them.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -11,6 +12,7 @@ use std::time::{Duration, Instant};
 use mountwarden_client::{Block, Client, Fuse};
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sys::stat::{Mode, SFlag, makedev, mknod};
 use nix::unistd::{getegid, geteuid};
 
 use crate::namespace::Namespace;
@@ -24,6 +26,7 @@ pub(crate) fn run(place: &Place, _: &Server, rounds: Rounds) -> Outcome<()> {
         println!("SKIPPED: a device takes root, and so do the programs that are compared");
         return Ok(());
     }
+    open_fuse_to_all(place)?;
     let server = Server::start(place, Namespace::Root, Limits::NoneAllKinds)?;
     let mut client = Client::connect_to(&server.socket)?;
     report::columns();
@@ -33,6 +36,30 @@ pub(crate) fn run(place: &Place, _: &Server, rounds: Rounds) -> Outcome<()> {
         Err(error) => println!("SKIPPED block: {error}"),
     }
     fuse(&mut client, &ours, &raw, rounds)
+}
+
+/// Makes `/dev/fuse` what it is on most machines, in this namespace: for everybody.
+fn open_fuse_to_all(place: &Place) -> Outcome<()> {
+    let nodes = place.at("nodes");
+    fs::create_dir(&nodes)?;
+    mount(
+        Some("nodes"),
+        &nodes,
+        Some("tmpfs"),
+        MsFlags::empty(),
+        None::<&str>,
+    )?;
+    let node = nodes.join("fuse");
+    mknod(&node, SFlag::S_IFCHR, Mode::empty(), makedev(10, 229))?;
+    fs::set_permissions(&node, fs::Permissions::from_mode(0o666))?;
+    mount(
+        Some(&node),
+        "/dev/fuse",
+        None::<&str>,
+        MsFlags::MS_BIND,
+        None::<&str>,
+    )?;
+    Ok(())
 }
 
 /// An ext4 on a loop device, which ends with it.
