@@ -217,11 +217,7 @@ fn verify(
         .at(path));
     }
     if status.point != path.as_bytes() {
-        return Err(ErrorReply::new(
-            ErrorCode::Changed,
-            format!("{path}, or a directory above it, was renamed while the request ran"),
-        )
-        .at(path));
+        return Err(renamed(path));
     }
     // The kernel shares what is attached to a shared mount. Of what is to be shared
     // anyway, only the target tells.
@@ -265,13 +261,20 @@ pub(super) fn roll_back(mut error: ErrorReply, path: &AbsPath) -> ErrorReply {
     error
 }
 
-/// The mount as the client is told of it.
+fn renamed(path: &AbsPath) -> ErrorReply {
+    let message = format!("{path}, or a directory above it, was renamed while the request ran");
+    ErrorReply::new(ErrorCode::Changed, message).at(path)
+}
+
+/// The mount as the client is told of it: at the path that it asked for, if it was there
+/// when it was looked at.
 pub(super) fn described(
     status: &MountStatus,
     outcome: Outcome,
     path: &AbsPath,
 ) -> Result<Mounted, ErrorReply> {
     match table::info(status) {
+        Some(mount) if mount.target != *path => Err(renamed(path)),
         Some(mount) => Ok(Mounted { outcome, mount }),
         None => Err(failure::kernel(
             "cannot describe the mount at",
