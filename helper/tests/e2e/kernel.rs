@@ -129,14 +129,19 @@ pub(crate) fn needs(major: u32, minor: u32, what: &str) -> Result<(), Skip> {
     }
 }
 
-/// Skips what takes `statmount(2)` and the ids that come with it.
+/// Whether there is `statmount(2)`, and the ids that come with it.
+pub(crate) fn has_unique_ids() -> bool {
+    raw::status_of_mount(0) != Err(Errno::ENOSYS)
+}
+
+/// Skips what takes unique ids.
 pub(crate) fn needs_unique_ids() -> Result<(), Skip> {
-    match raw::status_of_mount(0) {
-        Err(Errno::ENOSYS) => Err(Skip(
-            "this kernel lacks statmount, so that ids are used again".to_owned(),
-        )),
-        _ => Ok(()),
+    if has_unique_ids() {
+        return Ok(());
     }
+    Err(Skip(
+        "this kernel lacks statmount, so that ids are used again".to_owned(),
+    ))
 }
 
 /// Whether of two unmounts of a mount at the same moment one fails. Before Linux 6.17 the

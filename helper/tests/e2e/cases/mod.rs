@@ -186,6 +186,7 @@ cases! {
         attack_11_shared_while_attaching
         attack_31_a_private_file_system
         attack_26_other_users_grants
+        alive_and_absent
         beneath_a_private_directory
         attack_12_covered_since_it_was_opened
         attack_12_one_at_a_time

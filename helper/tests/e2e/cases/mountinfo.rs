@@ -76,6 +76,7 @@ again! {
     between::attack_31_a_private_file_system
     identity::attack_26_other_users_grants
     passed::beneath_a_private_directory
+    probes::alive_and_absent
     passed::attack_12_covered_since_it_was_opened
     contending::attack_12_one_at_a_time
     limits::mounts_per_user
