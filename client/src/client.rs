@@ -371,6 +371,7 @@ impl Client {
             Reply::Status(_) => "a status",
             Reply::Remounted(_) => "a remount",
             Reply::Probed(_) => "a probe",
+            Reply::Detached(_) => "a detached mount",
         };
         self.broken(&format!("it answered a request for {wanted} with {got}"))
     }
@@ -412,7 +413,7 @@ fn repeatable(request: &Request) -> bool {
         Request::Perform(Operation::Mount(mount)) => {
             !mount.lease && !mount.passed.contains(Passed::TARGET)
         }
-        Request::Perform(Operation::Remount(_))
+        Request::Perform(Operation::Remount(_) | Operation::Detach(_))
         | Request::Explain(_)
         | Request::List { .. }
         | Request::Status

@@ -292,6 +292,19 @@ impl Error {
         Self::new(kind, message).at(path).caused_by(error)
     }
 
+    pub(crate) fn cannot_attach(path: &Path, error: std::io::Error) -> Self {
+        let advice = match error.kind() {
+            std::io::ErrorKind::PermissionDenied => {
+                "; it takes a user and a mount namespace of one's own (unshare --user \
+                 --map-root-user --mount)"
+            }
+            _ => "",
+        };
+        let message = format!("cannot attach at \"{}\": {error}{advice}", SafePath(path));
+        let failed = Self::new(ErrorKind::Failed, message);
+        failed.at(path).caused_by(error)
+    }
+
     /// Adds what the person at the command line should do.
     #[cfg(feature = "cli")]
     pub(crate) fn advise(mut self, advice: &str) -> Self {

@@ -37,6 +37,7 @@ mod client;
 mod connection;
 mod deadline;
 mod descriptors;
+mod detach;
 mod error;
 mod filesystem;
 mod list;
@@ -45,11 +46,12 @@ mod passing;
 mod probe;
 
 pub use client::{Builder, Client, DEFAULT_SOCKET, DEFAULT_TIMEOUT, SOCKET_VARIABLE};
+pub use detach::{Detach, DetachedMount};
 pub use error::{Error, ErrorKind};
 pub use filesystem::{Block, Fuse, FuseMount};
 pub use mountwarden_protocol as protocol;
 pub use mountwarden_protocol::{
-    AbsPath, Counters, DenyReason, ErrorCode, ErrorReply, Explanation, FilesystemOptions,
+    AbsPath, Counters, DenyReason, Detached, ErrorCode, ErrorReply, Explanation, FilesystemOptions,
     InvalidFilesystem, InvalidOption, InvalidPath, LandlockReport, Limits, MountAttributes,
     MountId, MountInfo, Mounted, Operation, Outcome, Role, RoleReport, Status, TmpfsInodes,
     TmpfsLimits, TmpfsMode, TmpfsSize, Unmounted, Versions,

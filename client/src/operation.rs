@@ -10,8 +10,8 @@ use mountwarden_protocol::{
 
 use crate::Error;
 
-/// Options that every kind of mount takes.
-macro_rules! common_options {
+/// Flags that every mount takes.
+macro_rules! common_flags {
     () => {
         /// No program may be executed from the mount (`noexec`).
         pub fn no_exec(mut self) -> Self {
@@ -22,13 +22,6 @@ macro_rules! common_options {
         /// Symbolic links on the mount are not followed (`nosymfollow`).
         pub fn no_symfollow(mut self) -> Self {
             self.options.insert(MountOptions::NO_SYMFOLLOW);
-            self
-        }
-
-        /// The mount ends with the client that makes it: see
-        /// [Leases](crate::Client#leases).
-        pub fn leased(mut self) -> Self {
-            self.lease = true;
             self
         }
 
@@ -45,6 +38,20 @@ macro_rules! common_options {
             self.options.insert(MountOptions::DEV);
             self
         }
+    };
+}
+
+/// Options that every kind of mount takes.
+macro_rules! common_options {
+    () => {
+        crate::operation::common_flags!();
+
+        /// The mount ends with the client that makes it: see
+        /// [Leases](crate::Client#leases).
+        pub fn leased(mut self) -> Self {
+            self.lease = true;
+            self
+        }
 
         /// What is mounted on the mount appears on its source too, in every mount
         /// namespace that shares it, and the other way round. Without it the mount
@@ -56,7 +63,7 @@ macro_rules! common_options {
     };
 }
 
-pub(crate) use common_options;
+pub(crate) use {common_flags, common_options};
 
 /// A directory or a regular file that is to be seen at a second place.
 ///

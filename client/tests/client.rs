@@ -9,6 +9,7 @@ mod support;
 #[cfg(test)]
 mod library {
     mod deadline;
+    mod detached;
     mod handshake;
     mod hostile;
     mod passing;

@@ -72,7 +72,7 @@ fn message(body: &[u8]) {
 }
 
 fn paths(operation: &Operation) {
-    for path in operation.source().into_iter().chain([operation.target()]) {
+    for path in operation.source().into_iter().chain(operation.target()) {
         assert!(path.as_path().is_absolute());
         assert!(
             !path

@@ -4,8 +4,8 @@ use std::path::Path;
 
 use mountwarden_policy::{Accounts, Peer, Permit, Policy, PolicyError, Verdict};
 use mountwarden_protocol::{
-    AbsPath, Kind, Lift, Mount, MountAttributes, MountOptions, Operation, Passed, Propagation,
-    Remount, Unmount,
+    AbsPath, Detach, Kind, Lift, Mount, MountAttributes, MountOptions, Operation, Passed,
+    Propagation, Remount, Unmount,
 };
 
 struct Known;
@@ -107,13 +107,21 @@ pub fn policy_parse(data: &[u8]) {
                     &permit.target
                 }
                 Permit::Unmount(permit) => &permit.target,
+                Permit::Detach(permit) => {
+                    assert_eq!(Some(&permit.source), operation.source());
+                    assert!(places.detached && operation.target().is_none());
+                    let source = &permit.source;
+                    let granted = |root: &AbsPath| source == root || source.is_beneath(root);
+                    assert!(places.sources.iter().any(granted), "{source} is no source");
+                    continue;
+                }
                 Permit::Remount(permit) => {
                     let lifted = permit.lift.as_ref().map(|lift| lift.attributes);
                     assert!(lifted.is_none_or(|lifted| !lifted.intersects(permit.set)));
                     &permit.target
                 }
             };
-            assert_eq!(target, operation.target());
+            assert_eq!(Some(target), operation.target());
             assert!(
                 places.targets.iter().any(|root| target.is_beneath(root)),
                 "{target} is granted outside every root"
@@ -168,7 +176,12 @@ fn operations() -> impl Iterator<Item = Operation> {
                     [mount, remount]
                 })
                 .collect();
-            operations.into_iter().chain([unmount])
+            let detach = Operation::Detach(Detach {
+                source: target,
+                recursive: true,
+                options: MountOptions::READ_ONLY,
+            });
+            operations.into_iter().chain([unmount, detach])
         })
 }
 

@@ -120,6 +120,7 @@ impl Subject<'_> {
             },
             Self::Operation(Operation::Unmount(_)) => "unmount",
             Self::Operation(Operation::Remount(_)) => "remount",
+            Self::Operation(Operation::Detach(_)) => "detach-bind",
             Self::Lease(_) => "lease-end",
             Self::Probe(_) => "probe",
             Self::Protocol => "protocol",
@@ -130,7 +131,9 @@ impl Subject<'_> {
 
 /// What the client asked for, whatever became of it.
 fn asked(line: &mut Line, operation: &Operation) {
-    line.text("target", operation.target().as_bytes());
+    if let Some(target) = operation.target() {
+        line.text("target", target.as_bytes());
+    }
     match operation {
         Operation::Mount(mount) => {
             match &mount.kind {
@@ -207,6 +210,11 @@ fn asked(line: &mut Line, operation: &Operation) {
                 line.number("only_id", id);
             }
         }
+        Operation::Detach(detach) => {
+            line.text("source", detach.source.as_bytes());
+            line.truth("recursive", detach.recursive);
+            line.name("options", &detach.options.names().join(","));
+        }
     }
 }
 
@@ -237,6 +245,11 @@ fn success(line: &mut Line, reply: &Reply) {
             line.number("id", mount.id);
             line.name("flags", &mount.attributes.names().join(","));
         }
+        Reply::Detached(detached) => {
+            line.name("result", "detached");
+            line.number("id", detached.id);
+            line.name("flags", &detached.attributes.names().join(","));
+        }
         _ => line.name("result", "done"),
     }
 }
@@ -263,7 +276,7 @@ pub(crate) fn log(role: Role, message: &str) -> Result<(), Errno> {
     let message = message.as_bytes();
     match role {
         Role::Gate | Role::Session => write_all(message.get(..MAX_MESSAGE).unwrap_or(message)),
-        Role::Warden | Role::Mounter => log_of(role, getpid(), message),
+        Role::Warden | Role::Mounter | Role::Locker => log_of(role, getpid(), message),
     }
 }
 

@@ -23,10 +23,11 @@ pub(crate) enum Count {
     Delayed,
     Killed,
     Remounted,
+    Detached,
 }
 
 impl Count {
-    const NUMBER: usize = 10;
+    const NUMBER: usize = 11;
 
     fn index(self) -> usize {
         match self {
@@ -40,6 +41,7 @@ impl Count {
             Self::Delayed => 7,
             Self::Killed => 8,
             Self::Remounted => 9,
+            Self::Detached => 10,
         }
     }
 }
@@ -106,6 +108,7 @@ impl Board {
             delayed: self.get(Count::Delayed),
             killed: self.get(Count::Killed),
             remounted: self.get(Count::Remounted),
+            detached: self.get(Count::Detached),
         }
     }
 

@@ -20,10 +20,11 @@ use nix::unistd::{User, geteuid, getpid};
 use thiserror::Error;
 
 use crate::board::Board;
-use crate::confine::{self, ConfineError, Filters, Identity};
+use crate::confine::{self, ConfineError, Filters, Identity, Kinds};
 use crate::files::{FileError, Trust};
 use crate::leases::{self, Lessor};
 use crate::listener::{ListenError, Listener};
+use crate::locker::{Locker, LockerError};
 use crate::peer::Attestor;
 use crate::policy_file::{self, LoadError};
 use crate::reports::{self, Reports};
@@ -95,6 +96,8 @@ pub(crate) enum StartError {
     #[error("capabilities: {0}")]
     Capabilities(#[from] caps::errors::CapsError),
     #[error(transparent)]
+    Locker(#[from] LockerError),
+    #[error(transparent)]
     Warden(#[from] warden::Ended),
 }
 
@@ -157,7 +160,16 @@ fn part(
     step("set up the heap", sys::process::heap_without_mmap())?;
     children::begin(Role::Warden, c"mw-warden");
     let notifier = Notifier::connect().map_err(StartError::Notify)?;
-    let filters = Filters::compile(source)?;
+    let granted = Kinds {
+        block: policy.grants_block(),
+        fuse: policy.grants_fuse(),
+        detached: policy.grants_detached(),
+    };
+    let filters = Filters::compile(source, granted)?;
+    let locker = policy
+        .grants_detached()
+        .then(|| Locker::start(&filters.locker, identity))
+        .transpose()?;
     let (ours, theirs) = step(
         "make a channel between the halves",
         socketpair(
@@ -218,6 +230,7 @@ fn part(
         source,
         gate,
         reports: &reports,
+        locker: locker.as_ref(),
     };
     // Not a return: what std does at the end of `main` is in no filter.
     let lessor = Lessor::new(board.leases(), lessor);

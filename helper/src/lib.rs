@@ -28,6 +28,7 @@ mod launch;
 mod leases;
 mod list;
 mod listener;
+mod locker;
 mod mounter;
 mod mountinfo;
 mod order;
@@ -55,7 +56,7 @@ pub mod raw {
     pub use crate::confine::running_abi;
     pub use crate::mountinfo::{Mountinfo, parse};
     pub use crate::sys::mount::{
-        FileStatus, Ids, MountStatus, attach, clone_tree, restrict, status, status_of_mount,
-        unmount_name,
+        FileStatus, Ids, MountStatus, attach, change, clone_tree, restrict, status,
+        status_of_mount, unmount_name,
     };
 }

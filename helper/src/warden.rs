@@ -28,6 +28,7 @@ use crate::audit::By;
 use crate::board::{Board, Count};
 use crate::confine::{ConfineError, Confined, Domain, Filters, Identity, Kinds, Plan, Warden};
 use crate::leases::Lessor;
+use crate::locker::Locker;
 use crate::order::OrderReply;
 use crate::peer::{AttestedPeer, Attestor};
 use crate::refusals::{self, Refusals, Refused};
@@ -54,6 +55,8 @@ pub(crate) struct Context<'a> {
     pub(crate) gate: Pid,
     /// What gate and sessions say.
     pub(crate) reports: &'a Reports,
+    /// Where the policy grants detached mounts.
+    pub(crate) locker: Option<&'a Locker>,
 }
 
 /// Why the warden ends when nobody told it to.
@@ -65,6 +68,8 @@ pub(crate) enum Ended {
     Kernel(#[from] Errno),
     #[error("the gate ended: {0}")]
     Gate(String),
+    #[error("the locker ended: {0}")]
+    Locker(String),
     #[error("cannot tell the service manager that it works: {0}")]
     Manager(Errno),
 }
@@ -134,7 +139,8 @@ impl<'a> Keeper<'a> {
             lessor.as_fd().as_raw_fd(),
             context.reports.as_fd().as_raw_fd(),
         ];
-        descriptors.extend(extra);
+        let locker = context.locker.map(|locker| locker.as_fd().as_raw_fd());
+        descriptors.extend(extra.iter().copied().chain(locker));
         let confined = crate::confine::enforce(&Plan {
             descriptors: &descriptors,
             max_descriptors: max_descriptors(context.policy),
@@ -203,7 +209,11 @@ impl<'a> Keeper<'a> {
     /// Hears signals; true when one asks for an end.
     fn hear(&mut self) -> Result<bool, Ended> {
         let stop = children::drain(self.context.signals)?;
+        let locker = self.context.locker.map(|locker| locker.pid);
         while let Some(status) = children::next_ended()? {
+            if !stop && locker.is_some() && status.pid() == locker {
+                return Err(Ended::Locker(children::describe(status)));
+            }
             if status.pid() == self.gate {
                 self.gate = None;
                 if !stop {
@@ -332,6 +342,7 @@ impl<'a> Keeper<'a> {
         let kinds = Kinds {
             block: granted.block,
             fuse: granted.fuse,
+            detached: granted.detached,
         };
         let filter = self.context.filters.mounter(kinds).ok_or(Errno::EINVAL)?;
         match process::fork() {
@@ -354,6 +365,7 @@ impl<'a> Keeper<'a> {
                     budget,
                     kinds,
                     filter,
+                    locker: self.context.locker,
                     source: self.context.source,
                     warden: self.confined.report(),
                     parent,

@@ -40,6 +40,7 @@ impl From<Denial> for ErrorReply {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Check {
     Target,
+    Detached,
     Remount,
     Kind,
     Source,
@@ -64,6 +65,7 @@ impl Check {
     pub(crate) fn reason(self) -> DenyReason {
         match self {
             Self::Target => DenyReason::TargetNotGranted,
+            Self::Detached => DenyReason::DetachedNotGranted,
             Self::Remount => DenyReason::RemountNotGranted,
             Self::Kind => DenyReason::KindNotGranted,
             Self::Source => DenyReason::SourceNotGranted,
@@ -96,7 +98,8 @@ pub(crate) struct Obstacle<'p> {
 #[derive(Clone, Copy)]
 pub(crate) struct Asked<'a> {
     pub(crate) verb: &'static str,
-    pub(crate) target: &'a AbsPath,
+    /// The target or, where there is none, the source.
+    pub(crate) path: &'a AbsPath,
 }
 
 impl<'a> Asked<'a> {
@@ -105,9 +108,10 @@ impl<'a> Asked<'a> {
             Operation::Mount(_) => "mounting at",
             Operation::Unmount(_) => "unmounting",
             Operation::Remount(_) => "remounting",
+            Operation::Detach(_) => "handing over",
         };
-        let target = operation.target();
-        Self { verb, target }
+        let path = operation.path();
+        Self { verb, path }
     }
 }
 
@@ -115,13 +119,13 @@ impl Denial {
     pub(crate) fn target_not_granted(own: &[&Grant], peer: &Peer, asked: Asked<'_>) -> Self {
         Self {
             reason: DenyReason::TargetNotGranted,
-            path: asked.target.clone(),
+            path: asked.path.clone(),
             message: target_not_granted(own, peer, asked),
         }
     }
 
     pub(crate) fn no_grant(peer: &Peer, asked: Asked<'_>) -> Self {
-        let Asked { verb, target } = asked;
+        let Asked { verb, path: target } = asked;
         Self {
             reason: DenyReason::NoGrant,
             path: target.clone(),
@@ -134,7 +138,7 @@ impl Denial {
     }
 
     pub(crate) fn protected(asked: Asked<'_>, place: &AbsPath) -> Self {
-        let Asked { verb, target } = asked;
+        let Asked { verb, path: target } = asked;
         let relation = if target == place {
             "it is a place".to_owned()
         } else if target.is_beneath(place) {
@@ -178,9 +182,13 @@ impl Denial {
                 check: Check::Target,
                 ..
             }) => target_not_granted(own, peer, Asked::of(operation)),
+            Some(Obstacle {
+                check: Check::Detached,
+                ..
+            }) => detached_not_granted(operation.path()),
             Some(Obstacle { grant, check }) => refused_by(grant, check, peer, operation),
         };
-        let target = operation.target();
+        let target = operation.path();
         let path = match check {
             Check::Source | Check::Recursive | Check::Device | Check::PassedSource => {
                 operation.source().unwrap_or(target)
@@ -203,17 +211,25 @@ fn target_not_granted(own: &[&Grant], peer: &Peer, asked: Asked<'_>) -> String {
     format!(
         "{} {} is refused: the target lies beneath none of your granted roots: {}",
         asked.verb,
-        asked.target,
+        asked.path,
         listing(&roots)
+    )
+}
+
+fn detached_not_granted(source: &AbsPath) -> String {
+    format!(
+        "handing over {source} is refused: none of your grants has detached mounts; mount it, or ask \
+         the administrator for `detached = true`"
     )
 }
 
 /// The message for a check that comes after the target's.
 fn refused_by(grant: &Grant, check: Check, peer: &Peer, operation: &Operation) -> String {
-    let (target, kind, name) = (operation.target(), operation.kind(), &grant.name);
+    let (target, kind, name) = (operation.path(), operation.kind(), &grant.name);
     let source = operation.source().unwrap_or(target);
     match check {
         Check::Target => target_not_granted(&[grant], peer, Asked::of(operation)),
+        Check::Detached => detached_not_granted(target),
         Check::Remount => format!(
             "remounting {target} is refused: your grant '{name}' does not allow to change the \
              attributes of a mount; unmount it, and mount it as it should be"

@@ -33,6 +33,8 @@ pub(crate) struct Terms {
     /// Beside private.
     pub(crate) propagation: BTreeSet<Propagation>,
     pub(crate) target: LocationTerms,
+    /// Binds may be handed over.
+    pub(crate) detached: bool,
 }
 
 /// What a location may and must be, beyond where it lies.

@@ -1,8 +1,8 @@
 //! The decision.
 
 use mountwarden_protocol::{
-    AbsPath, FilesystemName, Kind, Lift, Mount, MountAttributes, MountOptions, Operation, Passed,
-    Propagation, Remount, TmpfsInodes, TmpfsMode, TmpfsSize, Unmount,
+    AbsPath, Detach, FilesystemName, Kind, Lift, Mount, MountAttributes, MountOptions, Operation,
+    Passed, Propagation, Remount, TmpfsInodes, TmpfsMode, TmpfsSize, Unmount,
 };
 
 use crate::denial::{Asked, Check, Denial, Obstacle};
@@ -10,8 +10,8 @@ use crate::grant::{BindTerms, BlockTerms, FuseTerms, Grant, TmpfsTerms};
 use crate::pattern;
 use crate::protected::Protected;
 use crate::{
-    MountPermit, Peer, Permit, PermittedFuse, PermittedKind, PermittedLift, RemountPermit,
-    UnmountPermit, Verdict,
+    DetachPermit, MountPermit, Peer, Permit, PermittedFuse, PermittedKind, PermittedLift,
+    RemountPermit, UnmountPermit, Verdict,
 };
 
 pub(crate) fn judge<'p>(
@@ -20,7 +20,12 @@ pub(crate) fn judge<'p>(
     peer: &Peer,
     operation: &Operation,
 ) -> Verdict<'p> {
-    let own = match own(grants, protected, peer, Asked::of(operation)) {
+    let asked = Asked::of(operation);
+    let own = match operation.target() {
+        Some(_) => own_at(grants, protected, peer, asked),
+        None => own(grants, peer, asked),
+    };
+    let own = match own {
         Ok(own) => own,
         Err(denial) => return Verdict::Denied(denial),
     };
@@ -54,9 +59,9 @@ pub(crate) fn judge_probe<'p>(
 ) -> Result<&'p str, Denial> {
     let asked = Asked {
         verb: "probing",
-        target,
+        path: target,
     };
-    let own = own(grants, protected, peer, asked)?;
+    let own = own_at(grants, protected, peer, asked)?;
     let covering = own.iter().find(|grant| covers(grant, peer, target));
     match covering {
         Some(grant) => Ok(&grant.name),
@@ -64,13 +69,8 @@ pub(crate) fn judge_probe<'p>(
     }
 }
 
-/// The grants of a peer, which has some, for a target that may be touched at all.
-fn own<'p>(
-    grants: &'p [Grant],
-    protected: &Protected,
-    peer: &Peer,
-    asked: Asked<'_>,
-) -> Result<Vec<&'p Grant>, Denial> {
+/// The grants of a peer, which has some.
+fn own<'p>(grants: &'p [Grant], peer: &Peer, asked: Asked<'_>) -> Result<Vec<&'p Grant>, Denial> {
     let own: Vec<&Grant> = grants
         .iter()
         .filter(|grant| grant.terms.subjects.cover(peer))
@@ -78,7 +78,18 @@ fn own<'p>(
     if own.is_empty() {
         return Err(Denial::no_grant(peer, asked));
     }
-    match protected.hit_by(asked.target) {
+    Ok(own)
+}
+
+/// The same, for a target that may be touched at all.
+fn own_at<'p>(
+    grants: &'p [Grant],
+    protected: &Protected,
+    peer: &Peer,
+    asked: Asked<'_>,
+) -> Result<Vec<&'p Grant>, Denial> {
+    let own = own(grants, peer, asked)?;
+    match protected.hit_by(asked.path) {
         Some(place) => Err(Denial::protected(asked, place)),
         None => Ok(own),
     }
@@ -92,13 +103,17 @@ fn covers(grant: &Grant, peer: &Peer, target: &AbsPath) -> bool {
 
 /// What one grant says: the permit, or the first check that fails.
 fn consider<'p>(grant: &'p Grant, peer: &Peer, operation: &Operation) -> Result<Permit<'p>, Check> {
-    if !covers(grant, peer, operation.target()) {
+    if operation
+        .target()
+        .is_some_and(|target| !covers(grant, peer, target))
+    {
         return Err(Check::Target);
     }
     match operation {
         Operation::Mount(mount) => consider_mount(grant, peer, mount).map(Permit::Mount),
         Operation::Unmount(unmount) => consider_unmount(grant, unmount).map(Permit::Unmount),
         Operation::Remount(remount) => consider_remount(grant, peer, remount).map(Permit::Remount),
+        Operation::Detach(detach) => consider_detach(grant, peer, detach).map(Permit::Detach),
     }
 }
 
@@ -158,6 +173,29 @@ fn consider_remount<'p>(
         set,
         lift: permitted_lift,
         id: remount.id,
+    })
+}
+
+/// It is attached nowhere here, so that the grant's target roots say nothing of it.
+fn consider_detach<'p>(
+    grant: &'p Grant,
+    peer: &Peer,
+    detach: &Detach,
+) -> Result<DetachPermit<'p>, Check> {
+    if !grant.terms.detached {
+        return Err(Check::Detached);
+    }
+    let bind = grant.terms.bind.as_ref().ok_or(Check::Kind)?;
+    let (source, recursive) = (detach.source.clone(), detach.recursive);
+    check_bind(grant, bind, peer, &source, recursive)?;
+    check_options(grant, detach.options)?;
+    let kind = Kind::Bind { source, recursive };
+    Ok(DetachPermit {
+        grant: &grant.name,
+        source: detach.source.clone(),
+        recursive,
+        owner: bind.source.own.then_some(peer.uid),
+        attributes: grant.terms.forced(&kind) | restrictions(detach.options),
     })
 }
 

@@ -41,6 +41,7 @@ pub(crate) fn lint(limits: &Limits, grants: &[Grant], protected: &Protected) -> 
         messages.extend(flags(grant));
         messages.extend(spreading(grant));
         messages.extend(passed(grant));
+        messages.extend(detached(grant));
         messages.extend(roots::targets(&grant.terms));
         messages.extend(filesystems::warnings(&grant.terms));
         messages.extend(roots::shared(grant, earlier));
@@ -124,4 +125,16 @@ fn passed(grant: &Grant) -> impl Iterator<Item = String> {
     .into_iter()
     .filter(|(unwise, _)| *unwise)
     .map(|(_, message)| message.to_owned())
+}
+
+/// What was handed over ends when its last holder lets go of it, whatever the policy says by then.
+fn detached(grant: &Grant) -> Option<String> {
+    let terms = &grant.terms;
+    let sealed = terms.force.contains(MountAttributes::READ_ONLY)
+        || terms.bind.as_ref().is_some_and(|bind| bind.read_only);
+    (terms.detached && !sealed).then(|| {
+        "detached without read_only: whoever holds a mount that was handed over can write through it \
+         for as long as they keep it, also after this grant has gone"
+            .to_owned()
+    })
 }

@@ -30,6 +30,8 @@ pub struct Places {
     pub block: bool,
     /// Whether a grant has FUSE file systems.
     pub fuse: bool,
+    /// Whether a grant hands over detached mounts.
+    pub detached: bool,
 }
 
 impl Policy {
@@ -99,7 +101,20 @@ impl Policy {
             targets: distinct(own().flat_map(|grant| grant.terms.target_roots(peer.uid))),
             block: own().any(|grant| grant.terms.block.is_some()),
             fuse: own().any(|grant| grant.terms.fuse.is_some()),
+            detached: own().any(|grant| grant.terms.detached),
         }
+    }
+
+    /// Whether any grant has file systems on devices.
+    #[must_use]
+    pub fn grants_block(&self) -> bool {
+        self.grants.iter().any(|grant| grant.terms.block.is_some())
+    }
+
+    /// Whether any grant hands over detached mounts.
+    #[must_use]
+    pub fn grants_detached(&self) -> bool {
+        self.grants.iter().any(|grant| grant.terms.detached)
     }
 
     /// Whether any grant has FUSE file systems.

@@ -38,6 +38,8 @@ pub enum Permit<'p> {
     Unmount(UnmountPermit<'p>),
     /// A change of a mount's attributes.
     Remount(RemountPermit<'p>),
+    /// A mount that is handed over.
+    Detach(DetachPermit<'p>),
 }
 
 impl<'p> Permit<'p> {
@@ -48,6 +50,7 @@ impl<'p> Permit<'p> {
             Self::Mount(permit) => permit.grant,
             Self::Unmount(permit) => permit.grant,
             Self::Remount(permit) => permit.grant,
+            Self::Detach(permit) => permit.grant,
         }
     }
 }
@@ -191,4 +194,20 @@ pub struct PermittedLift {
     pub attributes: MountAttributes,
     /// What the mount must be.
     pub kind: PermittedKind,
+}
+
+/// A bind that may be handed over.
+#[must_use]
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DetachPermit<'p> {
+    /// The name of the grant that allows it.
+    pub grant: &'p str,
+    /// The directory or file.
+    pub source: AbsPath,
+    /// With the mounts beneath it.
+    pub recursive: bool,
+    /// Who must own the directory or file.
+    pub owner: Option<u32>,
+    /// The attributes it has: those that were asked for and those that are forced.
+    pub attributes: MountAttributes,
 }

@@ -101,6 +101,8 @@ open_enum! {
         TargetNotOwned = 22, "target-not-owned";
         /// The source belongs to somebody else, and the grant asks for the peer's own.
         SourceNotOwned = 23, "source-not-owned";
+        /// No grant hands over detached mounts.
+        DetachedNotGranted = 24, "detached-not-granted";
     }
 }
 

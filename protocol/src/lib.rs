@@ -33,8 +33,8 @@ pub use options::{
 };
 pub use path::{AbsPath, InvalidPath, MAX_COMPONENT, MAX_PATH};
 pub use reply::{
-    Explanation, ListPage, MountInfo, Mounted, Outcome, ProbeAnswer, Probed, Reply, TmpfsLimits,
-    Unmounted,
+    Detached, Explanation, ListPage, MountInfo, Mounted, Outcome, ProbeAnswer, Probed, Reply,
+    TmpfsLimits, Unmounted,
 };
-pub use request::{Kind, Lift, Mount, Operation, Propagation, Remount, Request, Unmount};
+pub use request::{Detach, Kind, Lift, Mount, Operation, Propagation, Remount, Request, Unmount};
 pub use status::{Counters, LandlockReport, Limits, Role, RoleReport, Status};

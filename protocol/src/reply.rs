@@ -23,6 +23,8 @@ pub enum Reply {
     Remounted(MountInfo),
     /// Whether a file system answers.
     Probed(Probed),
+    /// A mount that is attached nowhere; its root comes with the reply.
+    Detached(Detached),
 }
 
 /// Whether a mount was made or was there before.
@@ -65,6 +67,16 @@ pub struct Unmounted {
     pub id: MountId,
     /// Where it was attached.
     pub target: AbsPath,
+}
+
+/// The answer to a request for a detached mount.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Detached {
+    /// Its unique id, which it keeps where it is attached.
+    pub id: MountId,
+    /// Its attributes. None but `nosymfollow` can be taken away from it in another user
+    /// namespace.
+    pub attributes: MountAttributes,
 }
 
 /// Some of the mounts that a peer may unmount.

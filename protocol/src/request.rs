@@ -44,7 +44,7 @@ impl Request {
         match self {
             Self::Perform(Operation::Mount(mount)) => mount.passed.names().len(),
             Self::Perform(Operation::Unmount(unmount)) => usize::from(unmount.passed),
-            Self::Perform(Operation::Remount(_))
+            Self::Perform(Operation::Remount(_) | Operation::Detach(_))
             | Self::Explain(_)
             | Self::List { .. }
             | Self::Status
@@ -53,7 +53,7 @@ impl Request {
     }
 }
 
-/// Something that changes the mount table.
+/// Something that changes the mount table, or makes a mount for another one.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Operation {
     /// Mount.
@@ -62,16 +62,31 @@ pub enum Operation {
     Unmount(Unmount),
     /// Change the attributes of a mount.
     Remount(Remount),
+    /// Hand over a mount that is attached nowhere.
+    Detach(Detach),
 }
 
 impl Operation {
-    /// The place in the file tree that the operation changes.
+    /// The place in the file tree that the operation changes, if it changes any.
     #[must_use]
-    pub fn target(&self) -> &AbsPath {
+    pub fn target(&self) -> Option<&AbsPath> {
+        match self {
+            Self::Mount(mount) => Some(&mount.target),
+            Self::Unmount(unmount) => Some(&unmount.target),
+            Self::Remount(remount) => Some(&remount.target),
+            Self::Detach(_) => None,
+        }
+    }
+
+    /// The path that a message about the operation names: the target or, where there is
+    /// none, what is mounted.
+    #[must_use]
+    pub fn path(&self) -> &AbsPath {
         match self {
             Self::Mount(mount) => &mount.target,
             Self::Unmount(unmount) => &unmount.target,
             Self::Remount(remount) => &remount.target,
+            Self::Detach(detach) => &detach.source,
         }
     }
 
@@ -80,7 +95,7 @@ impl Operation {
     pub fn kind(&self) -> Option<&Kind> {
         match self {
             Self::Mount(mount) => Some(&mount.kind),
-            Self::Unmount(_) => None,
+            Self::Unmount(_) | Self::Detach(_) => None,
             Self::Remount(remount) => remount.lift.as_ref().map(|lift| &lift.kind),
         }
     }
@@ -88,7 +103,10 @@ impl Operation {
     /// The path that is mounted, for kinds that have one.
     #[must_use]
     pub fn source(&self) -> Option<&AbsPath> {
-        self.kind()?.source()
+        match self {
+            Self::Detach(detach) => Some(&detach.source),
+            _ => self.kind()?.source(),
+        }
     }
 }
 
@@ -238,4 +256,16 @@ pub struct Lift {
     /// What the mount is. Nothing is lifted from one that is something else, or
     /// that the peer may not make without these attributes.
     pub kind: Kind,
+}
+
+/// A bind of a directory or a regular file that is attached nowhere. The reply brings one
+/// descriptor: its root, for the peer's own mount namespace.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Detach {
+    /// The directory or file.
+    pub source: AbsPath,
+    /// With the mounts beneath it.
+    pub recursive: bool,
+    /// How it is mounted.
+    pub options: MountOptions,
 }

@@ -32,6 +32,8 @@ pub enum Role {
     Warden,
     /// Mounts for one client.
     Mounter,
+    /// Locks the flags of mounts that are handed over.
+    Locker,
 }
 
 impl std::fmt::Display for Role {
@@ -41,6 +43,7 @@ impl std::fmt::Display for Role {
             Self::Session => "session",
             Self::Warden => "warden",
             Self::Mounter => "mounter",
+            Self::Locker => "locker",
         })
     }
 }
@@ -122,4 +125,6 @@ pub struct Counters {
     pub killed: u64,
     /// Mounts whose attributes were changed.
     pub remounted: u64,
+    /// Mounts that were handed over.
+    pub detached: u64,
 }

@@ -106,6 +106,35 @@ pub(super) enum Change {
         #[arg(long, value_name = "N", value_parser = mount_id)]
         id: Option<MountId>,
     },
+
+    /// Show a directory or a file in this command's own mount namespace, and nowhere else.
+    Attach(Attached),
+}
+
+/// What is handed over, and where this command attaches it.
+#[derive(Debug, Args)]
+pub(super) struct Attached {
+    /// What to show; an absolute path without '.' or '..', in the helper's namespace.
+    source: OsString,
+
+    /// Where, in the mount namespace of this command, which must be its user's own: it
+    /// exists and is of the same type.
+    target: PathBuf,
+
+    /// Nothing can be written through the mount.
+    #[arg(long)]
+    read_only: bool,
+
+    /// With the mounts beneath the source, where the grant allows it.
+    #[arg(long)]
+    recursive: bool,
+
+    /// No program may be executed from the mount.
+    #[arg(long)]
+    noexec: bool,
+
+    #[command(flatten)]
+    with: Permissions,
 }
 
 /// A remount has one of these at least.

@@ -61,6 +61,12 @@ pub(super) fn answer(answer: &Answer) -> String {
         },
         Answer::Status(status) => print(&Helper::of(status)),
         Answer::Probed(probe) => print(&Probed::of(probe)),
+        Answer::Attached { detached, place } => print(&Attached {
+            result: "attached",
+            id: detached.id.into(),
+            target: path(place),
+            flags: detached.attributes.names(),
+        }),
     }
 }
 
@@ -106,6 +112,14 @@ struct Changed<'a> {
     result: &'static str,
     #[serde(flatten)]
     mount: Mount<'a>,
+}
+
+#[derive(Serialize)]
+struct Attached {
+    result: &'static str,
+    id: u64,
+    target: String,
+    flags: Vec<&'static str>,
 }
 
 #[derive(Serialize)]

@@ -13,11 +13,14 @@ mod style;
 mod text;
 
 use std::ffi::OsString;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser;
-use mountwarden_protocol::{Explanation, MountInfo, Mounted, Operation, Status, Unmounted};
+use mountwarden_protocol::{
+    Detached, Explanation, MountInfo, Mounted, Operation, Status, Unmounted,
+};
 
 use crate::{Client, Error, Health, Probe};
 use args::{Arguments, Change, Command, Kind};
@@ -57,6 +60,10 @@ enum Answer {
     },
     Status(Box<Status>),
     Probed(Probe),
+    Attached {
+        detached: Detached,
+        place: PathBuf,
+    },
 }
 
 /// How long a file system has to answer.
@@ -97,6 +104,7 @@ fn perform(arguments: Arguments) -> Result<Exit, Error> {
             return Err(serving.become_program());
         }
         Command::Change(change) => {
+            let place = change.place();
             let operation = change.into_operation()?;
             let opened = Opened::of(&operation)?;
             match operation {
@@ -113,6 +121,12 @@ fn perform(arguments: Arguments) -> Result<Exit, Error> {
                 }
                 Operation::Remount(remount) => {
                     Answer::Remounted(builder.connect()?.remount(remount)?)
+                }
+                Operation::Detach(detach) => {
+                    let mount = builder.connect()?.detach(detach)?;
+                    let detached = mount.detached.clone();
+                    mount.attach(&place)?;
+                    Answer::Attached { detached, place }
                 }
             }
         }

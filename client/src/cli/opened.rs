@@ -22,7 +22,9 @@ impl Opened {
             Operation::Mount(mount) => (mount.passed, reading),
             // The root of a mount may be dead, and is only named.
             Operation::Unmount(unmount) if unmount.passed => (Passed::TARGET, OFlags::PATH),
-            Operation::Unmount(_) | Operation::Remount(_) => (Passed::empty(), reading),
+            Operation::Unmount(_) | Operation::Remount(_) | Operation::Detach(_) => {
+                (Passed::empty(), reading)
+            }
         };
         let open = |location: Passed, path: Option<&AbsPath>| {
             path.filter(|_| passed.contains(location))
@@ -30,7 +32,7 @@ impl Opened {
                 .transpose()
         };
         Ok(Self {
-            target: open(Passed::TARGET, Some(operation.target()))?,
+            target: open(Passed::TARGET, operation.target())?,
             source: open(Passed::SOURCE, operation.source())?,
         })
     }

@@ -126,7 +126,8 @@ fn write(text: &mut String, status: &Status) -> std::fmt::Result {
     row(text, "failed", counters.failed)?;
     row(text, "delayed", counters.delayed)?;
     row(text, "killed", counters.killed)?;
-    row(text, "remounted", counters.remounted)
+    row(text, "remounted", counters.remounted)?;
+    row(text, "detached", counters.detached)
 }
 
 fn role(text: &mut String, report: &RoleReport) -> std::fmt::Result {

@@ -24,6 +24,12 @@ pub(super) fn answer(answer: &Answer) -> String {
         } => explain(operation, explanation),
         Answer::Status(report) => status::text(report),
         Answer::Probed(probe) => probed(probe),
+        Answer::Attached { detached, place } => format!(
+            "{GOOD}Attached{GOOD:#} at {} ({}, id {})\n",
+            SafePath(place),
+            flags(detached.attributes),
+            detached.id
+        ),
     }
 }
 
@@ -115,7 +121,7 @@ fn explain(operation: &Operation, explanation: &Explanation) -> String {
     };
     let mut text = format!("{GOOD}Allowed{GOOD:#} by the grant \"{grant}\"");
     match operation {
-        Operation::Mount(_) => {
+        Operation::Mount(_) | Operation::Detach(_) => {
             text.push_str("; the mount would be ");
             text.push_str(&flags(attributes));
         }

@@ -2,12 +2,14 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 
-use mountwarden_protocol::{Kind, Mount, MountInfo, Mounted, Operation, Reply, Request, Unmounted};
+use mountwarden_protocol::{
+    Detach, Kind, Mount, MountInfo, Mounted, Operation, Reply, Request, Unmounted,
+};
 
 use super::{Call, Client, is_last};
 use crate::deadline::Deadline;
 use crate::passing::path_of;
-use crate::{Error, ErrorKind, Fuse, FuseMount, Passing, Remount, Unmount};
+use crate::{DetachedMount, Error, ErrorKind, Fuse, FuseMount, Passing, Remount, Unmount};
 
 impl Client {
     /// Mounts a [`Bind`](crate::Bind), a [`Tmpfs`](crate::Tmpfs) or a
@@ -96,20 +98,7 @@ impl Client {
         let mount = passing.describe(fuse)?;
         let lease = mount.lease;
         let request = Request::Perform(Operation::Mount(mount));
-        let descriptors = passing.descriptors();
-        self.check_leases(false)?;
-        let deadline = Deadline::after(self.timeout);
-        let exchanged = self.connected(deadline).and_then(|connection| {
-            connection.exchange_for_descriptors(&request, descriptors, deadline)
-        });
-        if matches!(&exchanged, Err(failure) if failure.is_of_going_helper()) {
-            self.check_leases(false)?;
-        }
-        let (connection, reply, descriptors) =
-            exchanged.map_err(|failure| Error::of(failure, &self.socket, self.timeout))?;
-        if !is_last(&reply) {
-            self.connection = Some(connection);
-        }
+        let (reply, descriptors) = self.exchange_for_descriptors(&request, passing)?;
         match (reply, <[OwnedFd; 1]>::try_from(descriptors)) {
             (Reply::Mounted(mounted), Ok([connection])) => {
                 if lease {
@@ -126,6 +115,61 @@ impl Client {
             (Reply::Error(error), _) => Err(error.into()),
             (other, _) => Err(self.misfit(&other, "a FUSE mount")),
         }
+    }
+
+    /// Gets a mount that is attached nowhere, for a mount namespace of this process's own.
+    ///
+    /// Who holds it can attach it, in any namespace where they may, and pass it on. Its
+    /// flags stay in all of them. It lasts until nobody has it any more, whatever becomes
+    /// of this client, and the helper can neither list nor end it.
+    ///
+    /// ```no_run
+    /// # fn main() -> Result<(), mountwarden_client::Error> {
+    /// use mountwarden_client::{Client, Detach};
+    /// let images = Client::connect()?.detach(Detach::new("/srv/images")?.read_only())?;
+    /// // In a process that has entered a user and a mount namespace of its own:
+    /// images.attach("/mnt")?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// As for [`Client::mount`]; [`Protocol`](crate::ErrorKind::Protocol) also for a
+    /// reply without a mount. After a lost connection it is not repeated.
+    pub fn detach(&mut self, detach: impl Into<Detach>) -> Result<DetachedMount, Error> {
+        let request = Request::Perform(Operation::Detach(detach.into()));
+        let (reply, descriptors) = self.exchange_for_descriptors(&request, Passing::new())?;
+        match (reply, <[OwnedFd; 1]>::try_from(descriptors)) {
+            (Reply::Detached(detached), Ok([mount])) => Ok(DetachedMount { detached, mount }),
+            (Reply::Detached(_), Err(_)) => {
+                Err(self.broken("a detached mount did not come with one descriptor"))
+            }
+            (Reply::Error(error), _) => Err(error.into()),
+            (other, _) => Err(self.misfit(&other, "a detached mount")),
+        }
+    }
+
+    /// Exchanges a request for a reply, which may be an error, and what comes with it.
+    fn exchange_for_descriptors(
+        &mut self,
+        request: &Request,
+        passing: Passing<'_>,
+    ) -> Result<(Reply, Vec<OwnedFd>), Error> {
+        let descriptors = passing.descriptors();
+        self.check_leases(false)?;
+        let deadline = Deadline::after(self.timeout);
+        let exchanged = self.connected(deadline).and_then(|connection| {
+            connection.exchange_for_descriptors(request, descriptors, deadline)
+        });
+        if matches!(&exchanged, Err(failure) if failure.is_of_going_helper()) {
+            self.check_leases(false)?;
+        }
+        let (connection, reply, descriptors) =
+            exchanged.map_err(|failure| Error::of(failure, &self.socket, self.timeout))?;
+        if !is_last(&reply) {
+            self.connection = Some(connection);
+        }
+        Ok((reply, descriptors))
     }
 
     /// Unmounts an [`Unmount`], an [`AbsPath`](crate::AbsPath), or exactly the

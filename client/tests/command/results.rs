@@ -340,6 +340,7 @@ fn the_words_become_the_request() {
             Operation::Mount(_) => mounted(Outcome::Mounted),
             Operation::Unmount(_) => unmounted(),
             Operation::Remount(_) => Reply::Remounted(info(77)),
+            Operation::Detach(_) => panic!("no case here"),
         };
         let words: Vec<&str> = words.split(' ').collect();
         let (ended, log) = scripted(vec![answering(&[reply])], &words);
@@ -520,6 +521,7 @@ Since it started
   delayed               8
   killed                9
   remounted             10
+  detached              11
 "
     );
     let landlock = |roots| {
@@ -551,6 +553,7 @@ Since it started
                 "connections_open": 1, "connections": 2, "mounted": 3, "already_mounted": 4,
                 "unmounted": 5, "denied": 6, "failed": 7, "delayed": 8, "killed": 9,
                 "remounted": 10,
+                "detached": 11,
             },
         })
     );

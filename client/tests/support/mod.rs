@@ -278,6 +278,7 @@ pub(crate) fn status() -> Status {
             delayed: 8,
             killed: 9,
             remounted: 10,
+            detached: 11,
         },
     }
 }

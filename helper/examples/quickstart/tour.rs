@@ -222,6 +222,7 @@ impl Tour {
                 Operation::Mount(mount) => self.client.mount(mount).map(drop),
                 Operation::Unmount(unmount) => self.client.unmount(unmount).map(drop),
                 Operation::Remount(remount) => self.client.remount(remount).map(drop),
+                Operation::Detach(detach) => self.client.detach(detach).map(drop),
             };
             match refusal {
                 Err(error) if error.reason() == Some(reason) => {

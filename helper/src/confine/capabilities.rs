@@ -24,7 +24,7 @@ impl Holding {
     pub(super) fn of(role: Role) -> Self {
         match role {
             Role::Gate | Role::Session => Self::Nothing,
-            Role::Warden | Role::Mounter => Self::SysAdmin,
+            Role::Warden | Role::Mounter | Role::Locker => Self::SysAdmin,
         }
     }
 

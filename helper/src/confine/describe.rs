@@ -12,9 +12,15 @@ use super::entry::{Check, Entry, Value};
 use super::tables::Kinds;
 use super::{landlock, limits, tables};
 use crate::table::Source;
-use crate::{mounter, session};
+use crate::{locker, mounter, session};
 
-const ROLES: [Role; 4] = [Role::Gate, Role::Session, Role::Warden, Role::Mounter];
+const ROLES: [Role; 5] = [
+    Role::Gate,
+    Role::Session,
+    Role::Warden,
+    Role::Mounter,
+    Role::Locker,
+];
 
 /// What does not follow from another file of this module.
 struct Facts {
@@ -52,6 +58,11 @@ fn facts(role: Role, source: Source) -> Facts {
                 }
             },
             mounter::layout::MAX_DESCRIPTORS.to_string(),
+        ),
+        Role::Locker => (
+            "one process, where the policy grants detached mounts, and a child of it for each; locks the flags of a mount that is handed over; opens no path",
+            "where mounters ask, the user namespace of the mounts; of a request, the mount, where to send it, and what it has become",
+            locker::layout::MAX_DESCRIPTORS.to_string(),
         ),
     };
     Facts {

@@ -66,7 +66,7 @@ pub(super) fn rule(role: Role) -> &'static str {
     match role {
         Role::Gate => "reads beneath the constant beginnings of all granted roots",
         Role::Session => "reads beneath the granted roots of its own peer",
-        Role::Warden | Role::Mounter => {
+        Role::Warden | Role::Mounter | Role::Locker => {
             "no file system rights, with which nothing could be mounted"
         }
     }

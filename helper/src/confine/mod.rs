@@ -46,7 +46,7 @@ macro_rules! roles {
         }
     )+ };
 }
-roles!(Gate Session Warden Mounter);
+roles!(Gate Session Warden Mounter Locker);
 
 /// Proof that this process is confined as the role `R`.
 pub(crate) struct Confined<R> {

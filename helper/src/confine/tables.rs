@@ -3,6 +3,7 @@
 //! rest of each half.
 #![forbid(unsafe_code)]
 
+mod locker;
 mod mount_table;
 mod privileged;
 mod unprivileged;
@@ -21,36 +22,52 @@ use libc::{
 };
 use mountwarden_protocol::Role;
 
+use self::locker::locker;
 use self::privileged::{
-    mounter_block, mounter_checks, mounter_contexts, mounter_fuse, mounter_work, warden,
-    warden_child,
+    mounter_block, mounter_checks, mounter_contexts, mounter_detached, mounter_fuse,
+    mounter_handing, mounter_work, warden, warden_child,
 };
 use self::unprivileged::{gate, gate_child, session};
 use super::entry::{Check, Entry, Int, Value, call, fd, int, is, long, no_flags, null};
 use crate::table::Source;
 
-/// The kinds of mount, beyond those of every mounter, that a mounter's peer is granted.
+/// What a mounter's peer is granted, beyond what every mounter does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Kinds {
     pub(crate) block: bool,
     pub(crate) fuse: bool,
+    pub(crate) detached: bool,
 }
 
 impl Kinds {
     pub(crate) const NONE: Self = Self {
         block: false,
         fuse: false,
+        detached: false,
     };
     pub(crate) const ALL: Self = Self {
         block: true,
         fuse: true,
+        detached: true,
     };
 
-    /// Every set of them.
-    pub(crate) fn sets() -> impl Iterator<Item = Self> {
-        let both = [false, true];
-        let sets = move |block| both.map(|fuse| Self { block, fuse });
-        both.into_iter().flat_map(sets)
+    /// Every set of some of these.
+    pub(crate) fn sets(self) -> impl Iterator<Item = Self> {
+        let all = (0..8_u8).map(|bits| Self {
+            block: bits & 1 != 0,
+            fuse: bits & 2 != 0,
+            detached: bits & 4 != 0,
+        });
+        all.filter(move |set| {
+            (self.block || !set.block)
+                && (self.fuse || !set.fuse)
+                && (self.detached || !set.detached)
+        })
+    }
+
+    /// Whether a reply may bring the client a descriptor.
+    pub(crate) fn hands_over(self) -> bool {
+        self.fuse || self.detached
     }
 }
 
@@ -62,6 +79,7 @@ pub(super) fn of(role: Role, source: Source, kinds: Kinds) -> Vec<Entry> {
             every_role,
             closing,
             gate,
+            forking,
             parent,
             child_setup,
             gate_child,
@@ -72,12 +90,14 @@ pub(super) fn of(role: Role, source: Source, kinds: Kinds) -> Vec<Entry> {
             every_role,
             closing,
             warden,
+            forking,
             parent,
             child_setup,
             warden_child,
             mounter_checks,
         ],
         Role::Mounter => &[every_role, closing, mounter_checks],
+        Role::Locker => &[every_role, closing, forking, locker],
     };
     let mut entries: Vec<Entry> = tables.iter().flat_map(|table| table()).collect();
     if let Role::Warden | Role::Mounter = role {
@@ -101,6 +121,8 @@ fn granted(kinds: Kinds) -> impl Iterator<Item = Entry> {
         ("block, fuse", kinds.block || kinds.fuse, mounter_contexts()),
         ("block", kinds.block, mounter_block()),
         ("fuse", kinds.fuse, mounter_fuse()),
+        ("fuse, detached", kinds.hands_over(), mounter_handing()),
+        ("detached", kinds.detached, mounter_detached()),
     ];
     tables
         .into_iter()
@@ -145,8 +167,8 @@ fn closing() -> Vec<Entry> {
     vec![call!(SYS_close, "descriptors that were received")]
 }
 
-/// What both roles that fork do.
-fn parent() -> Vec<Entry> {
+/// What all roles that fork do.
+fn forking() -> Vec<Entry> {
     let fork =
         u64::from((libc::CLONE_CHILD_CLEARTID | libc::CLONE_CHILD_SETTID | libc::SIGCHLD).bits());
     vec![
@@ -163,6 +185,13 @@ fn parent() -> Vec<Entry> {
                 null(1, "stack")
             ]
         ),
+        call!(SYS_set_robust_list, "libc: fork"),
+    ]
+}
+
+/// What gate and warden do.
+fn parent() -> Vec<Entry> {
+    vec![
         call!(
             SYS_getsockopt,
             "who the peer is",
@@ -184,7 +213,6 @@ fn parent() -> Vec<Entry> {
             [is!(2, flags = MSG_NOSIGNAL)],
             [is!(2, flags = MSG_NOSIGNAL | MSG_DONTWAIT)]
         ),
-        call!(SYS_set_robust_list, "libc: fork"),
         call!(
             SYS_wait4,
             "how a child ended",

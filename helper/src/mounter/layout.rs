@@ -17,6 +17,12 @@ pub(crate) const TABLE: RawFd = 10;
 pub(crate) const CLIENT: RawFd = 11;
 /// The channel to the warden about leases.
 pub(crate) const LEASES: RawFd = 12;
+/// The channel to the locker.
+pub(crate) const LOCKER: RawFd = 13;
+/// Where the locker's answers come, and the end by which it sends them.
+pub(crate) const ANSWERS: RawFd = 14;
+/// See [`ANSWERS`].
+pub(crate) const ANSWER: RawFd = 15;
 /// More than a mounter ever has open: the above, the slots, and what one
 /// message brings.
 pub(crate) const MAX_DESCRIPTORS: u64 = 24;

@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod count;
+mod detached;
 mod device;
 mod directory;
 mod ending;
@@ -45,6 +46,7 @@ use crate::budget::Budget;
 use crate::confine::{ConfineError, Confined, Filter, Kinds, Mounter};
 use crate::leases::Lessee;
 use crate::list;
+use crate::locker::Locker;
 use crate::order::{ChannelError, Order, OrderReply};
 use crate::peer::AttestedPeer;
 use crate::sys::{self, process};
@@ -64,6 +66,7 @@ pub(crate) struct Context<'a> {
     /// What the peer is granted.
     pub(crate) kinds: Kinds,
     pub(crate) filter: &'a Filter,
+    pub(crate) locker: Option<&'a Locker>,
     pub(crate) source: Source,
     pub(crate) warden: &'a RoleReport,
     /// The warden's process.
@@ -96,7 +99,14 @@ pub(crate) fn run(
     lessees: &OwnedFd,
     client: &OwnedFd,
 ) -> Result<(), Ended> {
-    let inherited = [order, lock, lessees, client].map(AsFd::as_fd);
+    let locker = context.locker.map_or(lock.as_fd(), AsFd::as_fd);
+    let inherited = [
+        order.as_fd(),
+        lock.as_fd(),
+        lessees.as_fd(),
+        client.as_fd(),
+        locker,
+    ];
     let (descriptors, lessees) = Descriptors::place(inherited, context)?;
     let confined = confine(context)?;
     let user = u32::try_from(context.place).map_err(|_| Errno::EOVERFLOW)?;
@@ -113,6 +123,9 @@ pub(crate) fn run(
 /// How many requests a connection counts as: its two forks and confinements take
 /// about as long as so many.
 const CONNECTION_WEIGHT: u32 = 10;
+/// As [`CONNECTION_WEIGHT`], of a detached mount: for the locker's fork and the
+/// namespaces of its child, for which others wait.
+const DETACH_WEIGHT: u32 = 5;
 /// Bytes of one page of a list. One mount alone may take more, and still fits into
 /// a message.
 const LIST_PAGE: usize = 6 * 1024;
@@ -134,9 +147,8 @@ struct Made {
 /// What the client gets with the reply.
 struct Handed {
     descriptor: OwnedFd,
-    id: MountId,
-    /// The mount, in the slot from which it can be taken back.
-    _mount: OwnedFd,
+    /// What was attached for it: a mount, in the slot from which it can be taken back.
+    attached: Option<(MountId, OwnedFd)>,
 }
 
 /// A confined mounter.
@@ -168,6 +180,7 @@ impl Worker<'_> {
             };
             let weight = match order {
                 Order::Admit { weight } => weight,
+                Order::Perform(Operation::Detach(_)) => DETACH_WEIGHT,
                 _ => 1,
             };
             let reply = match self.admit(weight, request_timeout)? {
@@ -254,7 +267,7 @@ impl Worker<'_> {
             }
             Order::Admit { .. } if files.is_empty() => Ok(OrderReply::Taken),
             Order::Status if files.is_empty() => Ok(OrderReply::Status {
-                roles: vec![self.context.warden.clone(), self.confined.report().clone()],
+                roles: self.roles(),
                 counters: self.context.board.counters(),
                 uptime_seconds: self.context.started.elapsed().as_secs(),
             }),
@@ -263,6 +276,16 @@ impl Worker<'_> {
                 "descriptors came with an order that takes none",
             )),
         }
+    }
+
+    /// What confines the privileged half.
+    fn roles(&self) -> Vec<RoleReport> {
+        let locker = self.context.locker.map(|locker| &locker.report);
+        [self.context.warden, self.confined.report()]
+            .into_iter()
+            .chain(locker)
+            .cloned()
+            .collect()
     }
 
     /// Judges an operation, does it, and writes down both.
@@ -289,6 +312,13 @@ impl Worker<'_> {
             Verdict::Allowed(Permit::Remount(permit)) => {
                 answer(self.remount(&permit, files)?, Reply::Remounted)
             }
+            Verdict::Allowed(Permit::Detach(permit)) => {
+                let made = self.detach(&permit, files)?.map(|(detached, made)| {
+                    handed = Some(made);
+                    detached
+                });
+                answer(made, Reply::Detached)
+            }
         };
         self.context.board.add(count_of(&reply));
         let record = Record {
@@ -307,7 +337,8 @@ impl Worker<'_> {
     }
 
     /// Sends the client its reply and a descriptor. The session could not: what it sends
-    /// to a client carries nothing. A mount whose server cannot begin is taken back.
+    /// to a client carries nothing. A mount whose server cannot begin is taken back; one
+    /// that is attached nowhere ends by itself.
     fn hand_over(
         &self,
         operation: &Operation,
@@ -324,15 +355,17 @@ impl Worker<'_> {
             Ok(sent) if sent == bytes.len() => return Ok(OrderReply::Answered),
             _ => {}
         }
-        let target = operation.target();
+        let path = operation.path();
         let message = format!(
-            "the mount at {target} was ended again, because its client could not be sent the \
-             descriptor that serves it"
+            "the mount of {path} was ended again, because its client could not be sent the \
+             descriptor of it"
         );
-        let gone = ErrorReply::new(ErrorCode::Unavailable, message).at(target);
-        let error = mount::roll_back(gone, target);
-        self.lessee.give_back(handed.id.into());
-        self.context.mounts.release();
+        let mut error = ErrorReply::new(ErrorCode::Unavailable, message).at(path);
+        if let Some((id, _)) = &handed.attached {
+            error = mount::roll_back(error, path);
+            self.lessee.give_back((*id).into());
+            self.context.mounts.release();
+        }
         self.context.board.add(Count::Failed);
         let record = Record {
             peer: Some(self.context.peer),
@@ -379,6 +412,7 @@ fn count_of(reply: &Reply) -> Count {
         Reply::Mounted(_) => Count::Mounted,
         Reply::Unmounted(_) => Count::Unmounted,
         Reply::Remounted(_) => Count::Remounted,
+        Reply::Detached(_) => Count::Detached,
         Reply::Error(error) if error.code == ErrorCode::Denied => Count::Denied,
         _ => Count::Failed,
     }

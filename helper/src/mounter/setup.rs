@@ -8,6 +8,7 @@ use nix::unistd::{Pid, fchdir};
 
 use super::{Context, layout};
 use crate::confine::{ConfineError, Confined, Domain, Filter, Identity, Mounter, Plan};
+use crate::locker::Locking;
 use crate::mountinfo::Mountinfo;
 use crate::order::OrderChannel;
 use crate::sys;
@@ -20,18 +21,26 @@ pub(super) struct Descriptors {
     pub(super) lock: OwnedFd,
     /// The client's socket, for a peer that may be sent descriptors.
     pub(super) client: Option<OwnedFd>,
+    /// The way to the locker, for a peer that may be handed mounts.
+    pub(super) locking: Option<Locking>,
     pub(super) table: Table,
 }
 
 impl Descriptors {
     pub(super) fn place(
-        inherited: [BorrowedFd<'_>; 4],
+        inherited: [BorrowedFd<'_>; 5],
         context: &Context<'_>,
     ) -> Result<(Self, OwnedFd), Errno> {
-        let [order, lock, lessees, client] = sys::socket::place(
-            inherited,
-            [layout::ORDER, layout::LOCK, layout::LEASES, layout::CLIENT],
-        )?;
+        let numbers = [
+            layout::ORDER,
+            layout::LOCK,
+            layout::LEASES,
+            layout::CLIENT,
+            layout::LOCKER,
+        ];
+        let [order, lock, lessees, client, locker] = sys::socket::place(inherited, numbers)?;
+        let kinds = context.kinds;
+        let locking = kinds.detached.then(|| Locking::new(locker)).transpose()?;
         let own = enter_own_descriptors()?;
         let table = match context.source {
             Source::Calls => Table::Calls,
@@ -45,7 +54,8 @@ impl Descriptors {
             order,
             own,
             lock,
-            client: context.kinds.fuse.then_some(client),
+            client: kinds.hands_over().then_some(client),
+            locking,
             table,
         };
         Ok((descriptors, lessees))
@@ -63,8 +73,10 @@ pub(super) fn enter_own_descriptors() -> Result<OwnedFd, Errno> {
 pub(super) fn confine(context: &Context<'_>) -> Result<Confined<Mounter>, ConfineError> {
     let own = [layout::ORDER, layout::PROC, layout::LOCK, layout::LEASES];
     let table = (context.source == Source::Mountinfo).then_some(layout::TABLE);
-    let client = context.kinds.fuse.then_some(layout::CLIENT);
-    let descriptors: Vec<_> = own.into_iter().chain(table).chain(client).collect();
+    let client = context.kinds.hands_over().then_some(layout::CLIENT);
+    let locking = context.kinds.detached.then_some(Locking::NUMBERS);
+    let mut descriptors: Vec<_> = own.into_iter().chain(table).chain(client).collect();
+    descriptors.extend(locking.into_iter().flatten());
     confine_with(&descriptors, context.filter, context.parent)
 }
 

@@ -64,8 +64,7 @@ impl Worker<'_> {
         let handed = match origin {
             Origin::Connection(descriptor) => Some(Handed {
                 descriptor,
-                id: mounted.mount.id,
-                _mount: mount,
+                attached: Some((mounted.mount.id, mount)),
             }),
             _ => None,
         };

@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::rc::Rc;
 
 use mountwarden_policy::{Permit, PermittedKind};
 use mountwarden_protocol::{AbsPath, ErrorCode, ErrorReply, Passed};
@@ -13,8 +14,9 @@ use super::roots::{FUSE_CONNECTION, Roots};
 use crate::failure;
 
 /// A descriptor that an order brings.
+#[derive(Clone)]
 pub(super) enum Brought<'a> {
-    Opened(OwnedFd),
+    Opened(Rc<OwnedFd>),
     /// The client opened it; nothing is known of it here.
     Passed(BorrowedFd<'a>),
 }
@@ -41,7 +43,7 @@ pub(super) fn open<'a>(
     let mut passed = passed.iter().map(AsFd::as_fd);
     let (mut files, kind) = match permit {
         Permit::Unmount(permit) if permit.passed => (twice(passed.next(), &permit.target)?, None),
-        Permit::Unmount(permit) => (vec![Brought::Opened(above(&permit.target, roots)?.0)], None),
+        Permit::Unmount(permit) => (opened([above(&permit.target, roots)?.0]), None),
         Permit::Mount(permit) if permit.passed.contains(Passed::TARGET) => {
             (twice(passed.next(), &permit.target)?, Some(&permit.kind))
         }
@@ -57,13 +59,20 @@ pub(super) fn open<'a>(
             let kind = permit.lift.as_ref().map(|lift| &lift.kind);
             (opened([above, root]), kind)
         }
+        // Nothing is looked up above it, and nothing is mounted on. It comes in the place
+        // of both, so that it also arrives in its own slot.
+        Permit::Detach(permit) => {
+            let source = Brought::Opened(Rc::new(location(&permit.source, roots)?));
+            return Ok(vec![source; 3]);
+        }
     };
     files.extend(origin(kind, roots, passed.next())?);
     Ok(files)
 }
 
 fn opened<'a>(files: impl IntoIterator<Item = OwnedFd>) -> Vec<Brought<'a>> {
-    files.into_iter().map(Brought::Opened).collect()
+    let opened = |file| Brought::Opened(Rc::new(file));
+    files.into_iter().map(opened).collect()
 }
 
 fn twice<'a>(

@@ -350,6 +350,11 @@ impl Conversation<'_> {
                 attributes: permit.set,
                 tmpfs: None,
             },
+            Verdict::Allowed(Permit::Detach(permit)) => Explanation::Allowed {
+                grant: permit.grant.to_owned(),
+                attributes: permit.attributes,
+                tmpfs: None,
+            },
             Verdict::Allowed(Permit::Mount(permit)) => Explanation::Allowed {
                 grant: permit.grant.to_owned(),
                 attributes: permit.attributes,

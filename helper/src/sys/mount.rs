@@ -291,6 +291,7 @@ pub(crate) fn list(parent: u64, after: u64, ids: &mut [u64]) -> Result<usize, Er
 
 const OPEN_TREE: u32 = libc::OPEN_TREE_CLONE | libc::OPEN_TREE_CLOEXEC | EMPTY_PATH;
 const OPEN_TREE_RECURSIVE: u32 = OPEN_TREE | RECURSIVE;
+const OPEN_TREE_AT: u32 = libc::OPEN_TREE_CLONE | libc::OPEN_TREE_CLOEXEC | RECURSIVE;
 const EMPTY_PATH: u32 = libc::AT_EMPTY_PATH.unsigned_abs();
 const RECURSIVE: u32 = libc::AT_RECURSIVE.unsigned_abs();
 const MOVE_MOUNT: u32 = libc::MOVE_MOUNT_F_EMPTY_PATH | libc::MOVE_MOUNT_T_EMPTY_PATH;
@@ -328,6 +329,19 @@ pub fn clone_tree(file: BorrowedFd<'_>, recursive: bool) -> Result<OwnedFd, Errn
             libc::c_long::from(file.as_raw_fd()),
             EMPTY.as_ptr(),
             libc::c_ulong::from(flags),
+        )
+    })
+}
+
+/// Clones the tree of mounts at a name in the working directory, detached.
+pub(crate) fn clone_at(name: Pinned) -> Result<OwnedFd, Errno> {
+    // SAFETY: the name is pinned and ends in NUL; the rest are numbers.
+    owned(unsafe {
+        libc::syscall(
+            libc::SYS_open_tree,
+            libc::c_long::from(libc::AT_FDCWD),
+            name.as_ptr(),
+            libc::c_ulong::from(OPEN_TREE_AT),
         )
     })
 }
@@ -473,7 +487,10 @@ pub fn restrict(
 
 /// Takes attributes away from a mount and adds others, which win; mounts beneath it
 /// and its propagation stay as they are.
-pub(crate) fn change(mount: BorrowedFd<'_>, set: u64, clear: u64) -> Result<(), Errno> {
+///
+/// # Errors
+/// What the kernel reports.
+pub fn change(mount: BorrowedFd<'_>, set: u64, clear: u64) -> Result<(), Errno> {
     let change = MountAttr {
         set,
         clear,
@@ -516,6 +533,30 @@ pub fn attach(mount: BorrowedFd<'_>, target: BorrowedFd<'_>) -> Result<(), Errno
         )
     };
     result(returned).map(drop)
+}
+
+/// Attaches a detached mount at a name in the working directory.
+pub(crate) fn attach_at(mount: BorrowedFd<'_>, name: Pinned) -> Result<(), Errno> {
+    // SAFETY: both paths are pinned; the rest are numbers.
+    let returned = unsafe {
+        libc::syscall(
+            libc::SYS_move_mount,
+            libc::c_long::from(mount.as_raw_fd()),
+            EMPTY.as_ptr(),
+            libc::c_long::from(libc::AT_FDCWD),
+            name.as_ptr(),
+            libc::c_ulong::from(libc::MOVE_MOUNT_F_EMPTY_PATH),
+        )
+    };
+    result(returned).map(drop)
+}
+
+/// Makes the working directory, which is the root of a mount, this process's root, and
+/// lets go of the root before it with all that is mounted there (`pivot_root(2)`: with
+/// one path for both, the old root comes to lie on the new one).
+pub(crate) fn make_root() -> Result<(), Errno> {
+    nix::unistd::pivot_root(c".", c".")?;
+    umount2(c".".as_ptr(), libc::MNT_DETACH)
 }
 
 /// Unmounts what is attached at a name in the working directory.

@@ -46,6 +46,10 @@ pub(crate) static PROC_SELF_MOUNTINFO: Pinned = Pinned(c"/proc/self/mountinfo");
 pub(crate) static TMPFS: Pinned = Pinned(c"tmpfs");
 /// As [`TMPFS`].
 pub(crate) static FUSE: Pinned = Pinned(c"fuse");
+/// Where the locker attaches a directory, in a file system of its own.
+pub(crate) static DIRECTORY: Pinned = Pinned(c"directory");
+/// Where it attaches a file.
+pub(crate) static FILE: Pinned = Pinned(c"file");
 /// What the mount table shows as a tmpfs's source.
 pub(crate) static MOUNTWARDEN: Pinned = Pinned(c"mountwarden");
 
@@ -133,7 +137,7 @@ impl Slot {
 
 /// Every pinned string, for the check that they lie in read-only memory.
 pub(crate) fn all() -> impl Iterator<Item = Pinned> {
-    let paths = [EMPTY, PROC_SELF_FD, PROC_SELF_MOUNTINFO];
+    let paths = [EMPTY, PROC_SELF_FD, PROC_SELF_MOUNTINFO, DIRECTORY, FILE];
     paths
         .into_iter()
         .chain([TMPFS, MOUNTWARDEN, FUSE, SOURCE, DEVICE, READ_ONLY, FUSE_FD])

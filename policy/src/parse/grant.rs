@@ -13,7 +13,7 @@ use crate::grant::{BindTerms, Grant, LocationTerms, Terms, TmpfsTerms};
 use crate::subjects::Subjects;
 use crate::template::Template;
 
-pub(super) const KEYS: [&str; 14] = [
+pub(super) const KEYS: [&str; 15] = [
     "name",
     "users",
     "groups",
@@ -28,6 +28,7 @@ pub(super) const KEYS: [&str; 14] = [
     "propagation",
     "passed_target",
     "target_owner",
+    "detached",
 ];
 
 /// The longest name in bytes: every audit line cites one.
@@ -76,6 +77,7 @@ pub(super) fn grant(table: &Table<'_>, accounts: &dyn Accounts) -> Result<Grant,
         propagation,
         subjects,
         target,
+        detached: flag(table, "detached")?,
     };
     if terms.kinds().is_empty() {
         return Err(table.fault(
@@ -83,7 +85,26 @@ pub(super) fn grant(table: &Table<'_>, accounts: &dyn Accounts) -> Result<Grant,
              [grant.block] or [grant.fuse]",
         ));
     }
+    if let (true, Some(value)) = (terms.detached, table.get("detached")) {
+        check_detached(&value, &terms)?;
+    }
     Ok(Grant { name, terms })
+}
+
+/// A grant that hands over what nobody here controls any more must be able to keep its word.
+fn check_detached(value: &Value<'_>, terms: &Terms) -> Result<(), Fault> {
+    if terms.bind.is_none() {
+        return Err(value.fault(
+            "detached stands only in a grant with [grant.bind]: no other kind of mount is handed over",
+        ));
+    }
+    if terms.force.contains(MountAttributes::NO_SYMFOLLOW) {
+        return Err(value.fault(
+            "detached does not go with nosymfollow in force: the kernel does not lock that flag, and \
+             whoever is handed the mount can clear it",
+        ));
+    }
+    Ok(())
 }
 
 fn name(value: &Value<'_>) -> Result<String, Fault> {

@@ -410,3 +410,20 @@ fn descriptors_of_what_is_anybodys_are_unwise() {
         assert_eq!(warnings, unwise);
     }
 }
+
+#[test]
+fn what_is_handed_over_writable_stays_so() {
+    for (force, read_only, unwise) in [
+        ("'nosuid', 'nodev'", false, true),
+        ("'nosuid', 'nodev'", true, false),
+        ("'nosuid', 'nodev', 'ro'", false, false),
+    ] {
+        let warnings = of_grant(&format!(
+            "users = [1]\ntarget = ['/mnt/t']\nforce = [{force}]\ndetached = true\n\
+             [grant.bind]\nsource = ['/srv/s']\nread_only = {read_only}\n"
+        ));
+        let words = "also after this grant has gone";
+        assert_eq!(warnings.iter().any(|text| text.contains(words)), unwise);
+        assert_eq!(warnings.len(), usize::from(unwise), "{warnings:?}");
+    }
+}

@@ -2,6 +2,7 @@
 
 #[cfg(test)]
 mod decisions;
+mod detached;
 #[cfg(test)]
 mod filesystems;
 mod limits;

@@ -114,7 +114,7 @@ fn every_table_knows_its_keys() {
             1,
             "unknown key \"user\" in [[grant]]; the keys are name, users, groups, target, force, \
              shared_target, bind, tmpfs, block, fuse, remount, propagation, passed_target, \
-             target_owner",
+             target_owner, detached",
         ),
         (
             "version = 1\n[[grant]]\nname = 'x'\n  [grant.blocks]\n  device = []\n",
@@ -122,7 +122,7 @@ fn every_table_knows_its_keys() {
             10,
             "unknown key \"blocks\" in [[grant]]; the keys are name, users, groups, target, force, \
              shared_target, bind, tmpfs, block, fuse, remount, propagation, passed_target, \
-             target_owner",
+             target_owner, detached",
         ),
     ]);
 }
@@ -519,6 +519,35 @@ fn the_other_keys_of_a_grant_have_types() {
             6,
             38,
             "max_inodes must be a number, 1 or more and below 2^63, not 0",
+        ),
+    ] {
+        check_grant(&[(&format!("{start}{lines}"), line, column, message)]);
+    }
+}
+
+#[test]
+fn attack_35_detached_keeps_its_word() {
+    let start = "name = 'x'\nusers = [1]\ntarget = ['/t']\n";
+    for (lines, line, column, message) in [
+        (
+            "detached = 'yes'",
+            6,
+            12,
+            "detached must be true or false, not the string \"yes\"",
+        ),
+        (
+            "detached = true\ntmpfs.max_size = 1",
+            6,
+            12,
+            "detached stands only in a grant with [grant.bind]: no other kind of mount is handed \
+             over",
+        ),
+        (
+            "force = ['nosymfollow']\ndetached = true\nbind.source = ['/srv']",
+            7,
+            12,
+            "detached does not go with nosymfollow in force: the kernel does not lock that flag, \
+             and whoever is handed the mount can clear it",
         ),
     ] {
         check_grant(&[(&format!("{start}{lines}"), line, column, message)]);

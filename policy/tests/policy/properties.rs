@@ -7,8 +7,8 @@ use std::path::{Component, Path};
 
 use mountwarden_policy::{MountPermit, Peer, Permit, PermittedKind, Policy, Verdict};
 use mountwarden_protocol::{
-    AbsPath, DenyReason, Kind, Lift, Mount, MountAttributes, MountOptions, Operation, Passed,
-    Propagation, Remount, TmpfsMode, Unmount,
+    AbsPath, DenyReason, Detach, Kind, Lift, Mount, MountAttributes, MountOptions, Operation,
+    Passed, Propagation, Remount, TmpfsMode, Unmount,
 };
 use proptest::prelude::*;
 
@@ -24,6 +24,7 @@ struct Spec {
     sources: Option<(Vec<String>, bool, bool)>,
     tmpfs: Option<(u64, u64)>,
     remount: bool,
+    detached: bool,
     propagation: Vec<&'static str>,
     passed: PassedSpec,
 }
@@ -45,6 +46,7 @@ fn toml(specs: &[Spec]) -> String {
             targets,
             force,
             remount,
+            detached,
             propagation,
             passed,
             ..
@@ -52,7 +54,7 @@ fn toml(specs: &[Spec]) -> String {
         write!(
             text,
             "[[grant]]\nname = 'g{index}'\nusers = {users:?}\ngroups = {groups:?}\n\
-             target = {targets:?}\nforce = {force:?}\nremount = {remount}\n\
+             target = {targets:?}\nforce = {force:?}\nremount = {remount}\ndetached = {detached}\n\
              propagation = {propagation:?}\n\
              passed_target = {}\n{}",
             passed.target,
@@ -125,7 +127,7 @@ fn spec() -> impl Strategy<Value = Spec> {
         prop::option::of((1..5_u64, 1..5_u64)),
         any::<bool>(),
         prop::sample::subsequence(vec!["slave", "shared"], 0..=2),
-        any::<[bool; 4]>(),
+        any::<[bool; 5]>(),
     )
         .prop_filter(
             "a subject and a kind",
@@ -135,6 +137,7 @@ fn spec() -> impl Strategy<Value = Spec> {
         )
         .prop_map(
             |(users, groups, targets, force, sources, tmpfs, remount, propagation, flags)| Spec {
+                detached: flags[4] && sources.is_some() && !force.contains(&"nosymfollow"),
                 users,
                 groups,
                 targets,
@@ -211,6 +214,13 @@ fn operations() -> impl Strategy<Value = Operation> {
                 id: None,
             })
         ),
+        1 => (any_path(0), any::<bool>(), (0..=31_u32)).prop_map(|(source, recursive, options)| {
+            Operation::Detach(Detach {
+                source: path(&source),
+                recursive,
+                options: MountOptions::from_bits_truncate(options),
+            })
+        }),
     ]
 }
 
@@ -272,6 +282,11 @@ fn aimed(specs: &[Spec], peer: &Peer, operation: &Operation, aim: Option<Aim>) -
                 *source = near(roots, aim.beyond_source);
             }
         }
+        Operation::Detach(detach) => {
+            if let Some((roots, ..)) = &spec.sources {
+                detach.source = near(roots, aim.beyond_source);
+            }
+        }
     }
     operation
 }
@@ -288,7 +303,9 @@ fn expected(specs: &[Spec], peer: &Peer, operation: &Operation) -> Result<usize,
     };
     let shares =
         matches!(operation, Operation::Mount(mount) if mount.propagation == Propagation::Shared);
-    if protected(operation.target()) || (shares && operation.source().is_some_and(protected)) {
+    if operation.target().is_some_and(protected)
+        || (shares && operation.source().is_some_and(protected))
+    {
         return Err(DenyReason::TargetProtected);
     }
     let mut furthest = 0;
@@ -302,8 +319,12 @@ fn expected(specs: &[Spec], peer: &Peer, operation: &Operation) -> Result<usize,
             Some(failing) => furthest = furthest.max(failing),
         }
     }
+    let first = match operation {
+        Operation::Detach(_) => DenyReason::DetachedNotGranted,
+        _ => DenyReason::TargetNotGranted,
+    };
     Err([
-        DenyReason::TargetNotGranted,
+        first,
         DenyReason::RemountNotGranted,
         DenyReason::KindNotGranted,
         DenyReason::SourceNotGranted,
@@ -328,7 +349,8 @@ fn is_for(spec: &Spec, peer: &Peer) -> bool {
 /// Whether each check passes, in the order in which they are made.
 fn checks(spec: &Spec, peer: &Peer, operation: &Operation) -> [bool; 13] {
     let mut checks = [true; 13];
-    checks[0] = beneath(operation.target(), &spec.targets, peer, 1);
+    let reaches = |target| beneath(target, &spec.targets, peer, 1);
+    checks[0] = operation.target().is_none_or(reaches);
     match operation {
         Operation::Mount(mount) => {
             let keeps =
@@ -353,6 +375,18 @@ fn checks(spec: &Spec, peer: &Peer, operation: &Operation) -> [bool; 13] {
                 checks[7] = !names.iter().any(forced);
                 check_kind(spec, peer, &lift.kind, &mut checks);
             }
+        }
+        Operation::Detach(detach) => {
+            let keeps =
+                |option, word| !detach.options.contains(option) || !spec.force.contains(&word);
+            checks[0] = spec.detached;
+            checks[5] = keeps(MountOptions::SUID, "nosuid");
+            checks[6] = keeps(MountOptions::DEV, "nodev");
+            let kind = Kind::Bind {
+                source: detach.source.clone(),
+                recursive: detach.recursive,
+            };
+            check_kind(spec, peer, &kind, &mut checks);
         }
     }
     checks
@@ -424,7 +458,7 @@ proptest! {
         aim in aims(),
     ) {
         let policy = parse(&specs);
-        let target = aimed(&specs, &peer, &operation, aim).target().clone();
+        let target = aimed(&specs, &peer, &operation, aim).path().clone();
         let unmount = Operation::Unmount(Unmount { target: target.clone(), lazy: false, id: None, passed: false });
         let verdict = match policy.judge(&peer, &unmount) {
             Verdict::Allowed(permit) => Ok(permit.grant()),
@@ -446,7 +480,11 @@ proptest! {
         let inside = specs
             .iter()
             .filter(|spec| is_for(spec, &peer))
-            .any(|spec| beneath(operation.target(), &spec.targets, &peer, 1));
+            .any(|spec| match (operation.target(), &spec.sources) {
+                (Some(target), _) => beneath(target, &spec.targets, &peer, 1),
+                (None, Some((roots, ..))) => beneath(operation.path(), roots, &peer, 0),
+                (None, None) => false,
+            });
         let allowed = matches!(policy.judge(&peer, &operation), Verdict::Allowed(_));
         prop_assert!(inside || !allowed);
     }
@@ -478,7 +516,7 @@ proptest! {
         if let Verdict::Denied(denial) = parse(&specs).judge(&peer, &operation) {
             prop_assert!(!denial.message.chars().any(char::is_control), "{:?}", denial.message);
             prop_assert!(denial.message.contains(&denial.path.to_string()));
-            let known = [Some(operation.target()), operation.source()];
+            let known = [operation.target(), operation.source()];
             prop_assert!(known.contains(&Some(&denial.path)));
         }
     }
@@ -496,6 +534,7 @@ proptest! {
             sources: Some((vec![root.clone()], false, true)),
             tmpfs: Some((1, 1)),
             remount: true,
+            detached: true,
             propagation: vec![],
             passed: PassedSpec {
                 target: true,

@@ -164,7 +164,12 @@ fn golden_vectors_hold_every_variant_of_every_enumeration() {
     );
     assert_eq!(
         variants::<Operation>(),
-        seen(&["Perform(Mount(", "Perform(Unmount(", "Perform(Remount("])
+        seen(&[
+            "Perform(Mount(",
+            "Perform(Unmount(",
+            "Perform(Remount(",
+            "Perform(Detach("
+        ])
     );
     assert_eq!(
         variants::<Propagation>(),
@@ -193,7 +198,8 @@ fn golden_vectors_hold_every_variant_of_every_enumeration() {
             "Reply(Explained(",
             "Reply(Status(",
             "Reply(Remounted(",
-            "Reply(Probed("
+            "Reply(Probed(",
+            "Reply(Detached("
         ])
     );
     assert_eq!(
@@ -219,7 +225,8 @@ fn golden_vectors_hold_every_variant_of_every_enumeration() {
             "role: Gate",
             "role: Session",
             "role: Warden",
-            "role: Mounter"
+            "role: Mounter",
+            "role: Locker"
         ])
     );
 }

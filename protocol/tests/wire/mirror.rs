@@ -68,6 +68,7 @@ mirror! {
         Mount(Mount),
         Unmount(Unmount),
         Remount(Remount),
+        Detach(Detach),
     }
 
     pub(crate) struct Mount {
@@ -128,6 +129,12 @@ mirror! {
         pub(crate) id: Option<u64>,
     }
 
+    pub(crate) struct Detach {
+        pub(crate) source: Vec<u8>,
+        pub(crate) recursive: bool,
+        pub(crate) options: u32,
+    }
+
     pub(crate) struct Lift {
         pub(crate) attributes: u32,
         pub(crate) kind: Kind,
@@ -142,6 +149,12 @@ mirror! {
         Status(Status),
         Remounted(MountInfo),
         Probed(Probed),
+        Detached(Detached),
+    }
+
+    pub(crate) struct Detached {
+        pub(crate) id: u64,
+        pub(crate) attributes: u32,
     }
 
     pub(crate) struct Probed {
@@ -215,6 +228,7 @@ mirror! {
         Session,
         Warden,
         Mounter,
+        Locker,
     }
 
     pub(crate) struct RoleReport {
@@ -254,6 +268,7 @@ mirror! {
         pub(crate) delayed: u64,
         pub(crate) killed: u64,
         pub(crate) remounted: u64,
+        pub(crate) detached: u64,
     }
 }
 
@@ -405,6 +420,11 @@ impl From<&protocol::Operation> for Operation {
                 }),
                 id: remount.id.map(u64::from),
             }),
+            protocol::Operation::Detach(detach) => Self::Detach(Detach {
+                source: path(&detach.source),
+                recursive: detach.recursive,
+                options: detach.options.bits(),
+            }),
         }
     }
 }
@@ -485,6 +505,10 @@ impl From<&protocol::Reply> for Reply {
                     protocol::ProbeAnswer::Absent => ProbeAnswer::Absent,
                 },
             }),
+            protocol::Reply::Detached(detached) => Self::Detached(Detached {
+                id: detached.id.into(),
+                attributes: detached.attributes.bits(),
+            }),
         }
     }
 }
@@ -549,6 +573,7 @@ impl From<&protocol::Status> for Status {
                 delayed: from.counters.delayed,
                 killed: from.counters.killed,
                 remounted: from.counters.remounted,
+                detached: from.counters.detached,
             },
         }
     }
@@ -562,6 +587,7 @@ impl From<&protocol::RoleReport> for RoleReport {
                 protocol::Role::Session => Role::Session,
                 protocol::Role::Warden => Role::Warden,
                 protocol::Role::Mounter => Role::Mounter,
+                protocol::Role::Locker => Role::Locker,
             },
             uid: from.uid,
             capabilities: from.capabilities,

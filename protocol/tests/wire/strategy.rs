@@ -3,11 +3,12 @@
 use std::num::NonZeroU32;
 
 use mountwarden_protocol::{
-    AbsPath, Counters, DenyReason, ErrorCode, ErrorReply, Explanation, Features, FilesystemOption,
-    FilesystemOptions, Hello, HelloReply, Kind, LandlockReport, Lift, Limits, ListPage, Mount,
-    MountAttributes, MountId, MountInfo, MountOptions, Mounted, Operation, Outcome, Passed,
-    ProbeAnswer, Probed, Propagation, Refusal, Remount, Reply, Request, Role, RoleReport, Status,
-    TmpfsInodes, TmpfsLimits, TmpfsMode, TmpfsSize, Unmount, Unmounted, Versions, Welcome,
+    AbsPath, Counters, DenyReason, Detach, Detached, ErrorCode, ErrorReply, Explanation, Features,
+    FilesystemOption, FilesystemOptions, Hello, HelloReply, Kind, LandlockReport, Lift, Limits,
+    ListPage, Mount, MountAttributes, MountId, MountInfo, MountOptions, Mounted, Operation,
+    Outcome, Passed, ProbeAnswer, Probed, Propagation, Refusal, Remount, Reply, Request, Role,
+    RoleReport, Status, TmpfsInodes, TmpfsLimits, TmpfsMode, TmpfsSize, Unmount, Unmounted,
+    Versions, Welcome,
 };
 use proptest::collection::vec;
 use proptest::option::of;
@@ -215,6 +216,13 @@ fn operation() -> impl Strategy<Value = Operation> {
                 id,
             })
         }),
+        (path(), any::<(bool, u32)>()).prop_map(|(source, (recursive, options))| {
+            Operation::Detach(Detach {
+                source,
+                recursive,
+                options: MountOptions::from_bits_truncate(options),
+            })
+        }),
     ]
 }
 
@@ -271,7 +279,13 @@ fn role_report() -> impl Strategy<Value = RoleReport> {
             signals,
         },
     );
-    let role = select(vec![Role::Gate, Role::Session, Role::Warden, Role::Mounter]);
+    let role = select(vec![
+        Role::Gate,
+        Role::Session,
+        Role::Warden,
+        Role::Mounter,
+        Role::Locker,
+    ]);
     (role, any::<(u32, u64, u64, u32)>(), landlock).prop_map(
         |(role, (uid, capabilities, bounding, system_calls), landlock)| RoleReport {
             role,
@@ -304,7 +318,7 @@ fn status() -> impl Strategy<Value = Status> {
             idle_timeout_ms: idle,
         },
     );
-    let counters = any::<[u64; 10]>().prop_map(|numbers| {
+    let counters = any::<[u64; 11]>().prop_map(|numbers| {
         let [
             connections_open,
             connections,
@@ -316,6 +330,7 @@ fn status() -> impl Strategy<Value = Status> {
             delayed,
             killed,
             remounted,
+            detached,
         ] = numbers;
         Counters {
             connections_open,
@@ -328,6 +343,7 @@ fn status() -> impl Strategy<Value = Status> {
             delayed,
             killed,
             remounted,
+            detached,
         }
     });
     (
@@ -373,5 +389,7 @@ pub(crate) fn reply() -> impl Strategy<Value = Reply> {
         mount_info().prop_map(Reply::Remounted),
         (path(), of(mount_id()), probe_answer())
             .prop_map(|(target, id, answer)| Reply::Probed(Probed { target, id, answer })),
+        (mount_id(), attributes())
+            .prop_map(|(id, attributes)| Reply::Detached(Detached { id, attributes })),
     ]
 }

@@ -4,11 +4,11 @@
 use std::num::NonZeroU32;
 
 use mountwarden_protocol::{
-    AbsPath, Counters, DenyReason, ErrorCode, ErrorReply, Explanation, Features, Hello, HelloReply,
-    Kind, LandlockReport, Lift, Limits, ListPage, Mount, MountAttributes, MountId, MountInfo,
-    MountOptions, Mounted, Operation, Outcome, Passed, ProbeAnswer, Probed, Propagation, Refusal,
-    Remount, Reply, Request, Role, RoleReport, Status, TmpfsInodes, TmpfsLimits, TmpfsMode,
-    TmpfsSize, Unmount, Unmounted, Versions, Welcome,
+    AbsPath, Counters, DenyReason, Detach, Detached, ErrorCode, ErrorReply, Explanation, Features,
+    Hello, HelloReply, Kind, LandlockReport, Lift, Limits, ListPage, Mount, MountAttributes,
+    MountId, MountInfo, MountOptions, Mounted, Operation, Outcome, Passed, ProbeAnswer, Probed,
+    Propagation, Refusal, Remount, Reply, Request, Role, RoleReport, Status, TmpfsInodes,
+    TmpfsLimits, TmpfsMode, TmpfsSize, Unmount, Unmounted, Versions, Welcome,
 };
 
 #[derive(Debug)]
@@ -300,6 +300,14 @@ fn remounts() -> Vec<(&'static str, Request)> {
                 id: Some(id(0x1_0000_0102)),
             })),
         ),
+        (
+            "request-perform-detach",
+            Request::Perform(Operation::Detach(Detach {
+                source: path("/srv/images"),
+                recursive: true,
+                options: MountOptions::READ_ONLY,
+            })),
+        ),
     ]
 }
 
@@ -367,6 +375,13 @@ fn replies() -> Vec<(&'static str, Reply)> {
         ),
         ("reply-probed-private", probed(77, ProbeAnswer::Private)),
         ("reply-probed-absent", probed(0, ProbeAnswer::Absent)),
+        (
+            "reply-detached",
+            Reply::Detached(Detached {
+                id: id(0x1_0000_0102),
+                attributes: MountAttributes::READ_ONLY | MountAttributes::NO_SUID,
+            }),
+        ),
     ]);
     replies
 }
@@ -474,6 +489,7 @@ fn status() -> Status {
             report(Role::Session, 0, Some(3)),
             report(Role::Warden, admin, None),
             report(Role::Mounter, admin, None),
+            report(Role::Locker, admin, None),
         ],
         limits: Limits {
             connections: 256,
@@ -494,6 +510,7 @@ fn status() -> Status {
             delayed: 8,
             killed: 9,
             remounted: 10,
+            detached: 11,
         },
     }
 }

@@ -1,11 +1,21 @@
 //! The operation that the words describe.
 
+use std::path::PathBuf;
+
 use mountwarden_protocol::{Mount, MountAttributes, Operation, Passed, Unmount as UnmountRequest};
 
-use super::{Change, Gains, Kind, Losses, Served, advise, trimmed};
-use crate::{Bind, Block, Error, Fuse, Remount, Tmpfs, Unmount};
+use super::{Attached, Change, Gains, Kind, Losses, Served, advise, trimmed};
+use crate::{Bind, Block, Detach, Error, Fuse, Remount, Tmpfs, Unmount};
 
 impl Change {
+    /// Where this command itself attaches what it gets, if it does.
+    pub(in crate::cli) fn place(&self) -> PathBuf {
+        match self {
+            Self::Attach(attached) => attached.target.clone(),
+            Self::Mount { .. } | Self::Unmount { .. } | Self::Remount { .. } => PathBuf::new(),
+        }
+    }
+
     /// The operation that the words describe.
     pub(in crate::cli) fn into_operation(self) -> Result<Operation, Error> {
         Ok(match self {
@@ -43,7 +53,20 @@ impl Change {
                 }
                 .into()
             }
+            Self::Attach(attached) => attached.detach()?.into(),
         })
+    }
+}
+
+impl Attached {
+    /// What is to be handed over.
+    fn detach(&self) -> Result<Detach, Error> {
+        let detach = Detach::new(trimmed(&self.source)).map_err(advise)?;
+        let detach = when(self.read_only, detach, Detach::read_only);
+        let detach = when(self.recursive, detach, Detach::recursive);
+        let detach = when(self.noexec, detach, Detach::no_exec);
+        let detach = when(self.with.suid, detach, Detach::suid);
+        Ok(when(self.with.dev, detach, Detach::dev))
     }
 }
 

@@ -12,8 +12,8 @@ use crate::table::Source;
 
 pub(super) fn of(role: Role, source: Source) -> Vec<Entry> {
     match (source, role) {
+        (_, Role::Locker) | (Source::Mountinfo, Role::Gate | Role::Session) => vec![],
         (Source::Calls, _) => calls(),
-        (Source::Mountinfo, Role::Gate | Role::Session) => vec![],
         (Source::Mountinfo, Role::Warden) => vec![file(), file_opened()],
         (Source::Mountinfo, Role::Mounter) => vec![file()],
     }

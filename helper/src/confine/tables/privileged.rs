@@ -2,21 +2,22 @@
 #![forbid(unsafe_code)]
 
 use libc::{
-    AT_EMPTY_PATH, AT_FDCWD, AT_HANDLE_MNT_ID_UNIQUE, AT_NO_AUTOMOUNT, AT_RECURSIVE,
+    AF_UNIX, AT_EMPTY_PATH, AT_FDCWD, AT_HANDLE_MNT_ID_UNIQUE, AT_NO_AUTOMOUNT, AT_RECURSIVE,
     AT_STATX_DONT_SYNC, AT_SYMLINK_NOFOLLOW, CLOCK_REALTIME, F_GETFL, F_SETLKW, ITIMER_REAL,
     MNT_DETACH, MOVE_MOUNT_F_EMPTY_PATH, MOVE_MOUNT_T_EMPTY_PATH, MSG_CMSG_CLOEXEC, MSG_DONTWAIT,
     MSG_NOSIGNAL, O_CLOEXEC, O_DIRECTORY, O_PATH, OPEN_TREE_CLOEXEC, OPEN_TREE_CLONE,
-    PR_CAP_AMBIENT, PR_CAP_AMBIENT_IS_SET, PR_SET_PDEATHSIG, SIGKILL, SIGTERM, SYS_clock_gettime,
-    SYS_fchdir, SYS_fcntl, SYS_fsconfig, SYS_fsmount, SYS_fsopen, SYS_fstatfs, SYS_getppid,
-    SYS_kill, SYS_mount_setattr, SYS_move_mount, SYS_name_to_handle_at, SYS_open_tree, SYS_openat,
-    SYS_prctl, SYS_read, SYS_readlinkat, SYS_recvmsg, SYS_sendmsg, SYS_setitimer, SYS_statx,
-    SYS_umount2, UMOUNT_NOFOLLOW,
+    PR_CAP_AMBIENT, PR_CAP_AMBIENT_IS_SET, PR_SET_PDEATHSIG, SIGKILL, SIGTERM, SOCK_CLOEXEC,
+    SOCK_SEQPACKET, SYS_clock_gettime, SYS_fchdir, SYS_fcntl, SYS_fsconfig, SYS_fsmount,
+    SYS_fsopen, SYS_fstatfs, SYS_getppid, SYS_kill, SYS_mount_setattr, SYS_move_mount,
+    SYS_name_to_handle_at, SYS_open_tree, SYS_openat, SYS_prctl, SYS_read, SYS_readlinkat,
+    SYS_recvmsg, SYS_sendmsg, SYS_setitimer, SYS_socketpair, SYS_statx, SYS_umount2,
+    UMOUNT_NOFOLLOW,
 };
 
 use crate::confine::entry::{
     Check, Entry, Int, Value, call, fd, int, is, long, name_buffer, null, pinned, policy_name,
 };
-use crate::mounter::layout::{CLIENT, LEASES, LOCK, ORDER, PROC};
+use crate::mounter::layout::{ANSWERS, CLIENT, LEASES, LOCK, LOCKER, ORDER, PROC};
 use crate::sys::mount::{
     FSCONFIG_CMD_CREATE, FSCONFIG_CMD_CREATE_EXCL, FSCONFIG_SET_FLAG, FSCONFIG_SET_STRING,
     FSMOUNT_CLOEXEC, FSOPEN_CLOEXEC,
@@ -67,6 +68,15 @@ pub(super) fn warden_child() -> Vec<Entry> {
             [
                 is!(0, option = PR_CAP_AMBIENT),
                 is!(1, action = PR_CAP_AMBIENT_IS_SET)
+            ]
+        ),
+        call!(
+            SYS_socketpair,
+            "where it hears from the locker",
+            [
+                is!(0, domain = AF_UNIX),
+                is!(1, kind = SOCK_SEQPACKET | SOCK_CLOEXEC),
+                int(2, "protocol", 0, "0")
             ]
         ),
     ]
@@ -352,12 +362,38 @@ pub(super) fn mounter_fuse() -> Vec<Entry> {
                 is!(4, flags = AT_EMPTY_PATH | AT_HANDLE_MNT_ID_UNIQUE)
             ]
         ),
+    ]
+}
+
+/// What only a mounter does whose peer may be sent descriptors.
+pub(super) fn mounter_handing() -> Vec<Entry> {
+    vec![call!(
+        SYS_sendmsg,
+        "a reply with a descriptor, to the client itself",
+        [
+            fd(0, CLIENT, "the client's socket"),
+            is!(2, flags = MSG_NOSIGNAL)
+        ]
+    )]
+}
+
+/// What only a mounter does whose peer is granted detached mounts.
+pub(super) fn mounter_detached() -> Vec<Entry> {
+    vec![
         call!(
             SYS_sendmsg,
-            "a reply with a descriptor, to the client itself",
+            "to the locker, a mount that is to be handed over",
             [
-                fd(0, CLIENT, "the client's socket"),
+                fd(0, LOCKER, "the locker's channel"),
                 is!(2, flags = MSG_NOSIGNAL)
+            ]
+        ),
+        call!(
+            SYS_recvmsg,
+            "what the locker has made of it",
+            [
+                fd(0, ANSWERS, "the locker's answers"),
+                is!(2, flags = MSG_CMSG_CLOEXEC)
             ]
         ),
     ]

@@ -110,7 +110,7 @@ pub(crate) fn json_shapes(sandbox: &Sandbox) -> Result<(), Skip> {
 }
 
 pub(crate) fn every_form_explains(sandbox: &Sandbox) -> Result<(), Skip> {
-    let more = "remount = true\npropagation = [\"shared\"]\ntarget = ";
+    let more = "remount = true\ndetached = true\npropagation = [\"shared\"]\ntarget = ";
     sandbox.policy(&POLICY.replace("target = ", more));
     let daemon = Daemon::start(sandbox);
     let path = |name: &str| sandbox.path(name).to_str().unwrap().to_owned();
@@ -148,6 +148,20 @@ pub(crate) fn every_form_explains(sandbox: &Sandbox) -> Result<(), Skip> {
             (vec!["remount", &a, "--read-only"], 0),
             (vec!["remount", &a, "--exec", "--source", &data], 0),
             (vec!["remount", &a, "--suid", "--tmpfs"], 3),
+            (
+                vec![
+                    "attach",
+                    &data,
+                    &a,
+                    "--read-only",
+                    "--recursive",
+                    "--noexec",
+                ],
+                0,
+            ),
+            (vec!["attach", &data, &a, "--suid"], 3),
+            (vec!["attach", &data, &a, "--dev"], 3),
+            (vec!["attach", &data], 2),
         ] {
             let all = [vec!["explain"], arguments].concat();
             let (code, out, err) = run(&daemon, &all);

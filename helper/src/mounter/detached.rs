@@ -1,0 +1,70 @@
+//! Mounts that are handed over: made as every bind is, and then attached nowhere here.
+#![forbid(unsafe_code)]
+
+use std::os::fd::{AsFd, OwnedFd};
+
+use mountwarden_policy::DetachPermit;
+use mountwarden_protocol::{DenyReason, Detached, ErrorReply, MountId};
+use nix::errno::Errno;
+
+use super::location::{Location, Purpose, in_slot};
+use super::{Ended, Handed, Worker};
+use crate::failure;
+use crate::sys::mount;
+use crate::sys::pinned::Slot;
+use crate::table;
+
+impl Worker<'_> {
+    pub(super) fn detach(
+        &self,
+        permit: &DetachPermit<'_>,
+        files: Vec<OwnedFd>,
+    ) -> Result<Result<(Detached, Handed), ErrorReply>, Ended> {
+        // The first two keep the source in its slot.
+        let Ok([_above, _target, source]) = <[OwnedFd; 3]>::try_from(files) else {
+            return Err(Ended::Violation(
+                "a detached mount takes its source three times",
+            ));
+        };
+        Ok(self.detached(permit, source))
+    }
+
+    fn detached(
+        &self,
+        permit: &DetachPermit<'_>,
+        source: OwnedFd,
+    ) -> Result<(Detached, Handed), ErrorReply> {
+        let (path, recursive) = (&permit.source, permit.recursive);
+        let (table, own) = (&self.descriptors.table, self.descriptors.own.as_fd());
+        let purpose = Purpose::Use { passed: false };
+        let source = Location::check(table, own, Slot::Source, source, path, purpose)?;
+        source.check_owner(permit.owner, DenyReason::SourceNotOwned)?;
+        let failed = |what: &'static str| move |errno| failure::kernel(what, path, errno);
+        let made = mount::clone_tree(source.as_fd(), recursive)
+            .and_then(|made| in_slot(made, Slot::Mount))
+            .map_err(failed("cannot make a detached copy of"))?;
+        let restrictions = table::kernel_bits(permit.attributes);
+        mount::restrict(made.as_fd(), restrictions, libc::MS_PRIVATE, recursive)
+            .map_err(failed("cannot restrict the mount of"))?;
+        let locking = self.descriptors.locking.as_ref();
+        let locked = locking
+            .ok_or(Errno::ENOTCONN)
+            .and_then(|locking| locking.lock(made.as_fd(), restrictions))
+            .map_err(failed("cannot lock the flags of the mount of"))?;
+        let status = table
+            .status(locked.as_fd())
+            .map_err(failed("cannot examine the mount of"))?;
+        let id = MountId::try_from(status.mount)
+            .map_err(|_| failed("cannot describe the mount of")(Errno::EPROTO))?;
+        let detached = Detached {
+            id,
+            // A copy keeps those of what its source lies on.
+            attributes: table::attributes(&source.mount) | permit.attributes,
+        };
+        let handed = Handed {
+            descriptor: locked,
+            attached: None,
+        };
+        Ok((detached, handed))
+    }
+}
