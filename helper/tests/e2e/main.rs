@@ -21,6 +21,7 @@ mod cases;
 mod daemon;
 mod devices;
 mod fuse;
+mod holder;
 mod honest;
 mod hostile;
 mod kernel;

@@ -19,6 +19,7 @@ use nix::sys::socket::{
 use nix::unistd::{Gid, Uid, execv, execve, geteuid, getpid, seteuid, setgid, setgroups, setuid};
 use rustix::process::{Resource, Rlimit, prlimit};
 
+use crate::holder;
 use crate::sandbox::Sandbox;
 use crate::tracer;
 use crate::wire::Wire;
@@ -53,6 +54,8 @@ pub(crate) fn play(role: &str) -> ExitCode {
         "trace" => tracer::trace(&arguments),
         "held" => tracer::held(),
         "limit" => limit(&arguments),
+        "alone" => alone(&arguments),
+        "holder" => holder::play(&arguments),
         other => panic!("no role {other}"),
     }
     ExitCode::SUCCESS
@@ -221,6 +224,13 @@ fn load(arguments: &[String]) {
             assert!(of_another.contains(&error.kind().name()), "{error}");
         }
     }
+}
+
+/// Enters a user and a mount namespace of its own, where it is root, and runs a program
+/// there: `PROGRAM ARGUMENT...`
+fn alone(arguments: &[String]) {
+    holder::enter_namespaces_of_ones_own();
+    exec(arguments);
 }
 
 /// Sets how many descriptors a process of the same user may open: `PID SOFT HARD`

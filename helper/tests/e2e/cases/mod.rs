@@ -10,6 +10,8 @@ pub(crate) mod confinement;
 mod contending;
 mod coverage;
 mod deaths;
+mod detached;
+mod detached_attacks;
 mod document;
 #[cfg(target_arch = "x86_64")]
 mod escape;
@@ -88,6 +90,7 @@ cases! {
         tmpfs
         block
         fuse
+        detached
     }
     serving {
         a_client_serves_it
@@ -196,6 +199,8 @@ cases! {
         processes_are_confined
         attack_28_tables_are_printed
         attack_05_every_descriptor_in_every_place
+        a_directory_and_a_file
+        attack_35_flags_cannot_be_cleared
     }
     paths {
         attack_01_malformed_paths
@@ -446,6 +451,30 @@ cases! {
         many_at_once
         attack_34_no_descriptor_for_it
         the_command_holds_it
+    }
+    detached {
+        a_directory_and_a_file
+        the_command_attaches_it
+        refusals
+        sources
+        only_where_granted
+        flags_are_the_kernels
+        the_locker_is_reported
+        without_a_locker
+        a_locker_that_does_not_answer
+        attack_30_a_killed_locker
+        attack_30_the_child_is_killed
+    }
+    detached_attacks {
+        attack_35_flags_cannot_be_cleared
+        attack_35_a_flag_that_is_not_locked
+        attack_35_mounts_beneath_stay
+        attack_11_nothing_spreads
+        attack_05_it_is_no_source
+        attack_22_orders_that_do_not_fit
+        attack_26_only_the_client_gets_it
+        attack_26_a_client_that_is_gone
+        attack_26_what_a_locker_is_sent
     }
     probes {
         alive_and_absent

@@ -4,15 +4,15 @@
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 
-use mountwarden_client::{Bind, Block, Client, Fuse, Mounted, Tmpfs};
+use mountwarden_client::{Bind, Block, Client, Detach, Fuse, Mounted, Tmpfs};
 use nix::unistd::Pid;
 
 use super::confinement::only;
 use crate::Skip;
-use crate::daemon::Daemon;
+use crate::daemon::{Daemon, wait_for};
 use crate::devices::{Disk, open_fuse_to_all};
 use crate::hostile::descriptors;
-use crate::kernel::{status_field, unchanged};
+use crate::kernel::{descendants, status_field, unchanged};
 use crate::sandbox::{POLICY, Sandbox};
 
 const ROUNDS: &str = "MOUNTWARDEN_ROUNDS";
@@ -39,6 +39,10 @@ impl Held {
     }
 }
 
+fn rounds() -> u32 {
+    std::env::var(ROUNDS).map_or(200, |text| text.parse().expect(ROUNDS))
+}
+
 fn go_round(
     sandbox: &Sandbox,
     grant: &str,
@@ -49,7 +53,6 @@ fn go_round(
     ));
     let daemon = Daemon::start(sandbox);
     let mut client = daemon.client();
-    let rounds = std::env::var(ROUNDS).map_or(200, |text| text.parse().expect(ROUNDS));
     let mut pairs = |count: u32| {
         for _ in 0..count {
             let mounted = mount(&mut client);
@@ -61,7 +64,7 @@ fn go_round(
     pairs(50);
     let processes = PROCESSES.map(|name| only(&daemon, name));
     let before = Held::by(&processes)?;
-    unchanged(|| pairs(rounds));
+    unchanged(|| pairs(rounds()));
     assert_eq!(Held::by(&processes)?, before);
     Ok(())
 }
@@ -102,4 +105,35 @@ pub(crate) fn fuse(sandbox: &Sandbox) -> Result<(), Skip> {
     go_round(sandbox, grant, |client| {
         client.mount_fuse(fuse.clone()).unwrap().mounted
     })
+}
+
+/// Each takes a fork of the locker, and two namespaces that end with it.
+pub(crate) fn detached(sandbox: &Sandbox) -> Result<(), Skip> {
+    let policy = POLICY.replace("target = ", "detached = true\ntarget = ");
+    sandbox.policy(&format!(
+        "{policy}\n[limits]\nrequests_per_second = 100000\n"
+    ));
+    let daemon = Daemon::start(sandbox);
+    let mut client = daemon.client();
+    let detach = Detach::new(sandbox.path("src/data")).unwrap();
+    let mut hand_over = |count: u32| {
+        for _ in 0..count {
+            drop(client.detach(detach.clone()).unwrap());
+            daemon.shorten_log(1 << 20);
+        }
+    };
+    // The last child may still be on its way out when the client has its answer.
+    let quiet = || {
+        let all = || descendants(daemon.pid()).len();
+        wait_for("the locker's children end", || (all() == 5).then_some(()));
+    };
+    hand_over(50);
+    quiet();
+    let mut processes = PROCESSES.map(|name| only(&daemon, name)).to_vec();
+    processes.push(only(&daemon, "mw-locker"));
+    let before = Held::by(&processes)?;
+    unchanged(|| hand_over(rounds()));
+    quiet();
+    assert_eq!(Held::by(&processes)?, before);
+    Ok(())
 }
