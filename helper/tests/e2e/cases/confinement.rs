@@ -27,6 +27,7 @@ fn group_of_nobody() -> String {
 }
 
 pub(crate) fn processes_are_confined(sandbox: &Sandbox) -> Result<(), Skip> {
+    super::detached::granted(sandbox, "");
     let mut start = command(sandbox);
     if sandbox.is_root {
         // With a supplementary group that nobody asked for.
@@ -50,6 +51,7 @@ pub(crate) fn processes_are_confined(sandbox: &Sandbox) -> Result<(), Skip> {
         ("mw-session", NONE),
         ("mw-warden", SYS_ADMIN),
         ("mw-mounter", SYS_ADMIN),
+        ("mw-locker", SYS_ADMIN),
     ] {
         let found = named(daemon.pid(), name);
         let [pid] = found[..] else {
@@ -115,10 +117,10 @@ pub(crate) fn processes_are_confined(sandbox: &Sandbox) -> Result<(), Skip> {
             assert_eq!(field("Groups"), "", "{name}");
         }
     }
-    assert_eq!(descendants(daemon.pid()).len(), 4, "no other process");
+    assert_eq!(descendants(daemon.pid()).len(), 5, "no other process");
     drop(client);
     wait_for("the connection's processes end", || {
-        (descendants(daemon.pid()).len() == 2).then_some(())
+        (descendants(daemon.pid()).len() == 3).then_some(())
     });
     Ok(())
 }
@@ -182,24 +184,33 @@ pub(crate) fn attack_28_tables_are_printed(sandbox: &Sandbox) -> Result<(), Skip
             assert!(!calls(role).contains(call), "{role} may {call}");
         }
     }
-    for role in ["gate", "session", "warden", "mounter"] {
+    for role in ["gate", "session", "warden", "mounter", "locker"] {
         for call in [
             "execve", "ptrace", "socket", "bpf", "mount", "open", "mmap", "mprotect",
         ] {
             assert!(!calls(role).contains(call), "{role} may {call}");
         }
     }
-    let opens = calls("mounter")
-        .into_iter()
-        .filter(|call| call.starts_with("open"));
-    assert_eq!(opens.collect::<Vec<_>>(), ["open_tree"]);
+    for role in ["mounter", "locker"] {
+        let opens = calls(role)
+            .into_iter()
+            .filter(|call| call.starts_with("open"));
+        assert_eq!(opens.collect::<Vec<_>>(), ["open_tree"], "{role}");
+    }
+    for role in ["gate", "session", "warden", "mounter"] {
+        for call in ["unshare", "setns"] {
+            assert!(!calls(role).contains(call), "{role} may {call}");
+        }
+    }
     assert!(calls("mounter").len() <= 30, "{:?}", calls("mounter"));
 
     // A person reads the same, and the running helper reports as many.
     let (status, text, _) = outcome(Command::new(sandbox.helper()).arg("confinement"));
     assert_eq!(status, 0);
+    super::detached::granted(sandbox, "");
     let daemon = Daemon::start(sandbox);
     let reported = daemon.client().status().unwrap().roles;
+    assert_eq!(items(&tables["roles"]).len(), reported.len());
     for (table, report) in items(&tables["roles"]).iter().zip(reported) {
         let role = table["role"].as_str().unwrap();
         assert_eq!(role, report.role.to_string());

@@ -9,8 +9,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use mountwarden_client::{
-    Bind, Client, ErrorKind, Health, MountAttributes, MountId, Outcome, Passing, Remount, Tmpfs,
-    Unmount,
+    Bind, Client, Detach, ErrorKind, Health, MountAttributes, MountId, Outcome, Passing, Remount,
+    Tmpfs, Unmount,
 };
 use serde_json::Value;
 
@@ -28,20 +28,20 @@ const END: &str = "<!-- written by a test: end -->\n";
 /// What is measured.
 const SCENARIO: &str = "document::one_of_each";
 
-const ROLES: [&str; 4] = ["gate", "session", "warden", "mounter"];
+const ROLES: [&str; 5] = ["gate", "session", "warden", "mounter", "locker"];
 
 /// The cells of a row that follow from the code alone; the others are measured.
 const FROM_CODE: usize = 5;
 
 /// The most lines of our own that may run in a mounter, and system calls.
-const MOUNTER: (usize, u64) = (2040, 30);
+const MOUNTER: (usize, u64) = (2130, 30);
 
 /// The lines that ran, by role and by whose they are.
 type Ran = BTreeMap<(String, String), BTreeSet<String>>;
 
 /// One request of each kind and outcome: what is measured.
 pub(crate) fn one_of_each(sandbox: &Sandbox) -> Result<(), Skip> {
-    let limits = "[limits]\nmounts_per_user = 3\n[[grant]]\nremount = true";
+    let limits = "[limits]\nmounts_per_user = 3\n[[grant]]\nremount = true\ndetached = true";
     sandbox.policy(&super::passed::policy().replacen("[[grant]]", limits, 1));
     let daemon = Daemon::start(sandbox);
     let mut client = daemon.client();
@@ -129,6 +129,10 @@ pub(crate) fn one_of_each(sandbox: &Sandbox) -> Result<(), Skip> {
         });
     }
     passed(&mut client, &sandbox.path("src/data"), &place("a"));
+    for source in ["src/data", "src/data/file"] {
+        let detach = Detach::new(sandbox.path(source)).unwrap();
+        client.detach(detach.read_only()).unwrap();
+    }
     // What no directory and no file is reaches the mounter, which refuses it.
     nix::unistd::mkfifo(
         &place("pipe"),

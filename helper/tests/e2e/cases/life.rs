@@ -7,7 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use mountwarden_client::protocol::{Hello, HelloReply, Operation, Reply, Request, frame};
-use mountwarden_client::{ErrorCode, ErrorKind, Outcome, Tmpfs, Unmount};
+use mountwarden_client::{Detach, ErrorCode, ErrorKind, Outcome, Tmpfs, Unmount};
 use nix::libc;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -149,7 +149,7 @@ pub(crate) fn an_abort_is_no_seccomp_kill(sandbox: &Sandbox) -> Result<(), Skip>
         let mut wire = Wire::open(&daemon.socket);
         let pid = only(&daemon, role);
         unchanged(|| {
-            make_abort(pid);
+            make_abort(pid, libc::SYS_ppoll);
             frame::write(&mut wire.0, &Request::Status).unwrap();
             wait_for("both halves end", || {
                 (descendants(daemon.pid()).len() == 2).then_some(())
@@ -164,7 +164,24 @@ pub(crate) fn an_abort_is_no_seccomp_kill(sandbox: &Sandbox) -> Result<(), Skip>
     }
     assert!(daemon.runs());
     daemon.client().list().unwrap();
+    daemon.stop();
+    the_locker_aborts(sandbox);
     Ok(())
+}
+
+/// There is one, and so the helper ends with it.
+fn the_locker_aborts(sandbox: &Sandbox) {
+    super::detached::granted(sandbox, "");
+    let mut daemon = Daemon::start(sandbox);
+    let detach = Detach::new(sandbox.path("src/data")).unwrap();
+    unchanged(|| {
+        make_abort(only(&daemon, "mw-locker"), libc::SYS_recvmsg);
+        daemon.client().detach(detach).unwrap_err();
+        assert_eq!(daemon.end().code(), Some(1));
+    });
+    let log = daemon.log();
+    let line = log.lines().find(|line| line.contains("the locker ended"));
+    assert!(line.unwrap().contains("killed by SIGABRT"), "{log}");
 }
 
 /// Skips what writes to the text of a process: since Linux 6.12 a kernel may be built to
@@ -186,7 +203,7 @@ pub(crate) fn text_can_be_written() -> Result<(), Skip> {
 }
 
 /// Writes a call of `abort` to where a blocked process will go on.
-fn make_abort(pid: Pid) {
+fn make_abort(pid: Pid, waits_in: libc::c_long) {
     let libc_of = |pid: &str| {
         let maps = fs::read_to_string(format!("/proc/{pid}/maps")).unwrap();
         let line = maps.lines().find(|line| line.contains("/libc.so")).unwrap();
@@ -196,7 +213,7 @@ fn make_abort(pid: Pid) {
     let abort = ours - libc_of("self") + libc_of(&pid.to_string());
     let next = wait_for("it waits for work", || {
         let call = blocked(pid)?;
-        (call[0] == libc::SYS_ppoll).then_some(call[8])
+        (call[0] == waits_in).then_some(call[8])
     });
     // movabs rax, abort; and rsp, -16; call rax
     let (load, call) = ([0x48, 0xb8], [0x48, 0x83, 0xe4, 0xf0, 0xff, 0xd0]);

@@ -68,7 +68,7 @@ fn die(sandbox: &Sandbox, role: Role, blow: Blow, signal: Signal) -> (Pid, Scene
     let mut scene = Scene::start(sandbox);
     let pid = unchanged(|| match role {
         Role::Session | Role::Mounter => a_connection_ends(&mut scene, role, blow),
-        Role::Gate | Role::Warden | Role::Bystander => {
+        Role::Gate | Role::Warden | Role::Locker | Role::Bystander => {
             the_helper_ends(&mut scene, role, blow, signal)
         }
     });
@@ -91,15 +91,19 @@ fn a_connection_ends(scene: &mut Scene<'_>, role: Role, blow: Blow) -> Pid {
 
 fn the_helper_ends(scene: &mut Scene<'_>, role: Role, blow: Blow, signal: Signal) -> Pid {
     let [gate, _, warden, _] = scene.processes;
-    let pid = if role == Role::Gate { gate } else { warden };
+    let pid = match role {
+        Role::Gate => gate,
+        Role::Locker => scene.locker,
+        _ => warden,
+    };
     let all = descendants(warden);
     blow(Puppet::seize(pid), scene);
     let status = scene.daemon.end();
-    if role == Role::Gate {
-        assert_eq!(status.code(), Some(1));
-    } else {
+    if pid == warden {
         let ended_by = status.signal().map(Signal::try_from);
         assert_eq!(ended_by, Some(Ok(signal)));
+    } else {
+        assert_eq!(status.code(), Some(1));
     }
     wait_for("every role ends with them", || {
         (!all.iter().any(|&pid| is_alive(pid))).then_some(())
@@ -114,6 +118,7 @@ pub(super) fn reported(scene: &Scene<'_>, role: Role, pid: Pid, signal: Signal) 
         Role::Gate => ("warden", "the gate".to_owned()),
         Role::Session => ("gate", format!("a session of uid {uid}")),
         Role::Mounter => ("warden", format!("a mounter of uid {uid}")),
+        Role::Locker => ("warden", "the locker".to_owned()),
         Role::Warden | Role::Bystander => return,
     };
     let why = if signal == Signal::SIGSYS {

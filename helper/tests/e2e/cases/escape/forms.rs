@@ -47,6 +47,8 @@ impl Pinned {
             ("6pinned12PROC_SELF_FD", 1),
             ("6pinned19PROC_SELF_MOUNTINFO", 1),
             ("6pinned5TMPFS", 1),
+            ("6pinned9DIRECTORY", 1),
+            ("6pinned4FILE", 1),
             ("6pinned11MOUNTWARDEN", 1),
             ("6pinned10TMPFS_KEYS", 5),
             ("6pinned4FUSE", 1),
@@ -240,7 +242,7 @@ pub(super) fn attack_29_passes_no_other_form(sandbox: &Sandbox, role: Role) -> R
     let mut scene = Scene::start(sandbox);
     // A fork is cheap, a connection is not.
     let bits: Vec<u32> = match role {
-        Role::Gate | Role::Warden => (0..u64::BITS).collect(),
+        Role::Gate | Role::Warden | Role::Locker => (0..u64::BITS).collect(),
         _ => vec![0, 15, 33],
     };
     unchanged(|| {

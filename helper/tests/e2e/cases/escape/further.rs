@@ -111,7 +111,7 @@ pub(super) fn attack_27_reaches_no_role(sandbox: &Sandbox) -> Result<(), Skip> {
             check("trace", libc::SYS_ptrace, &[0x4206, pid], wanted);
         }
     };
-    for process in scene.processes {
+    for process in scene.processes.into_iter().chain([scene.locker]) {
         reach(process, Some(Errno::EPERM), Some(Errno::EACCES));
     }
     reach(other.puppet.pid(), None, None);
@@ -246,7 +246,7 @@ pub(super) fn could_still_use_the_name_buffer(sandbox: &Sandbox) -> Result<(), S
 /// A role that was held and let go serves as before: the attempts leave no trace.
 pub(super) fn a_released_role_goes_on(sandbox: &Sandbox) -> Result<(), Skip> {
     let mut scene = Scene::start(sandbox);
-    for pid in scene.processes {
+    for pid in scene.processes.into_iter().chain([scene.locker]) {
         let mut puppet = Puppet::seize(pid);
         let own = puppet.syscall(libc::SYS_getpid, &[]);
         assert_eq!(own, Outcome::Returned(Ok(int(pid.as_raw()))));

@@ -94,7 +94,7 @@ pub(super) fn attack_28_regains_no_right(
     attempts.extend(changes_no_setting());
     attempts.extend(match role {
         Role::Gate | Role::Warden => gives_up_more(puppet, more),
-        Role::Session | Role::Mounter | Role::Bystander => vec![
+        Role::Session | Role::Mounter | Role::Locker | Role::Bystander => vec![
             prctl("PR_SET_NO_NEW_PRIVS", libc::PR_SET_NO_NEW_PRIVS, 1, 0),
             killed("prlimit64", libc::SYS_prlimit64, &[0, 7, 0, room]),
             killed("seccomp", libc::SYS_seccomp, &[2, 0, room]),
@@ -190,7 +190,7 @@ pub(super) fn attack_28_maps_nothing(
 ) -> Vec<Attempt> {
     let page = match role {
         // The page of a pinned string.
-        Role::Warden | Role::Mounter => Pinned::of(puppet, scene).address(""),
+        Role::Warden | Role::Mounter | Role::Locker => Pinned::of(puppet, scene).address(""),
         _ => puppet.place(&[0; 64]),
     };
     let page = page / 4096 * 4096;

@@ -1,7 +1,7 @@
 //! Escapes from inside: each role in an attacker's hands, and what it then can do.
 //!
 //! The roles are puppets: processes of the unmodified helper, confined as they are.
-//! Gate and warden may fork, so a child with the same memory and confinement dies in their
+//! Gate, warden and locker may fork, so a child with the same memory and confinement dies in their
 //! place; each session and mounter that dies is one of a new connection.
 
 mod attempts;
@@ -19,7 +19,7 @@ use std::cell::OnceCell;
 use std::fs::{Permissions, set_permissions};
 use std::os::unix::fs::PermissionsExt;
 
-use mountwarden_client::Client;
+use mountwarden_client::{Client, Detach};
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 use serde_json::Value;
@@ -42,6 +42,7 @@ enum Role {
     Session,
     Warden,
     Mounter,
+    Locker,
     /// A process of the helper's user that nothing confines: what it can do shows that
     /// it is the confinement that stops the others.
     Bystander,
@@ -54,6 +55,7 @@ impl Role {
             Self::Session => "session",
             Self::Warden => "warden",
             Self::Mounter => "mounter",
+            Self::Locker => "locker",
             Self::Bystander => "bystander",
         }
     }
@@ -87,6 +89,7 @@ macro_rules! list {
                 (concat!("escape::session::", stringify!($each)), as_case(as_case(|s| $in_role(s, Role::Session)))),
                 (concat!("escape::warden::", stringify!($each)), as_case(as_case(|s| $in_role(s, Role::Warden)))),
                 (concat!("escape::mounter::", stringify!($each)), as_case(as_case(|s| $in_role(s, Role::Mounter)))),
+                (concat!("escape::locker::", stringify!($each)), as_case(as_case(|s| $in_role(s, Role::Locker)))),
             )+
         ]
     };
@@ -144,6 +147,7 @@ struct Scene<'a> {
     kept: Client,
     /// Gate, session, warden and mounter; the two of a connection are the kept one's.
     processes: [Pid; 4],
+    locker: Pid,
     /// The Landlock ABI in force.
     abi: u32,
     symbols: OnceCell<Symbols>,
@@ -173,17 +177,20 @@ impl<'a> Scene<'a> {
             set_permissions(sandbox.path(name), Permissions::from_mode(mode)).unwrap();
         }
         // Every kind, so that a mounter has every form.
-        sandbox.policy(&format!("{POLICY}{FILESYSTEMS}"));
+        let policy = POLICY.replace("target = ", "detached = true\ntarget = ");
+        sandbox.policy(&format!("{policy}{FILESYSTEMS}"));
         let daemon = Daemon::start(sandbox);
         let mut kept = daemon.client();
         let abi = kept.status().unwrap().roles[0].landlock.abi;
         let processes =
             ["mw-gate", "mw-session", "mw-warden", "mw-mounter"].map(|name| only(&daemon, name));
+        let locker = only(&daemon, "mw-locker");
         Self {
             sandbox,
             daemon,
             kept,
             processes,
+            locker,
             abi,
             symbols: OnceCell::new(),
         }
@@ -220,7 +227,7 @@ impl<'a> Scene<'a> {
     fn new_child(&self, parent: Pid) -> Pid {
         wait_for("one new process", || {
             let mut new = children(parent);
-            new.retain(|pid| !self.processes.contains(pid));
+            new.retain(|pid| !self.processes.contains(pid) && *pid != self.locker);
             (new.len() == 1).then(|| new[0])
         })
     }
@@ -229,7 +236,8 @@ impl<'a> Scene<'a> {
     fn wait_for_ends(&self) {
         let [gate, session, warden, mounter] = self.processes;
         wait_for("the other connections end", || {
-            (children(gate) == [session] && children(warden) == [gate, mounter]).then_some(())
+            (children(gate) == [session] && children(warden) == [self.locker, gate, mounter])
+                .then_some(())
         });
     }
 
@@ -237,6 +245,8 @@ impl<'a> Scene<'a> {
     fn others_are_served(&mut self) {
         assert_eq!(self.kept.list().unwrap(), []);
         assert_eq!(self.daemon.client().list().unwrap(), []);
+        let detach = Detach::new(self.sandbox.path("src/data")).unwrap();
+        self.daemon.client().detach(detach).unwrap();
         self.wait_for_ends();
     }
 }
@@ -252,6 +262,7 @@ impl Victims {
         match role {
             Role::Gate => Self::Forks(Box::new(Puppet::seize(scene.processes[0]))),
             Role::Warden => Self::Forks(Box::new(Puppet::seize(scene.processes[2]))),
+            Role::Locker => Self::Forks(Box::new(Puppet::seize(scene.locker))),
             Role::Session | Role::Mounter | Role::Bystander => Self::Connections(role),
         }
     }
@@ -290,7 +301,7 @@ fn no_other_pointer(sandbox: &Sandbox, role: Role) -> Result<(), Skip> {
 }
 
 fn nothing_mapped(sandbox: &Sandbox, role: Role) -> Result<(), Skip> {
-    if let Role::Warden | Role::Mounter = role {
+    if let Role::Warden | Role::Mounter | Role::Locker = role {
         Pinned::are_named()?;
     }
     every_attempt(sandbox, role, inward::attack_28_maps_nothing)

@@ -70,7 +70,7 @@ pub(super) fn attack_28_opens_no_path(
     ];
     let [gate, session, warden, mounter] = scene.processes;
     match role {
-        Role::Warden | Role::Mounter => {
+        Role::Warden | Role::Mounter | Role::Locker => {
             let read = open(puppet, "/etc/passwd", libc::O_RDONLY);
             attempts.push(killed("openat2", libc::SYS_openat2, &read));
         }
@@ -253,11 +253,13 @@ pub(super) fn attack_28_starts_nothing(
             &[FORK | int(flag)],
         ));
     }
-    attempts.push(if matches!(role, Role::Gate | Role::Warden) {
-        works("fork by clone", libc::SYS_clone, &[FORK])
-    } else {
-        killed("fork by clone", libc::SYS_clone, &[FORK])
-    });
+    attempts.push(
+        if matches!(role, Role::Gate | Role::Warden | Role::Locker) {
+            works("fork by clone", libc::SYS_clone, &[FORK])
+        } else {
+            killed("fork by clone", libc::SYS_clone, &[FORK])
+        },
+    );
     attempts
 }
 
@@ -285,12 +287,15 @@ pub(super) fn attack_28_enters_no_namespace(
     let mut attempts: Vec<Attempt> = NAMESPACES
         .iter()
         .flat_map(|&(name, flag)| {
+            // What is on its mounts it made itself.
+            let its_own = role == Role::Locker && flag == libc::CLONE_NEWNS;
+            let unshare = format!("unshare the {name} namespace");
             [
-                killed(
-                    format!("unshare the {name} namespace"),
-                    libc::SYS_unshare,
-                    &[int(flag)],
-                ),
+                if its_own {
+                    works(unshare, libc::SYS_unshare, &[int(flag)])
+                } else {
+                    killed(unshare, libc::SYS_unshare, &[int(flag)])
+                },
                 killed(
                     format!("setns to a {name} namespace"),
                     libc::SYS_setns,
@@ -299,6 +304,16 @@ pub(super) fn attack_28_enters_no_namespace(
             ]
         })
         .collect();
+    if role == Role::Locker {
+        let namespace = [4, int(libc::CLONE_NEWUSER)];
+        let both = int(libc::CLONE_NEWUSER | libc::CLONE_NEWNS);
+        attempts.extend([
+            works("its user namespace", libc::SYS_setns, &namespace),
+            killed("both namespaces", libc::SYS_unshare, &[both]),
+            // What it has entered gives it every capability, and no call more.
+            killed("chroot", libc::SYS_chroot, &[target]),
+        ]);
+    }
     attempts.extend([
         killed("mount", libc::SYS_mount, &[tmpfs, target, tmpfs, 0, 0]),
         killed("umount2", libc::SYS_umount2, &[target, 0]),

@@ -23,7 +23,7 @@ pub(super) fn attack_27_touches_no_other_role(
     let remote = puppet.words(&[puppet.rest(), 8]);
     let nofile = u64::from(libc::RLIMIT_NOFILE);
     let mut attempts = Vec::new();
-    for process in scene.processes {
+    for process in scene.processes.into_iter().chain([scene.locker]) {
         let other = pid(process);
         let mut all = vec![
             killed("PTRACE_ATTACH", libc::SYS_ptrace, &[16, other]),
@@ -102,7 +102,9 @@ pub(super) fn attack_27_signals_no_other_role(
     let out_of_reach = match role {
         Role::Gate => vec![warden, mounter],
         Role::Warden => vec![gate, session],
-        Role::Session | Role::Mounter | Role::Bystander => vec![gate, session, warden, mounter],
+        Role::Session | Role::Mounter | Role::Locker | Role::Bystander => {
+            vec![gate, session, warden, mounter]
+        }
     };
     for process in out_of_reach {
         let other = pid(process);
