@@ -9,13 +9,14 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use mountwarden_client::{Block, Client, Fuse};
+use mountwarden_client::{Block, Client, Detach, Fuse};
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::stat::{Mode, SFlag, makedev, mknod};
 use nix::unistd::{getegid, geteuid};
 
 use crate::namespace::Namespace;
+use crate::raw;
 use crate::report::{self, Series};
 use crate::server::{Limits, Place, Server};
 use crate::{Outcome, Rounds};
@@ -35,7 +36,8 @@ pub(crate) fn run(place: &Place, _: &Server, rounds: Rounds) -> Outcome<()> {
         Ok(disk) => block(&mut client, &disk.0, &ours, &raw, rounds)?,
         Err(error) => println!("SKIPPED block: {error}"),
     }
-    fuse(&mut client, &ours, &raw, rounds)
+    fuse(&mut client, &ours, &raw, rounds)?;
+    detached(&mut client, &place.at("source"), &raw, rounds)
 }
 
 /// Makes `/dev/fuse` what it is on most machines, in this namespace: for everybody.
@@ -179,6 +181,32 @@ fn fuse(client: &mut Client, ours: &Path, raw: &Path, rounds: Rounds) -> Outcome
                 let connection = fusermount_connection(raw)?;
                 output(Command::new("fusermount3").arg("-u").arg(raw))?;
                 drop(connection);
+                Ok(())
+            })?,
+        ]);
+    }
+    ratios.print();
+    Ok(())
+}
+
+/// The helper's is locked; the calls alone make one whose flags its holder can clear.
+fn detached(client: &mut Client, source: &Path, raw: &Path, rounds: Rounds) -> Outcome<()> {
+    let mut ratios = Compared::new([
+        "detached bind",
+        "open_tree + mount_setattr, not locked",
+        "mount(8) --bind in unshare(1) -rm",
+    ]);
+    for _ in 0..rounds.looks {
+        let request = Detach::new(source)?;
+        ratios.add([
+            timed(|| {
+                client.detach(request)?;
+                Ok(())
+            })?,
+            timed(|| raw::detached(source).map(drop))?,
+            timed(|| {
+                let words = ["--map-root-user", "--mount", "mount", "--bind"];
+                output(Command::new("unshare").args(words).arg(source).arg(raw))?;
                 Ok(())
             })?,
         ]);

@@ -17,12 +17,17 @@ const ATTRIBUTES: u64 = 0x2 | 0x4;
 /// A detached clone, restricted while it is detached, attached.
 pub(crate) fn bind(source: &Path, target: &Path) -> Outcome<()> {
     let target = open(target)?;
+    attach(detached(source)?.as_fd(), target.as_fd())?;
+    Ok(())
+}
+
+/// The same, attached nowhere.
+pub(crate) fn detached(source: &Path) -> Outcome<OwnedFd> {
     let source = open(source)?;
     let clone = clone_tree(source.as_fd(), false)?;
     let private = MsFlags::MS_PRIVATE.bits();
     restrict(clone.as_fd(), ATTRIBUTES, private, false)?;
-    attach(clone.as_fd(), target.as_fd())?;
-    Ok(())
+    Ok(clone)
 }
 
 /// The name in its directory, as an unmount by descriptor must do it. The
