@@ -76,6 +76,7 @@ impl Kinds {
 pub(super) fn of(role: Role, source: Source, kinds: Kinds) -> Vec<Entry> {
     let tables: &[fn() -> Vec<Entry>] = match role {
         Role::Gate => &[
+            memory_and_time,
             every_role,
             closing,
             gate,
@@ -85,8 +86,9 @@ pub(super) fn of(role: Role, source: Source, kinds: Kinds) -> Vec<Entry> {
             gate_child,
             session,
         ],
-        Role::Session => &[every_role, session],
+        Role::Session => &[memory_and_time, every_role, session],
         Role::Warden => &[
+            memory_and_time,
             every_role,
             closing,
             warden,
@@ -96,7 +98,7 @@ pub(super) fn of(role: Role, source: Source, kinds: Kinds) -> Vec<Entry> {
             warden_child,
             mounter_checks,
         ],
-        Role::Mounter => &[every_role, closing, mounter_checks],
+        Role::Mounter => &[memory_and_time, every_role, closing, mounter_checks],
         Role::Locker => &[every_role, closing, forking, locker],
     };
     let mut entries: Vec<Entry> = tables.iter().flat_map(|table| table()).collect();
@@ -135,7 +137,9 @@ fn granted(kinds: Kinds) -> impl Iterator<Item = Entry> {
         })
 }
 
-fn every_role() -> Vec<Entry> {
+/// All but the locker, which asks for no memory beyond what it starts with, and for no
+/// time but that of a line of the log.
+fn memory_and_time() -> Vec<Entry> {
     vec![
         call!(SYS_brk, "the heap, which never uses mmap here"),
         call!(
@@ -143,6 +147,11 @@ fn every_role() -> Vec<Entry> {
             "time, where the vDSO cannot tell it",
             [is!(0, clock = CLOCK_MONOTONIC)]
         ),
+    ]
+}
+
+fn every_role() -> Vec<Entry> {
+    vec![
         call!(SYS_exit_group, "the end"),
         call!(SYS_ppoll, "waiting"),
         call!(

@@ -236,6 +236,10 @@ pub(super) fn attack_28_maps_nothing(
         killed("memfd_create", libc::SYS_memfd_create, &[name]),
         killed("memfd_secret", libc::SYS_memfd_secret, &[0]),
         killed("pkey_alloc", libc::SYS_pkey_alloc, &[0, 0]),
-        works("the heap's end", libc::SYS_brk, &[0]),
+        if role == Role::Locker {
+            killed("the heap's end", libc::SYS_brk, &[0])
+        } else {
+            works("the heap's end", libc::SYS_brk, &[0])
+        },
     ]
 }
