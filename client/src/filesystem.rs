@@ -1,12 +1,12 @@
-//! File systems on devices, and those that a program of the caller serves.
+//! File systems on devices, those that a program of the caller serves, and overlays.
 
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use mountwarden_protocol::{
     AbsPath, FilesystemName, FilesystemOption, FilesystemOptions, FuseSubtype, InvalidFilesystem,
-    Kind, Mount, MountOptions, Mounted, Operation, OptionKey, OptionValue, Passed, Propagation,
-    SourceName,
+    Kind, Layers, Mount, MountOptions, Mounted, Operation, OptionKey, OptionValue, Passed,
+    Propagation, SourceName, UpperLayer,
 };
 
 use crate::Error;
@@ -182,6 +182,89 @@ impl Fuse {
     common_options!();
 }
 
+/// Directories that are seen as one.
+///
+/// Unless an upper layer is asked for, it is read-only; it is `nosuid` and `nodev`, and has
+/// every attribute of the mounts that its layers lie on.
+///
+/// The kernel reads the layers with the rights of the helper's user: what that user may not
+/// read, nobody reads through the overlay, whoever owns it.
+///
+/// ```
+/// # fn main() -> Result<(), mountwarden_client::Error> {
+/// use mountwarden_client::{ErrorKind, Overlay};
+///
+/// // The first layer hides what the second has under the same name.
+/// let root = Overlay::new(["/srv/layers/app", "/srv/layers/base"], "/run/vms/7/root")?;
+///
+/// let none: [&str; 0] = [];
+/// let error = Overlay::new(none, "/run/vms/7/root").unwrap_err();
+/// assert_eq!(error.kind(), ErrorKind::InvalidRequest);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[must_use = "it does nothing until Client::mount is given it"]
+pub struct Overlay {
+    lower: Layers,
+    upper: Option<UpperLayer>,
+    target: AbsPath,
+    options: MountOptions,
+    propagation: Propagation,
+    lease: bool,
+}
+
+impl Overlay {
+    /// The directories `lower`, the topmost first, at `target`, an existing directory.
+    ///
+    /// # Errors
+    /// [`InvalidRequest`](crate::ErrorKind::InvalidRequest) as for
+    /// [`Bind::new`](crate::Bind::new), and for no layer or more than [`Layers::MAX`].
+    pub fn new<P: AsRef<Path>>(
+        lower: impl IntoIterator<Item = P>,
+        target: impl AsRef<Path>,
+    ) -> Result<Self, Error> {
+        let lower: Vec<AbsPath> = lower
+            .into_iter()
+            .map(|layer| checked("layer", layer.as_ref()))
+            .collect::<Result<_, _>>()?;
+        Ok(Self {
+            lower: lower
+                .try_into()
+                .map_err(|error: InvalidFilesystem| Error::invalid_value("layers", error))?,
+            upper: None,
+            target: checked("target", target.as_ref())?,
+            options: MountOptions::empty(),
+            propagation: Propagation::Private,
+            lease: false,
+        })
+    }
+
+    /// What is written goes to the directory `upper`, for which the kernel needs `work`, a
+    /// directory on the same file system. Denied unless the grant allows it, and then
+    /// [`Unsupported`](crate::ErrorKind::Unsupported) where the kernel asks for more
+    /// capabilities than the helper has, as all do that are known.
+    ///
+    /// # Errors
+    /// [`InvalidRequest`](crate::ErrorKind::InvalidRequest) as for
+    /// [`Bind::new`](crate::Bind::new).
+    pub fn upper(mut self, upper: impl AsRef<Path>, work: impl AsRef<Path>) -> Result<Self, Error> {
+        self.upper = Some(UpperLayer {
+            upper: checked("upper layer", upper.as_ref())?,
+            work: checked("work directory", work.as_ref())?,
+        });
+        Ok(self)
+    }
+
+    /// Nothing can be written through the mount (`ro`), as without an upper layer.
+    pub fn read_only(mut self) -> Self {
+        self.options.insert(MountOptions::READ_ONLY);
+        self
+    }
+
+    common_options!();
+}
+
 /// A FUSE file system that was mounted and waits for its program.
 #[derive(Debug)]
 #[non_exhaustive]
@@ -232,6 +315,28 @@ impl From<Fuse> for Mount {
             passed: Passed::empty(),
             lease: fuse.lease,
         }
+    }
+}
+
+impl From<Overlay> for Mount {
+    fn from(overlay: Overlay) -> Self {
+        Self {
+            kind: Kind::Overlay {
+                lower: overlay.lower,
+                upper: overlay.upper,
+            },
+            target: overlay.target,
+            options: overlay.options,
+            propagation: overlay.propagation,
+            passed: Passed::empty(),
+            lease: overlay.lease,
+        }
+    }
+}
+
+impl From<Overlay> for Operation {
+    fn from(overlay: Overlay) -> Self {
+        Self::Mount(overlay.into())
     }
 }
 

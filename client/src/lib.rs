@@ -46,11 +46,11 @@ mod probe;
 
 pub use client::{Builder, Client, DEFAULT_SOCKET, DEFAULT_TIMEOUT, SOCKET_VARIABLE};
 pub use error::{Error, ErrorKind};
-pub use filesystem::{Block, Fuse, FuseMount};
+pub use filesystem::{Block, Fuse, FuseMount, Overlay};
 pub use mountwarden_protocol as protocol;
 pub use mountwarden_protocol::{
     AbsPath, Counters, DenyReason, ErrorCode, ErrorReply, Explanation, FilesystemOptions,
-    InvalidFilesystem, InvalidOption, InvalidPath, LandlockReport, Limits, MountAttributes,
+    InvalidFilesystem, InvalidOption, InvalidPath, LandlockReport, Layers, Limits, MountAttributes,
     MountId, MountInfo, Mounted, Operation, Outcome, Role, RoleReport, Status, TmpfsInodes,
     TmpfsLimits, TmpfsMode, TmpfsSize, Unmounted, Versions,
 };

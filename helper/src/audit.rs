@@ -117,6 +117,7 @@ impl Subject<'_> {
                 Kind::Tmpfs { .. } => "mount-tmpfs",
                 Kind::Block { .. } => "mount-block",
                 Kind::Fuse { .. } => "mount-fuse",
+                Kind::Overlay { .. } => "mount-overlay",
             },
             Self::Operation(Operation::Unmount(_)) => "unmount",
             Self::Operation(Operation::Remount(_)) => "remount",
@@ -160,6 +161,12 @@ fn asked(line: &mut Line, operation: &Operation) {
                     if let Some(bytes) = max_read {
                         line.number("max_read", *bytes);
                     }
+                }
+                Kind::Overlay { lower, upper } => {
+                    let written = upper.iter().flat_map(|layer| [&layer.upper, &layer.work]);
+                    let layers = written.chain(lower.iter());
+                    line.texts("layers", layers.map(AbsPath::as_bytes));
+                    line.truth("upper", upper.is_some());
                 }
                 Kind::Bind { source, recursive } => {
                     line.text("source", source.as_bytes());
@@ -335,8 +342,25 @@ impl Line {
     /// that is not UTF-8 stands as `\\xNN` in the decoded value.
     fn text(&mut self, key: &str, bytes: &[u8]) {
         self.key(key);
-        self.0.push('"');
+        self.value(bytes, self.0.len().saturating_add(MAX_VALUE));
+    }
+
+    /// As many values as fit into the room of one.
+    fn texts<'v>(&mut self, key: &str, values: impl Iterator<Item = &'v [u8]>) {
+        self.key(key);
         let end = self.0.len().saturating_add(MAX_VALUE);
+        for (index, value) in values.enumerate() {
+            self.0.push(if index == 0 { '[' } else { ',' });
+            self.value(value, end);
+            if self.0.len() > end {
+                break;
+            }
+        }
+        self.0.push(']');
+    }
+
+    fn value(&mut self, bytes: &[u8], end: usize) {
+        self.0.push('"');
         for chunk in bytes.utf8_chunks() {
             for character in chunk.valid().chars() {
                 if self.0.len() > end {

@@ -22,7 +22,7 @@ use crate::sys::socket;
 ///
 /// | order | descriptors | reply |
 /// |---|---|---|
-/// | `Perform` | the directory above the target; for a mount or a remount also the target, and what the kind is made from: a source; a device and what stands at its path; a FUSE connection; with a passed target that one twice, instead of the directory and it; none when the session's own judgement is a denial | `Done` |
+/// | `Perform` | the directory above the target; for a mount or a remount also the target, and what the kind is made from: a source; a device and what stands at its path; a FUSE connection; an upper layer, its work directory, the lower layers; with a passed target that one twice, instead of the directory and it; none when the session's own judgement is a denial | `Done` |
 /// | `Note` | none | `Taken` |
 /// | `Admit` | none | `Taken` |
 /// | `Status` | none | `Status` |
@@ -76,8 +76,9 @@ pub(crate) enum OrderReply {
     Answered,
 }
 
-/// More than any order needs: two paths and the fixed parts.
-const MAX_MESSAGE: usize = 16 * 1024;
+/// More than any order needs: the layers of an overlay, four paths, a message and the
+/// fixed parts.
+const MAX_MESSAGE: usize = 32 * 1024;
 
 /// How long to wait for descriptors that are on their way to be taken.
 const IN_FLIGHT: Duration = Duration::from_millis(2);
@@ -155,9 +156,9 @@ impl OrderChannel {
     pub(crate) fn receive<T: DeserializeOwned + Serialize>(
         &self,
     ) -> Result<(T, Vec<OwnedFd>), ChannelError> {
-        let mut buffer = [0_u8; MAX_MESSAGE];
+        let mut buffer = vec![0_u8; MAX_MESSAGE];
         let message = loop {
-            match socket::receive(self.0.as_fd(), &mut buffer, MsgFlags::empty()) {
+            match socket::receive_order(self.0.as_fd(), &mut buffer) {
                 Err(Errno::EINTR) => {}
                 Err(Errno::ECONNRESET) => return Err(ChannelError::Closed),
                 other => break other?,

@@ -332,6 +332,7 @@ impl<'a> Keeper<'a> {
         let kinds = Kinds {
             block: granted.block,
             fuse: granted.fuse,
+            overlay: granted.overlay,
         };
         let filter = self.context.filters.mounter(kinds).ok_or(Errno::EINVAL)?;
         match process::fork() {

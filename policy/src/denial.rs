@@ -44,6 +44,8 @@ pub(crate) enum Check {
     Kind,
     Source,
     Recursive,
+    Layers,
+    Upper,
     Device,
     Filesystem,
     Suid,
@@ -68,6 +70,8 @@ impl Check {
             Self::Kind => DenyReason::KindNotGranted,
             Self::Source => DenyReason::SourceNotGranted,
             Self::Recursive => DenyReason::RecursiveNotGranted,
+            Self::Layers => DenyReason::LayersAboveMaximum,
+            Self::Upper => DenyReason::UpperNotGranted,
             Self::Suid => DenyReason::SuidNotGranted,
             Self::Dev => DenyReason::DevNotGranted,
             Self::Forced => DenyReason::AttributeForced,
@@ -182,7 +186,11 @@ impl Denial {
         };
         let target = operation.target();
         let path = match check {
-            Check::Source | Check::Recursive | Check::Device | Check::PassedSource => {
+            Check::Source | Check::Upper => {
+                let layer = nearest.and_then(|obstacle| layer_refused(&obstacle, peer, operation));
+                layer.or(operation.source()).unwrap_or(target)
+            }
+            Check::Recursive | Check::Device | Check::PassedSource => {
                 operation.source().unwrap_or(target)
             }
             _ => target,
@@ -223,6 +231,10 @@ fn refused_by(grant: &Grant, check: Check, peer: &Peer, operation: &Operation) -
             kind.map_or("", Kind::name),
             grant.terms.kinds().join(" and ")
         ),
+        Check::Layers | Check::Upper => overlay_refused(grant, check, peer, operation),
+        Check::Source if kind.is_some_and(|kind| matches!(kind, Kind::Overlay { .. })) => {
+            overlay_refused(grant, check, peer, operation)
+        }
         Check::Source => format!(
             "binding {source} is refused: the source lies in none of the source roots of your \
              grant '{name}': {}",
@@ -271,6 +283,46 @@ fn refused_by(grant: &Grant, check: Check, peer: &Peer, operation: &Operation) -
             Asked::of(operation).verb
         ),
         Check::PassedSource => passed_source(kind, target, name),
+    }
+}
+
+/// The layer that a grant refuses.
+fn layer_refused<'o>(
+    obstacle: &Obstacle<'_>,
+    peer: &Peer,
+    operation: &'o Operation,
+) -> Option<&'o AbsPath> {
+    let terms = &obstacle.grant.terms;
+    match (operation.kind()?, obstacle.check) {
+        (Kind::Overlay { lower, .. }, Check::Source) => terms.refused_layer(lower, peer.uid),
+        (Kind::Overlay { upper, .. }, _) => terms.refused_upper(upper.as_ref()?, peer.uid),
+        _ => None,
+    }
+}
+
+fn overlay_refused(grant: &Grant, check: Check, peer: &Peer, operation: &Operation) -> String {
+    let (target, terms, name) = (operation.target(), &grant.terms, &grant.name);
+    let obstacle = Obstacle { grant, check };
+    let layer = layer_refused(&obstacle, peer, operation).unwrap_or(target);
+    match check {
+        Check::Source => format!(
+            "the layer {layer} is refused: it lies in none of the layer roots of your grant \
+             '{name}': {}",
+            listing(&terms.layer_roots(peer.uid))
+        ),
+        Check::Upper => format!(
+            "the upper layer {layer} is refused: what is written to lies, as its work directory \
+             does, in one of these roots of your grant '{name}': {}",
+            listing(&terms.upper_roots(peer.uid))
+        ),
+        _ => format!(
+            "an overlay of so many layers at {target} is refused: your grant '{name}' allows at \
+             most {}",
+            terms
+                .overlay
+                .as_ref()
+                .map_or(0, |overlay| overlay.max_layers)
+        ),
     }
 }
 
@@ -378,14 +430,14 @@ fn above(
 fn asked_size(kind: Option<&Kind>) -> Option<u64> {
     match kind? {
         Kind::Tmpfs { size, .. } => size.map(TmpfsSize::get),
-        Kind::Bind { .. } | Kind::Block { .. } | Kind::Fuse { .. } => None,
+        _ => None,
     }
 }
 
 fn asked_inodes(kind: Option<&Kind>) -> Option<u64> {
     match kind? {
         Kind::Tmpfs { inodes, .. } => inodes.map(TmpfsInodes::get),
-        Kind::Bind { .. } | Kind::Block { .. } | Kind::Fuse { .. } => None,
+        _ => None,
     }
 }
 

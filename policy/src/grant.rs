@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 
 use mountwarden_protocol::{
-    AbsPath, FilesystemName, FilesystemOption, FuseSubtype, Kind, MountAttributes, Propagation,
-    SourceName, TmpfsInodes, TmpfsSize,
+    AbsPath, FilesystemName, FilesystemOption, FuseSubtype, Kind, Layers, MountAttributes,
+    Propagation, SourceName, TmpfsInodes, TmpfsSize, UpperLayer,
 };
 
 use crate::pattern;
@@ -29,6 +29,7 @@ pub(crate) struct Terms {
     pub(crate) tmpfs: Option<TmpfsTerms>,
     pub(crate) block: Option<BlockTerms>,
     pub(crate) fuse: Option<FuseTerms>,
+    pub(crate) overlay: Option<OverlayTerms>,
     pub(crate) remount: bool,
     /// Beside private.
     pub(crate) propagation: BTreeSet<Propagation>,
@@ -80,6 +81,16 @@ pub(crate) struct FuseTerms {
     pub(crate) allow_other: bool,
     pub(crate) default_permissions: bool,
     pub(crate) read_only: bool,
+}
+
+/// `[grant.overlay]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct OverlayTerms {
+    pub(crate) layers: Vec<Template>,
+    /// Of what is written, and of what the kernel needs for that; none where an overlay
+    /// is only read.
+    pub(crate) uppers: Vec<Template>,
+    pub(crate) max_layers: usize,
 }
 
 /// The value in a grant that stands for any value.
@@ -139,6 +150,7 @@ impl Terms {
             Kind::Block { .. } => self.block.as_ref().is_some_and(|block| block.read_only),
             Kind::Fuse { .. } => self.fuse.as_ref().is_some_and(|fuse| fuse.read_only),
             Kind::Tmpfs { .. } => false,
+            Kind::Overlay { upper, .. } => upper.is_none(),
         };
         if read_only {
             self.force | MountAttributes::READ_ONLY
@@ -153,7 +165,9 @@ impl Terms {
         let tmpfs = self.tmpfs.map(|_| "tmpfs");
         let block = self.block.as_ref().map(|_| "block");
         let fuse = self.fuse.as_ref().map(|_| "fuse");
-        [bind, tmpfs, block, fuse].into_iter().flatten().collect()
+        let overlay = self.overlay.as_ref().map(|_| "overlay");
+        let kinds = [bind, tmpfs, block, fuse, overlay];
+        kinds.into_iter().flatten().collect()
     }
 
     /// The patterns of the devices for this user; none where the grant has no block.
@@ -162,10 +176,49 @@ impl Terms {
         self.expand(devices.map_or(&[], Vec::as_slice), uid)
     }
 
+    /// The roots of lower layers for this user; none where the grant has no overlay.
+    pub(crate) fn layer_roots(&self, uid: u32) -> Vec<AbsPath> {
+        self.expand(self.overlay.as_ref().map_or(&[], |o| &o.layers), uid)
+    }
+
+    /// The roots of upper layers for this user; none where the grant has none.
+    pub(crate) fn upper_roots(&self, uid: u32) -> Vec<AbsPath> {
+        self.expand(self.overlay.as_ref().map_or(&[], |o| &o.uppers), uid)
+    }
+
+    /// The first lower layer that is not granted.
+    pub(crate) fn refused_layer<'l>(&self, layers: &'l Layers, uid: u32) -> Option<&'l AbsPath> {
+        let roots = self.layer_roots(uid);
+        layers.iter().find(|layer| !is_within(&roots, layer))
+    }
+
+    /// What is not granted of an upper layer.
+    pub(crate) fn refused_upper<'l>(&self, layer: &'l UpperLayer, uid: u32) -> Option<&'l AbsPath> {
+        let roots = self.upper_roots(uid);
+        let paths = [&layer.upper, &layer.work];
+        paths.into_iter().find(|path| !is_within(&roots, path))
+    }
+
+    /// All roots of what mounts are made from, as they are written.
+    pub(crate) fn origins(&self) -> impl Iterator<Item = &Template> {
+        let overlay = self
+            .overlay
+            .iter()
+            .flat_map(|o| o.layers.iter().chain(&o.uppers));
+        self.sources().iter().chain(overlay)
+    }
+
     fn expand(&self, roots: &[Template], uid: u32) -> Vec<AbsPath> {
         let names = self.subjects.names_of(uid);
         distinct(roots.iter().flat_map(|root| root.expand(uid, &names)))
     }
+}
+
+/// Whether a path is one of the roots, or lies beneath one.
+pub(crate) fn is_within(roots: &[AbsPath], path: &AbsPath) -> bool {
+    roots
+        .iter()
+        .any(|root| path == root || path.is_beneath(root))
 }
 
 /// Each path once, where it comes first.

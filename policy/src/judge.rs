@@ -1,17 +1,17 @@
 //! The decision.
 
 use mountwarden_protocol::{
-    AbsPath, FilesystemName, Kind, Lift, Mount, MountAttributes, MountOptions, Operation, Passed,
-    Propagation, Remount, TmpfsInodes, TmpfsMode, TmpfsSize, Unmount,
+    AbsPath, FilesystemName, Kind, Layers, Lift, Mount, MountAttributes, MountOptions, Operation,
+    Passed, Propagation, Remount, TmpfsInodes, TmpfsMode, TmpfsSize, Unmount, UpperLayer,
 };
 
 use crate::denial::{Asked, Check, Denial, Obstacle};
-use crate::grant::{BindTerms, BlockTerms, FuseTerms, Grant, TmpfsTerms};
+use crate::grant::{BindTerms, BlockTerms, FuseTerms, Grant, TmpfsTerms, is_within};
 use crate::pattern;
 use crate::protected::Protected;
 use crate::{
-    MountPermit, Peer, Permit, PermittedFuse, PermittedKind, PermittedLift, RemountPermit,
-    UnmountPermit, Verdict,
+    MountPermit, Peer, Permit, PermittedFuse, PermittedKind, PermittedLift, PermittedOverlay,
+    RemountPermit, UnmountPermit, Verdict,
 };
 
 pub(crate) fn judge<'p>(
@@ -176,6 +176,7 @@ fn check_kind(grant: &Grant, peer: &Peer, kind: &Kind) -> Result<(), Check> {
             check_block(grant, block, peer, device, filesystem)
         }
         Kind::Fuse { .. } => grant.terms.fuse.as_ref().map(drop).ok_or(Check::Kind),
+        Kind::Overlay { lower, upper } => check_overlay(grant, peer, lower, upper.as_ref()),
     }
 }
 
@@ -222,6 +223,10 @@ fn permitted(grant: &Grant, peer: &Peer, kind: &Kind) -> Result<PermittedKind, C
             let fuse = grant.terms.fuse.as_ref().ok_or(Check::Kind)?;
             permitted_fuse(fuse, peer, kind).map(PermittedKind::Fuse)
         }
+        Kind::Overlay { lower, upper } => Ok(PermittedKind::Overlay(PermittedOverlay {
+            lower: lower.clone(),
+            upper: upper.clone(),
+        })),
     }
 }
 
@@ -238,6 +243,25 @@ fn check_block(
     }
     if !block.filesystems.contains(filesystem) {
         return Err(Check::Filesystem);
+    }
+    Ok(())
+}
+
+fn check_overlay(
+    grant: &Grant,
+    peer: &Peer,
+    lower: &Layers,
+    upper: Option<&UpperLayer>,
+) -> Result<(), Check> {
+    let overlay = grant.terms.overlay.as_ref().ok_or(Check::Kind)?;
+    if grant.terms.refused_layer(lower, peer.uid).is_some() {
+        return Err(Check::Source);
+    }
+    if lower.count() > overlay.max_layers {
+        return Err(Check::Layers);
+    }
+    if upper.is_some_and(|layer| grant.terms.refused_upper(layer, peer.uid).is_some()) {
+        return Err(Check::Upper);
     }
     Ok(())
 }
@@ -318,11 +342,7 @@ fn check_bind(
     source: &AbsPath,
     recursive: bool,
 ) -> Result<(), Check> {
-    let roots = grant.terms.source_roots(peer.uid);
-    if !roots
-        .iter()
-        .any(|root| source == root || source.is_beneath(root))
-    {
+    if !is_within(&grant.terms.source_roots(peer.uid), source) {
         return Err(Check::Source);
     }
     if recursive && !bind.recursive {

@@ -34,6 +34,6 @@ pub use lint::Warning;
 pub use peer::{Accounts, Peer};
 pub use policy::{Places, Policy};
 pub use verdict::{
-    MountPermit, Permit, PermittedFuse, PermittedKind, PermittedLift, RemountPermit, UnmountPermit,
-    Verdict,
+    MountPermit, Permit, PermittedFuse, PermittedKind, PermittedLift, PermittedOverlay,
+    RemountPermit, UnmountPermit, Verdict,
 };

@@ -22,7 +22,7 @@ pub struct Policy {
 /// The roots of every grant of one peer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Places {
-    /// What it may bind: these and what lies beneath.
+    /// What it may make mounts from: these and what lies beneath.
     pub sources: Vec<AbsPath>,
     /// Where it may mount: what lies beneath these.
     pub targets: Vec<AbsPath>,
@@ -30,6 +30,8 @@ pub struct Places {
     pub block: bool,
     /// Whether a grant has FUSE file systems.
     pub fuse: bool,
+    /// Whether a grant has overlays.
+    pub overlay: bool,
 }
 
 impl Policy {
@@ -84,7 +86,7 @@ impl Policy {
     pub fn static_roots(&self) -> BTreeSet<AbsPath> {
         self.grants
             .iter()
-            .flat_map(|grant| grant.terms.targets.iter().chain(grant.terms.sources()))
+            .flat_map(|grant| grant.terms.targets.iter().chain(grant.terms.origins()))
             .map(Template::constant_prefix)
             .cloned()
             .collect()
@@ -94,11 +96,17 @@ impl Policy {
     #[must_use]
     pub fn places(&self, peer: &Peer) -> Places {
         let own = || self.grants.iter().filter(|g| g.terms.subjects.cover(peer));
+        let origins = own().flat_map(|Grant { terms, .. }| {
+            let uid = peer.uid;
+            let overlay = [terms.layer_roots(uid), terms.upper_roots(uid)].concat();
+            terms.source_roots(uid).into_iter().chain(overlay)
+        });
         Places {
-            sources: distinct(own().flat_map(|grant| grant.terms.source_roots(peer.uid))),
+            sources: distinct(origins),
             targets: distinct(own().flat_map(|grant| grant.terms.target_roots(peer.uid))),
             block: own().any(|grant| grant.terms.block.is_some()),
             fuse: own().any(|grant| grant.terms.fuse.is_some()),
+            overlay: own().any(|grant| grant.terms.overlay.is_some()),
         }
     }
 

@@ -41,6 +41,15 @@ pub enum InvalidFilesystem {
     /// Not what the mount table can show as a source.
     #[error("the name of a source is 1 to 255 printable ASCII characters without a comma")]
     Source,
+    /// Nothing for an overlay to show.
+    #[error("an overlay has at least one lower layer")]
+    NoLayer,
+    /// More layers than a request can hold.
+    #[error("there are more than 16 lower layers")]
+    TooManyLayers,
+    /// Longer paths than a request can hold.
+    #[error("the paths of the lower layers are longer than 8192 bytes, all together")]
+    LongLayers,
 }
 
 /// Defines a text that is checked whenever one is made or decoded.

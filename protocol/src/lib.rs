@@ -14,6 +14,7 @@ pub mod escape;
 mod filesystem;
 pub mod frame;
 mod handshake;
+mod layers;
 mod open_enum;
 mod options;
 mod path;
@@ -27,6 +28,7 @@ pub use filesystem::{
     OptionValue, SourceName,
 };
 pub use handshake::{Features, Hello, HelloReply, Refusal, VERSION, Versions, Welcome};
+pub use layers::{Layers, UpperLayer};
 pub use options::{
     InvalidOption, MountAttributes, MountId, MountOptions, Passed, TmpfsInodes, TmpfsMode,
     TmpfsSize,

@@ -5,8 +5,8 @@ use std::num::NonZeroU32;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    AbsPath, FilesystemName, FilesystemOptions, FuseSubtype, MountAttributes, MountId,
-    MountOptions, Passed, SourceName, TmpfsInodes, TmpfsMode, TmpfsSize,
+    AbsPath, FilesystemName, FilesystemOptions, FuseSubtype, Layers, MountAttributes, MountId,
+    MountOptions, Passed, SourceName, TmpfsInodes, TmpfsMode, TmpfsSize, UpperLayer,
 };
 
 /// One request on an open connection; each gets one [`crate::Reply`].
@@ -178,16 +178,23 @@ pub enum Kind {
         /// The most bytes of one read; `None` for what the kernel takes.
         max_read: Option<u32>,
     },
+    /// Directories that are seen as one. Without an upper layer it is read-only.
+    Overlay {
+        /// What is only read.
+        lower: Layers,
+        /// What is written.
+        upper: Option<UpperLayer>,
+    },
 }
 
 impl Kind {
-    /// The path that is mounted, for kinds that have one.
+    /// The path that is mounted, for kinds that have a single one.
     #[must_use]
     pub fn source(&self) -> Option<&AbsPath> {
         match self {
             Self::Bind { source, .. } => Some(source),
             Self::Block { device, .. } => Some(device),
-            Self::Tmpfs { .. } | Self::Fuse { .. } => None,
+            Self::Tmpfs { .. } | Self::Fuse { .. } | Self::Overlay { .. } => None,
         }
     }
 
@@ -199,6 +206,7 @@ impl Kind {
             Self::Tmpfs { .. } => "tmpfs",
             Self::Block { .. } => "block",
             Self::Fuse { .. } => "fuse",
+            Self::Overlay { .. } => "overlay",
         }
     }
 }

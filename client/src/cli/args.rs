@@ -226,6 +226,9 @@ pub(super) enum Kind {
 
     /// Mount a file system that a program serves, and become that program.
     Fuse(Served),
+
+    /// Show several directories as one; read-only without an upper layer.
+    Overlay(Layered),
 }
 
 /// A file system that a program serves, and the program.
@@ -273,6 +276,38 @@ pub(super) struct Served {
     /// a command that stays.
     #[arg(last = true, value_name = "PROGRAM", conflicts_with = "lease")]
     pub(super) program: Vec<OsString>,
+}
+
+/// Directories that are seen as one.
+#[derive(Debug, Args)]
+pub(super) struct Layered {
+    /// Where: an existing directory.
+    target: OsString,
+
+    /// A directory that is only read; given again, one beneath those before it.
+    #[arg(long, value_name = "DIR", required = true)]
+    lower: Vec<OsString>,
+
+    /// A directory that is written, where the grant allows it and the kernel can.
+    #[arg(long, value_name = "DIR", requires = "work")]
+    upper: Option<OsString>,
+
+    /// What the kernel needs to write: a directory on the same file system.
+    #[arg(long, value_name = "DIR", requires = "upper")]
+    work: Option<OsString>,
+
+    /// Nothing can be written through the mount.
+    #[arg(long)]
+    read_only: bool,
+
+    #[command(flatten)]
+    passed: PassTarget,
+
+    #[command(flatten)]
+    without: Restrictions,
+
+    #[command(flatten)]
+    with: Permissions,
 }
 
 #[derive(Debug, Args)]

@@ -22,8 +22,8 @@ use libc::{
 use mountwarden_protocol::Role;
 
 use self::privileged::{
-    mounter_block, mounter_checks, mounter_contexts, mounter_fuse, mounter_work, warden,
-    warden_child,
+    mounter_block, mounter_checks, mounter_contexts, mounter_fuse, mounter_overlay, mounter_work,
+    warden, warden_child,
 };
 use self::unprivileged::{gate, gate_child, session};
 use super::entry::{Check, Entry, Int, Value, call, fd, int, is, long, no_flags, null};
@@ -34,23 +34,28 @@ use crate::table::Source;
 pub(crate) struct Kinds {
     pub(crate) block: bool,
     pub(crate) fuse: bool,
+    pub(crate) overlay: bool,
 }
 
 impl Kinds {
     pub(crate) const NONE: Self = Self {
         block: false,
         fuse: false,
+        overlay: false,
     };
     pub(crate) const ALL: Self = Self {
         block: true,
         fuse: true,
+        overlay: true,
     };
 
     /// Every set of them.
     pub(crate) fn sets() -> impl Iterator<Item = Self> {
-        let both = [false, true];
-        let sets = move |block| both.map(|fuse| Self { block, fuse });
-        both.into_iter().flat_map(sets)
+        (0..8_u8).map(|bits| Self {
+            block: bits & 1 != 0,
+            fuse: bits & 2 != 0,
+            overlay: bits & 4 != 0,
+        })
     }
 }
 
@@ -98,9 +103,14 @@ pub(super) fn of(role: Role, source: Source, kinds: Kinds) -> Vec<Entry> {
 /// What a mounter does for a peer that is granted these kinds alone.
 fn granted(kinds: Kinds) -> impl Iterator<Item = Entry> {
     let tables = [
-        ("block, fuse", kinds.block || kinds.fuse, mounter_contexts()),
+        (
+            "block, fuse, overlay",
+            kinds.block || kinds.fuse || kinds.overlay,
+            mounter_contexts(),
+        ),
         ("block", kinds.block, mounter_block()),
         ("fuse", kinds.fuse, mounter_fuse()),
+        ("overlay", kinds.overlay, mounter_overlay()),
     ];
     tables
         .into_iter()

@@ -74,6 +74,9 @@ pub(super) fn shows(
         (PermittedKind::Block { filesystem, .. }, Origin::Device(device)) => {
             Ok(block(filesystem, device, target))
         }
+        (PermittedKind::Overlay(_), _) if target.mount.filesystem == b"overlay" => {
+            Ok(Some("the kernel does not tell which layers an overlay has"))
+        }
         (PermittedKind::Fuse(_), _) => Ok(Some("a FUSE file system is served once")),
         _ => Ok(Some("it is of another kind")),
     }

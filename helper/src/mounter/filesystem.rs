@@ -3,9 +3,11 @@
 #![forbid(unsafe_code)]
 
 use std::ffi::CString;
+use std::fmt::Display;
+use std::iter;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use mountwarden_policy::{PermittedFuse, PermittedKind};
+use mountwarden_policy::{PermittedFuse, PermittedKind, PermittedOverlay};
 use mountwarden_protocol::escape::Safe;
 use mountwarden_protocol::{
     AbsPath, ErrorCode, ErrorReply, FilesystemName, FilesystemOptions, MountAttributes, SourceName,
@@ -13,6 +15,7 @@ use mountwarden_protocol::{
 use nix::errno::Errno;
 
 use super::device::Device;
+use super::location::Location;
 use crate::failure;
 use crate::sys::mount;
 use crate::sys::pinned::{self, Pinned, Slot};
@@ -151,12 +154,82 @@ fn connect(context: BorrowedFd<'_>, fuse: &PermittedFuse, root_mode: u32) -> Res
     }
 }
 
+/// A detached overlay of directories that were checked, in the order of their slots.
+///
+/// The kernel holds a layer once it was named. All but the first are closed then, so that
+/// the mount arrives in its own slot.
+pub(super) fn overlay(
+    overlay: &PermittedOverlay,
+    layers: &mut Vec<Location>,
+    target: &AbsPath,
+    attributes: MountAttributes,
+) -> Result<OwnedFd, ErrorReply> {
+    let context = mount::open_filesystem(pinned::OVERLAY).map_err(|errno| match errno {
+        Errno::ENODEV => unknown(target, "overlay"),
+        other => failure::kernel("cannot make the overlay for", target, other),
+    })?;
+    stack(context.as_fd(), overlay)
+        .and_then(|()| {
+            layers.truncate(1);
+            mount::mount_filesystem(context.as_fd(), table::kernel_bits(attributes))
+        })
+        .map_err(|errno| not_stacked(context.as_fd(), overlay, target, errno))
+}
+
+/// Each layer is a value of its own, which no byte of its name can split, and a path that
+/// leads to its descriptor and nowhere else.
+fn stack(context: BorrowedFd<'_>, overlay: &PermittedOverlay) -> Result<(), Errno> {
+    mount::set_pinned(context, pinned::SOURCE, pinned::MOUNTWARDEN)?;
+    for (key, value) in pinned::OVERLAY_LIMITS {
+        mount::set_pinned(context, key, value)?;
+    }
+    let upper = overlay.upper.iter();
+    let keys = upper
+        .flat_map(|_| [pinned::UPPER_DIR, pinned::WORK_DIR])
+        .chain(iter::repeat_n(pinned::LOWER_DIR, overlay.lower.count()));
+    for (key, slot) in keys.zip(Slot::layers()) {
+        mount::set_pinned(context, key, slot.path)?;
+    }
+    mount::create_filesystem(context)
+}
+
+/// Why the kernel did not make an overlay, with what it says itself.
+fn not_stacked(
+    context: BorrowedFd<'_>,
+    overlay: &PermittedOverlay,
+    target: &AbsPath,
+    errno: Errno,
+) -> ErrorReply {
+    let (code, advice) = match errno {
+        Errno::EACCES if overlay.upper.is_some() => (
+            ErrorCode::Unsupported,
+            "; the kernel works in a directory without permissions beneath the work directory, \
+             which takes more than CAP_SYS_ADMIN: ask without an upper layer",
+        ),
+        Errno::EINVAL => (
+            ErrorCode::Unsupported,
+            "; a kernel before Linux 6.7 takes no layers one by one, and none takes layers of \
+             every type or depth, or one beneath which something locked is mounted",
+        ),
+        Errno::ELOOP => (ErrorCode::InvalidRequest, "; one layer lies in another"),
+        other => return failure::kernel("cannot make the overlay for", target, other),
+    };
+    let message = format!(
+        "cannot make the overlay for {target}: {}{advice}{}",
+        errno.desc(),
+        said(context)
+    );
+    ErrorReply::new(code, message)
+        .at(target)
+        .errno(failure::number(errno))
+}
+
 fn set(context: BorrowedFd<'_>, key: Pinned, value: &str) -> Result<(), Errno> {
     let value = CString::new(value).map_err(|_| Errno::EINVAL)?;
     mount::set_option(context, key, &value)
 }
 
-fn unknown(path: &AbsPath, filesystem: &FilesystemName) -> ErrorReply {
+fn unknown(path: &AbsPath, filesystem: impl Display) -> ErrorReply {
     let message = format!(
         "cannot mount {path} as {filesystem}: this kernel has no such file system; load its \
          module, which the helper cannot"

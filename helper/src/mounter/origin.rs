@@ -4,13 +4,13 @@
 use std::os::fd::{BorrowedFd, OwnedFd};
 
 use mountwarden_policy::PermittedKind;
-use mountwarden_protocol::{AbsPath, DenyReason, ErrorReply, Passed};
+use mountwarden_protocol::{AbsPath, DenyReason, ErrorCode, ErrorReply, MountAttributes, Passed};
 
 use super::device::{self, Device};
-use super::location::{Location, Purpose};
+use super::location::{Location, Purpose, refuse};
 use super::mount::not_covered;
 use crate::sys::pinned::Slot;
-use crate::table::Table;
+use crate::table::{self, Table};
 
 /// The descriptors that came for an origin, not checked, in the slots from
 /// [`Slot::Source`] on.
@@ -24,6 +24,7 @@ pub(super) enum Unchecked<'p> {
     Nothing,
     Device(&'p AbsPath, OwnedFd, OwnedFd),
     Connection(&'p AbsPath, OwnedFd),
+    Layers(Vec<(&'p AbsPath, OwnedFd)>),
 }
 
 impl<'p> Unchecked<'p> {
@@ -48,6 +49,11 @@ impl<'p> Unchecked<'p> {
                 Self::Device(device, files.next()?, files.next()?)
             }
             Some(PermittedKind::Fuse(_)) => Self::Connection(target, files.next()?),
+            Some(PermittedKind::Overlay(overlay)) => {
+                let mut layer = |path| Some((path, files.next()?));
+                let layers: Option<_> = overlay.directories().map(&mut layer).collect();
+                Self::Layers(layers?)
+            }
         };
         files.next().is_none().then_some(unchecked)
     }
@@ -75,7 +81,28 @@ impl<'p> Unchecked<'p> {
             Self::Connection(target, file) => {
                 device::connection(table, file, target).map(Origin::Connection)
             }
+            Self::Layers(layers) => {
+                let layers = Slot::layers().zip(layers);
+                let checked = layers
+                    .map(|(slot, (path, file))| layer(table, own, Slot::Layer(slot), file, path));
+                checked.collect::<Result<_, _>>().map(Origin::Layers)
+            }
         }
+    }
+}
+
+fn layer(
+    table: &Table,
+    own: BorrowedFd<'_>,
+    slot: Slot,
+    file: OwnedFd,
+    path: &AbsPath,
+) -> Result<Location, ErrorReply> {
+    let layer = Location::check(table, own, slot, file, path, Purpose::Use { passed: false })?;
+    if layer.status.is_directory() {
+        Ok(layer)
+    } else {
+        Err(refuse(ErrorCode::WrongType, path, "is not a directory"))
     }
 }
 
@@ -89,6 +116,8 @@ pub(super) enum Origin {
     Device(Device),
     /// What a FUSE file system is served on.
     Connection(OwnedFd),
+    /// The directories of an overlay.
+    Layers(Vec<Location>),
 }
 
 impl Origin {
@@ -98,5 +127,17 @@ impl Origin {
             Self::Location(location) => Some(location),
             _ => None,
         }
+    }
+
+    /// What keeps the layers of an overlay safe where they lie. The kernel asks the overlay
+    /// alone, which has none of it by itself; that it is only read is its own affair.
+    pub(super) fn attributes_of_layers(&self) -> MountAttributes {
+        let Self::Layers(layers) = self else {
+            return MountAttributes::empty();
+        };
+        let attributes = layers.iter().map(|layer| table::attributes(&layer.mount));
+        attributes
+            .collect::<MountAttributes>()
+            .difference(MountAttributes::READ_ONLY)
     }
 }

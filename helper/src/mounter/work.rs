@@ -46,7 +46,7 @@ impl Worker<'_> {
         } else {
             Spot::Named(Box::new(self.place(directory, path)?))
         };
-        let (target, origin) = self.locations(&spot, path, target, origin)?;
+        let (target, mut origin) = self.locations(&spot, path, target, origin)?;
         if target.status.is_mount_root {
             let mounted = existing::same(table, permit, &origin, &target)?;
             let handed = None;
@@ -54,12 +54,12 @@ impl Worker<'_> {
         }
         target.check_owner(permit.target_owner, DenyReason::TargetNotOwned)?;
         let lease = self.lease(permit, &spot)?;
-        if let Origin::Device(_) | Origin::Connection(_) = origin {
+        if let Origin::Device(_) | Origin::Connection(_) | Origin::Layers(_) = origin {
             // The context takes its number.
             drop(spot);
         }
         let reserved = self.reserve(&target)?;
-        let Attached { mounted, mount } = mount::mount(table, permit, &origin, &target, lease)?;
+        let Attached { mounted, mount } = mount::mount(table, permit, &mut origin, &target, lease)?;
         reserved.keep();
         let handed = match origin {
             Origin::Connection(descriptor) => Some(Handed {

@@ -85,6 +85,10 @@ fn origin<'a>(
         (Some(PermittedKind::Bind { source, .. }), None) => opened([location(source, roots)?]),
         (Some(PermittedKind::Block { device, .. }), _) => opened(block_device(device)?),
         (Some(PermittedKind::Fuse(_)), _) => opened([fuse_connection()?]),
+        (Some(PermittedKind::Overlay(overlay)), _) => {
+            let layers = overlay.directories().map(|path| location(path, roots));
+            opened(layers.collect::<Result<Vec<_>, _>>()?)
+        }
         (Some(PermittedKind::Tmpfs { .. }) | None, _) => Vec::new(),
     })
 }

@@ -458,7 +458,7 @@ fn tmpfs_limits(permit: &MountPermit<'_>) -> Option<TmpfsLimits> {
             inodes: inodes.get(),
             mode: mode.bits(),
         }),
-        PermittedKind::Bind { .. } | PermittedKind::Block { .. } | PermittedKind::Fuse(_) => None,
+        _ => None,
     }
 }
 

@@ -1,4 +1,4 @@
-//! Unwise grants of devices and of FUSE.
+//! Unwise grants of devices, of FUSE and of overlays.
 
 use crate::grant::Terms;
 use crate::pattern;
@@ -39,6 +39,13 @@ pub(super) fn warnings(terms: &Terms) -> Vec<String> {
         messages.push(
             "allow_other without default_permissions lets a peer's program decide what other \
              users may do on its file system, and see what they do there"
+                .to_owned(),
+        );
+    }
+    if terms.overlay.as_ref().is_some_and(|o| !o.uppers.is_empty()) {
+        messages.push(
+            "upper grants nothing yet: no kernel that is known gives an upper layer to a helper \
+             that holds CAP_SYS_ADMIN alone"
                 .to_owned(),
         );
     }

@@ -1,14 +1,14 @@
-//! `[grant.block]` and `[grant.fuse]`
+//! `[grant.block]`, `[grant.fuse]` and `[grant.overlay]`
 
 use std::fmt::Display;
 use std::str::FromStr;
 
-use mountwarden_protocol::{FilesystemOption, OptionKey};
+use mountwarden_protocol::{FilesystemOption, Layers, OptionKey};
 
 use super::grant::{flag, roots};
 use super::toml_reader::Value;
 use crate::error::{Fault, quoted};
-use crate::grant::{BlockTerms, FuseTerms};
+use crate::grant::{BlockTerms, FuseTerms, OverlayTerms};
 use crate::subjects::Subjects;
 use crate::template::Template;
 
@@ -87,6 +87,25 @@ pub(super) fn fuse(value: &Value<'_>) -> Result<FuseTerms, Fault> {
         allow_other: flag(&table, "allow_other")?,
         default_permissions: flag(&table, "default_permissions")?,
         read_only: flag(&table, "read_only")?,
+    })
+}
+
+pub(super) fn overlay(value: &Value<'_>, subjects: &Subjects) -> Result<OverlayTerms, Fault> {
+    let table = value.table("[grant.overlay]", &["layer", "upper", "max_layers"])?;
+    let paths = |value: &Value<'_>| roots(value, subjects, |_, _| Ok(()));
+    let uppers = table.get("upper").map(|value| paths(&value));
+    let max_layers = match table.get("max_layers") {
+        Some(value) => value
+            .as_number()
+            .and_then(|number| usize::try_from(number).ok())
+            .filter(|number| (1..=Layers::MAX).contains(number))
+            .ok_or_else(|| value.wrong(format!("a number, 1 to {}", Layers::MAX)))?,
+        None => Layers::MAX,
+    };
+    Ok(OverlayTerms {
+        layers: paths(&table.require("layer")?)?,
+        uppers: uppers.transpose()?.unwrap_or_default(),
+        max_layers,
     })
 }
 

@@ -250,6 +250,28 @@ fn a_fuse_mount_for_others_without_the_kernels_checks_is_unwise() {
 }
 
 #[test]
+fn an_overlay_of_the_whole_tree_or_with_an_upper_layer_is_unwise() {
+    let of_overlay = |lines: &str| {
+        of_grant(&format!(
+            "users = ['qemu']\ntarget = ['/run/vms/{{uid}}']\n[grant.overlay]\n{lines}"
+        ))
+    };
+    assert_eq!(of_overlay("layer = ['/srv/layers']"), [""; 0]);
+    assert_eq!(
+        of_overlay("layer = ['/']"),
+        ["the layer root / is the whole file tree"]
+    );
+    assert_eq!(
+        of_overlay("layer = ['/srv/layers']\nupper = ['/sys/x']"),
+        [
+            "upper grants nothing yet: no kernel that is known gives an upper layer to a helper \
+             that holds CAP_SYS_ADMIN alone",
+            "the upper root /sys/x lies in /sys: it shows files of the kernel, not of a disk",
+        ]
+    );
+}
+
+#[test]
 fn accounts_that_mean_more_than_one_service_are_unwise() {
     for (subjects, beginnings) in [
         ("users = ['root']", vec!["names user 0: "]),

@@ -10,6 +10,8 @@ mod lint;
 #[cfg(test)]
 mod messages;
 #[cfg(test)]
+mod overlays;
+#[cfg(test)]
 mod places;
 #[cfg(test)]
 mod positions;

@@ -113,16 +113,16 @@ fn every_table_knows_its_keys() {
             3,
             1,
             "unknown key \"user\" in [[grant]]; the keys are name, users, groups, target, force, \
-             shared_target, bind, tmpfs, block, fuse, remount, propagation, passed_target, \
-             target_owner",
+             shared_target, bind, tmpfs, block, fuse, overlay, remount, propagation, \
+             passed_target, target_owner",
         ),
         (
             "version = 1\n[[grant]]\nname = 'x'\n  [grant.blocks]\n  device = []\n",
             4,
             10,
             "unknown key \"blocks\" in [[grant]]; the keys are name, users, groups, target, force, \
-             shared_target, bind, tmpfs, block, fuse, remount, propagation, passed_target, \
-             target_owner",
+             shared_target, bind, tmpfs, block, fuse, overlay, remount, propagation, \
+             passed_target, target_owner",
         ),
     ]);
 }
@@ -438,7 +438,7 @@ fn the_other_keys_of_a_grant_have_types() {
             2,
             1,
             "the grant allows no kind of mount; give it a table [grant.bind], [grant.tmpfs], \
-             [grant.block] or [grant.fuse]",
+             [grant.block], [grant.fuse] or [grant.overlay]",
         ),
         (
             "force = ['nodev', 'suid']",
@@ -569,6 +569,48 @@ fn attack_14_what_a_device_may_hold_is_spelt_out() {
             9,
             12,
             "the option \"source=*\" is refused: the helper sets it itself, from the grant or from what the kernel says of the peer",
+        ),
+    ]);
+}
+
+#[test]
+fn an_overlay_names_its_layers() {
+    check_grant(&[
+        (
+            "name = 'g'\nusers = ['qemu']\ntarget = ['/run/a']\n[grant.overlay]\nmax_layers = 1",
+            6,
+            1,
+            "[grant.overlay] lacks the key layer, which is required",
+        ),
+        (
+            "name = 'g'\nusers = ['qemu']\ntarget = ['/run/a']\n[grant.overlay]\nlayer = ['/a:/b', 'c']",
+            7,
+            19,
+            "the root \"c\" is refused: the path is relative; it must start with '/'",
+        ),
+        (
+            "name = 'g'\nusers = ['qemu']\ntarget = ['/run/a']\n[grant.overlay]\nlayer = ['/a']\nupper = []",
+            8,
+            9,
+            "upper must be a list of at least one absolute path, not an empty list",
+        ),
+        (
+            "name = 'g'\nusers = ['qemu']\ntarget = ['/run/a']\n[grant.overlay]\nlayer = ['/a']\nmax_layers = 0",
+            8,
+            14,
+            "max_layers must be a number, 1 to 16, not 0",
+        ),
+        (
+            "name = 'g'\nusers = ['qemu']\ntarget = ['/run/a']\n[grant.overlay]\nlayer = ['/a']\nmax_layers = 17",
+            8,
+            14,
+            "max_layers must be a number, 1 to 16, not 17",
+        ),
+        (
+            "name = 'g'\nusers = ['qemu']\ntarget = ['/run/a']\n[grant.overlay]\nlayer = ['/a']\nmetacopy = true",
+            8,
+            1,
+            "unknown key \"metacopy\" in [grant.overlay]; the keys are layer, upper, max_layers",
         ),
     ]);
 }

@@ -107,6 +107,15 @@ mirror! {
             default_permissions: bool,
             max_read: Option<u32>,
         },
+        Overlay {
+            lower: Vec<Vec<u8>>,
+            upper: Option<UpperLayer>,
+        },
+    }
+
+    pub(crate) struct UpperLayer {
+        pub(crate) upper: Vec<u8>,
+        pub(crate) work: Vec<u8>,
     }
 
     pub(crate) struct FilesystemOption {
@@ -448,6 +457,13 @@ impl From<&protocol::Kind> for Kind {
                 allow_other: *allow_other,
                 default_permissions: *default_permissions,
                 max_read: *max_read,
+            },
+            protocol::Kind::Overlay { lower, upper } => Self::Overlay {
+                lower: lower.iter().map(path).collect(),
+                upper: upper.as_ref().map(|layer| UpperLayer {
+                    upper: path(&layer.upper),
+                    work: path(&layer.work),
+                }),
             },
         }
     }

@@ -4,10 +4,11 @@ use std::num::NonZeroU32;
 
 use mountwarden_protocol::{
     AbsPath, Counters, DenyReason, ErrorCode, ErrorReply, Explanation, Features, FilesystemOption,
-    FilesystemOptions, Hello, HelloReply, Kind, LandlockReport, Lift, Limits, ListPage, Mount,
-    MountAttributes, MountId, MountInfo, MountOptions, Mounted, Operation, Outcome, Passed,
+    FilesystemOptions, Hello, HelloReply, Kind, LandlockReport, Layers, Lift, Limits, ListPage,
+    Mount, MountAttributes, MountId, MountInfo, MountOptions, Mounted, Operation, Outcome, Passed,
     ProbeAnswer, Probed, Propagation, Refusal, Remount, Reply, Request, Role, RoleReport, Status,
-    TmpfsInodes, TmpfsLimits, TmpfsMode, TmpfsSize, Unmount, Unmounted, Versions, Welcome,
+    TmpfsInodes, TmpfsLimits, TmpfsMode, TmpfsSize, Unmount, Unmounted, UpperLayer, Versions,
+    Welcome,
 };
 use proptest::collection::vec;
 use proptest::option::of;
@@ -151,7 +152,15 @@ fn kind() -> impl Strategy<Value = Kind> {
                 default_permissions: flags.1,
                 max_read,
             }),
+        (layers(), of((path(), path()))).prop_map(|(lower, upper)| Kind::Overlay {
+            lower,
+            upper: upper.map(|(upper, work)| UpperLayer { upper, work }),
+        }),
     ]
+}
+
+fn layers() -> impl Strategy<Value = Layers> {
+    vec(path(), 1..=Layers::MAX).prop_filter_map("too long together", |paths| paths.try_into().ok())
 }
 
 fn filesystem_options() -> impl Strategy<Value = FilesystemOptions> {

@@ -5,10 +5,10 @@ use std::num::NonZeroU32;
 
 use mountwarden_protocol::{
     AbsPath, Counters, DenyReason, ErrorCode, ErrorReply, Explanation, Features, Hello, HelloReply,
-    Kind, LandlockReport, Lift, Limits, ListPage, Mount, MountAttributes, MountId, MountInfo,
-    MountOptions, Mounted, Operation, Outcome, Passed, ProbeAnswer, Probed, Propagation, Refusal,
-    Remount, Reply, Request, Role, RoleReport, Status, TmpfsInodes, TmpfsLimits, TmpfsMode,
-    TmpfsSize, Unmount, Unmounted, Versions, Welcome,
+    Kind, LandlockReport, Layers, Lift, Limits, ListPage, Mount, MountAttributes, MountId,
+    MountInfo, MountOptions, Mounted, Operation, Outcome, Passed, ProbeAnswer, Probed, Propagation,
+    Refusal, Remount, Reply, Request, Role, RoleReport, Status, TmpfsInodes, TmpfsLimits,
+    TmpfsMode, TmpfsSize, Unmount, Unmounted, UpperLayer, Versions, Welcome,
 };
 
 #[derive(Debug)]
@@ -91,6 +91,11 @@ fn hello_replies() -> Vec<(&'static str, HelloReply)> {
     ]
 }
 
+fn layers(paths: &[&str]) -> Layers {
+    let paths: Vec<_> = paths.iter().map(|text| path(text)).collect();
+    paths.try_into().unwrap()
+}
+
 fn bind() -> Operation {
     Operation::Mount(Mount {
         kind: Kind::Bind {
@@ -107,6 +112,7 @@ fn bind() -> Operation {
 
 fn requests() -> Vec<(&'static str, Request)> {
     let mut requests = mounts();
+    requests.extend(overlays());
     requests.extend(unmounts());
     requests.extend(remounts());
     requests.extend([
@@ -137,6 +143,42 @@ fn requests() -> Vec<(&'static str, Request)> {
         ),
     ]);
     requests
+}
+
+fn overlays() -> Vec<(&'static str, Request)> {
+    vec![
+        (
+            "request-perform-mount-overlay",
+            Request::Perform(Operation::Mount(Mount {
+                kind: Kind::Overlay {
+                    lower: layers(&["/srv/layers/a,b:c", "/srv/layers/base"]),
+                    upper: Some(UpperLayer {
+                        upper: path("/srv/upper/7"),
+                        work: path("/srv/work/7"),
+                    }),
+                },
+                target: path("/run/vms/7/root"),
+                options: MountOptions::READ_ONLY,
+                propagation: Propagation::Private,
+                passed: Passed::empty(),
+                lease: false,
+            })),
+        ),
+        (
+            "request-explain-mount-overlay",
+            Request::Explain(Operation::Mount(Mount {
+                kind: Kind::Overlay {
+                    lower: layers(&["/srv/layers/base"]),
+                    upper: None,
+                },
+                target: path("/run/vms/7/root"),
+                options: MountOptions::empty(),
+                propagation: Propagation::Private,
+                passed: Passed::empty(),
+                lease: true,
+            })),
+        ),
+    ]
 }
 
 fn mounts() -> Vec<(&'static str, Request)> {

@@ -2,8 +2,8 @@
 
 use mountwarden_protocol::{Mount, MountAttributes, Operation, Passed, Unmount as UnmountRequest};
 
-use super::{Change, Gains, Kind, Losses, Served, advise, trimmed};
-use crate::{Bind, Block, Error, Fuse, Remount, Tmpfs, Unmount};
+use super::{Change, Gains, Kind, Layered, Losses, Served, advise, trimmed};
+use crate::{Bind, Block, Error, Fuse, Overlay, Remount, Tmpfs, Unmount};
 
 impl Change {
     /// The operation that the words describe.
@@ -124,6 +124,7 @@ impl Kind {
                 passing(block, passed.pass_target, false)
             }
             Self::Fuse(served) => served.operation()?,
+            Self::Overlay(layered) => layered.into_operation()?,
         })
     }
 }
@@ -158,6 +159,26 @@ impl Served {
     /// The same with what is to be opened and passed for it.
     pub(in crate::cli) fn operation(&self) -> Result<Operation, Error> {
         Ok(passing(self.fuse()?, self.passed.pass_target, false))
+    }
+}
+
+impl Layered {
+    fn into_operation(self) -> Result<Operation, Error> {
+        let lower = self.lower.iter().map(|layer| trimmed(layer));
+        let overlay = Overlay::new(lower, trimmed(&self.target)).map_err(advise)?;
+        let overlay = match (self.upper, self.work) {
+            (Some(upper), Some(work)) => overlay
+                .upper(trimmed(&upper), trimmed(&work))
+                .map_err(advise)?,
+            _ => overlay,
+        };
+        let overlay = when(self.read_only, overlay, Overlay::read_only);
+        let overlay = when(self.without.lease, overlay, Overlay::leased);
+        let overlay = when(self.without.noexec, overlay, Overlay::no_exec);
+        let overlay = when(self.without.nosymfollow, overlay, Overlay::no_symfollow);
+        let overlay = when(self.with.suid, overlay, Overlay::suid);
+        let overlay = when(self.with.dev, overlay, Overlay::dev);
+        Ok(passing(overlay, self.passed.pass_target, false))
     }
 }
 

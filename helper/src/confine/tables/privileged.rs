@@ -22,8 +22,8 @@ use crate::sys::mount::{
     FSMOUNT_CLOEXEC, FSOPEN_CLOEXEC,
 };
 use crate::sys::pinned::{
-    DEVICE, EMPTY, FUSE, FUSE_FD, FUSE_FLAGS, FUSE_KEYS, MOUNTWARDEN, PROC_SELF_FD, READ_ONLY,
-    SOURCE, Slot, TMPFS, TMPFS_KEYS,
+    DEVICE, EMPTY, FUSE, FUSE_FD, FUSE_FLAGS, FUSE_KEYS, LOWER_DIR, MOUNTWARDEN, OVERLAY,
+    OVERLAY_LIMITS, PROC_SELF_FD, READ_ONLY, SOURCE, Slot, TMPFS, TMPFS_KEYS, UPPER_DIR, WORK_DIR,
 };
 
 pub(super) fn warden() -> Vec<Entry> {
@@ -363,6 +363,47 @@ pub(super) fn mounter_fuse() -> Vec<Entry> {
     ]
 }
 
+/// What only a mounter does whose peer is granted overlays: of its layers each is a pinned
+/// link to a descriptor.
+pub(super) fn mounter_overlay() -> Vec<Entry> {
+    let set = |key, value| {
+        let set = is!(1, cmd = FSCONFIG_SET_STRING);
+        let (key, value) = (pinned(2, "key", key), pinned(3, "value", value));
+        vec![CONTEXT, set, key, value]
+    };
+    let mut layers = call!(
+        SYS_fsconfig,
+        "the layers of an overlay, and what it believes"
+    );
+    layers.forms.push(set(SOURCE, MOUNTWARDEN));
+    layers
+        .forms
+        .extend(OVERLAY_LIMITS.map(|(key, value)| set(key, value)));
+    let upper = [UPPER_DIR, WORK_DIR].into_iter().zip(Slot::layers());
+    layers
+        .forms
+        .extend(upper.map(|(key, slot)| set(key, slot.path)));
+    layers
+        .forms
+        .extend(Slot::layers().map(|slot| set(LOWER_DIR, slot.path)));
+    let mut paths = call!(SYS_readlinkat, "the path of a layer");
+    let own = fd(0, PROC, "its own /proc/self/fd");
+    // The first is the slot of a source.
+    let further = Slot::layers().skip(1).map(Slot::Layer);
+    paths
+        .forms
+        .extend(further.map(|slot| vec![own, pinned(1, "path", slot.link())]));
+    vec![
+        call!(
+            SYS_fsopen,
+            "an overlay",
+            [pinned(0, "type", OVERLAY), is!(1, flags = FSOPEN_CLOEXEC)]
+        ),
+        layers,
+        paths,
+    ]
+}
+
 /// The context of a file system other than a tmpfs.
 const CONTEXT: Check = Check {
     index: 0,
@@ -380,6 +421,7 @@ fn slot(index: u8, slot: Slot) -> Check {
         Slot::Source => "the slot of the source",
         Slot::Link => "the slot of a link to a device",
         Slot::Mount => "the slot of the new mount",
+        Slot::Layer(_) => "the slot of a layer",
     };
     fd(index, slot.number(), means)
 }

@@ -26,7 +26,7 @@ use crate::sandbox::Sandbox;
 use crate::wire::Wire;
 
 /// The longest message of the channel.
-const MAX_MESSAGE: usize = 16 * 1024;
+const MAX_MESSAGE: usize = 32 * 1024;
 
 /// The bytes of a message in which `from` stands once, with `to` in its place.
 fn patched(order: &Order, from: &[u8], to: &[u8]) -> Vec<u8> {
