@@ -13,6 +13,8 @@ use mountwarden_protocol::{
     AbsPath, ErrorCode, ErrorReply, FilesystemName, FilesystemOptions, MountAttributes, SourceName,
 };
 use nix::errno::Errno;
+use nix::sys::statfs::fstatfs;
+use nix::sys::statvfs::FsFlags;
 
 use super::device::Device;
 use super::location::Location;
@@ -173,6 +175,7 @@ pub(super) fn overlay(
             layers.truncate(1);
             mount::mount_filesystem(context.as_fd(), table::kernel_bits(attributes))
         })
+        .and_then(|made| as_writable(made, overlay, attributes))
         .map_err(|errno| not_stacked(context.as_fd(), overlay, target, errno))
 }
 
@@ -193,6 +196,20 @@ fn stack(context: BorrowedFd<'_>, overlay: &PermittedOverlay) -> Result<(), Errn
     mount::create_filesystem(context)
 }
 
+/// Where the kernel may not write to the work directory, it leaves it at a file system that
+/// is only read.
+fn as_writable(
+    made: OwnedFd,
+    overlay: &PermittedOverlay,
+    attributes: MountAttributes,
+) -> Result<OwnedFd, Errno> {
+    let is_to_be = overlay.upper.is_some() && !attributes.contains(MountAttributes::READ_ONLY);
+    if is_to_be && fstatfs(&made)?.flags().contains(FsFlags::ST_RDONLY) {
+        return Err(Errno::EROFS);
+    }
+    Ok(made)
+}
+
 /// Why the kernel did not make an overlay, with what it says itself.
 fn not_stacked(
     context: BorrowedFd<'_>,
@@ -201,10 +218,14 @@ fn not_stacked(
     errno: Errno,
 ) -> ErrorReply {
     let (code, advice) = match errno {
-        Errno::EACCES if overlay.upper.is_some() => (
+        Errno::EACCES | Errno::EROFS if overlay.upper.is_some() => (
             ErrorCode::Unsupported,
             "; the kernel works in a directory without permissions beneath the work directory, \
              which takes more than CAP_SYS_ADMIN: ask without an upper layer",
+        ),
+        Errno::EINVAL if overlay.upper.is_none() && overlay.lower.count() == 1 => (
+            ErrorCode::InvalidRequest,
+            "; without an upper layer it takes two lower ones: bind a single directory",
         ),
         Errno::EINVAL => (
             ErrorCode::Unsupported,

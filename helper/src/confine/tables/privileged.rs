@@ -399,6 +399,11 @@ pub(super) fn mounter_overlay() -> Vec<Entry> {
             "an overlay",
             [pinned(0, "type", OVERLAY), is!(1, flags = FSOPEN_CLOEXEC)]
         ),
+        call!(
+            SYS_fstatfs,
+            "whether an overlay with an upper layer can be written",
+            [slot(0, Slot::Mount)]
+        ),
         layers,
         paths,
     ]

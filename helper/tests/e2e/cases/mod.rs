@@ -27,6 +27,7 @@ mod limits;
 mod manager;
 mod mountinfo;
 mod mounting;
+mod overlays;
 mod pace;
 mod passed;
 mod passed_attacks;
@@ -113,6 +114,19 @@ cases! {
         attack_19_read_only_reaches_the_device
         a_corrupt_file_system_is_an_error
         an_unknown_type_is_unsupported
+        by_the_command
+    }
+    overlays {
+        layers_in_order
+        as_many_as_there_can_be
+        an_upper_layer_takes_more
+        attack_14_refused_unless_granted
+        what_is_no_layer
+        attack_12_busy_for_the_same
+        a_remount_sets_and_lifts_nothing
+        attack_11_its_propagation
+        a_lease_ends_it
+        at_a_passed_target
         by_the_command
     }
     mounting {

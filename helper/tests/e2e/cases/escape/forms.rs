@@ -56,7 +56,14 @@ impl Pinned {
             ("6pinned7FUSE_FD", 1),
             ("6pinned9FUSE_KEYS", 5),
             ("6pinned10FUSE_FLAGS", 2),
-            ("4Slot4link5LINKS", 4),
+            ("6pinned5LINKS", 20),
+            ("6pinned6LAYERS", 18),
+            ("6pinned7OVERLAY", 1),
+            ("6pinned9UPPER_DIR", 1),
+            ("6pinned8WORK_DIR", 1),
+            ("6pinned9LOWER_DIR", 1),
+            // Pairs.
+            ("6pinned14OVERLAY_LIMITS", 4),
         ]
         .into_iter()
         .flat_map(|(path, count)| {
