@@ -25,6 +25,7 @@ mod honest;
 mod hostile;
 mod kernel;
 mod lines;
+mod misleading;
 mod oddities;
 #[cfg(target_arch = "x86_64")]
 mod puppet;

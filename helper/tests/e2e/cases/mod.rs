@@ -27,6 +27,7 @@ mod limits;
 mod manager;
 mod mountinfo;
 mod mounting;
+mod overlay_attacks;
 mod overlays;
 mod pace;
 mod passed;
@@ -82,6 +83,7 @@ cases! {
         attack_13_every_descriptor_as_a_device
         attack_26_a_connection_in_use
         attack_26_every_descriptor_as_a_connection
+        attack_26_every_descriptor_as_a_layer
         attack_26_what_others_are_granted
     }
     rounds {
@@ -89,6 +91,7 @@ cases! {
         tmpfs
         block
         fuse
+        overlay
     }
     serving {
         a_client_serves_it
@@ -115,6 +118,13 @@ cases! {
         a_corrupt_file_system_is_an_error
         an_unknown_type_is_unsupported
         by_the_command
+    }
+    overlay_attacks {
+        attack_15_a_layer_is_one_layer
+        attack_19_as_restricted_as_its_layers
+        attack_09_submounts_are_not_followed
+        attack_26_nobody_reads_more
+        attack_26_a_layer_that_misleads
     }
     overlays {
         layers_in_order

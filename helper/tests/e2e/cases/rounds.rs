@@ -4,10 +4,11 @@
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 
-use mountwarden_client::{Bind, Block, Client, Fuse, Mounted, Tmpfs};
+use mountwarden_client::{Bind, Block, Client, Fuse, Mounted, Overlay, Tmpfs};
 use nix::unistd::Pid;
 
 use super::confinement::only;
+use super::overlays;
 use crate::Skip;
 use crate::daemon::Daemon;
 use crate::devices::{Disk, open_fuse_to_all};
@@ -101,5 +102,15 @@ pub(crate) fn fuse(sandbox: &Sandbox) -> Result<(), Skip> {
     let fuse = Fuse::new("none", sandbox.path("mnt/a")).unwrap();
     go_round(sandbox, grant, |client| {
         client.mount_fuse(fuse.clone()).unwrap().mounted
+    })
+}
+
+pub(crate) fn overlay(sandbox: &Sandbox) -> Result<(), Skip> {
+    overlays::supported()?;
+    let layers = overlays::layers(sandbox);
+    let grant = "  [grant.overlay]\n  layer = [\"@DIR@/layers\"]\n";
+    let overlay = Overlay::new(layers, sandbox.path("mnt/a")).unwrap();
+    go_round(sandbox, grant, |client| {
+        client.mount(overlay.clone()).unwrap()
     })
 }
