@@ -348,9 +348,12 @@ impl Line {
     /// As many values as fit into the room of one.
     fn texts<'v>(&mut self, key: &str, values: impl Iterator<Item = &'v [u8]>) {
         self.key(key);
+        self.0.push('[');
         let end = self.0.len().saturating_add(MAX_VALUE);
         for (index, value) in values.enumerate() {
-            self.0.push(if index == 0 { '[' } else { ',' });
+            if index > 0 {
+                self.0.push(',');
+            }
             self.value(value, end);
             if self.0.len() > end {
                 break;
@@ -404,7 +407,7 @@ mod tests {
 
     use mountwarden_protocol::{
         AbsPath, DenyReason, ErrorCode, ErrorReply, Kind, Mount, MountId, MountOptions, Operation,
-        Passed, Propagation,
+        Passed, Propagation, UpperLayer,
     };
     use proptest::prelude::*;
 
@@ -450,12 +453,28 @@ mod tests {
             let path = [b"/".to_vec(), vec![0xff; 254], vec![last]].concat();
             AbsPath::from_bytes(&path.repeat(15)).expect("a path")
         };
+        let bind = Kind::Bind {
+            source: path(1),
+            recursive: false,
+        };
+        let layers = AbsPath::new("/\u{7f}".repeat(60)).expect("a path");
+        let overlay = Kind::Overlay {
+            lower: vec![layers; 16].try_into().expect("layers"),
+            upper: Some(UpperLayer {
+                upper: path(1),
+                work: path(1),
+            }),
+        };
+        let text = longest(bind, path(2));
+        assert!(text.len() <= 4096 - 60, "{}", text.len());
+        let text = longest(overlay, path(2));
+        assert!(text.len() <= 4096 - 60, "{}", text.len());
+    }
+
+    fn longest(kind: Kind, target: AbsPath) -> String {
         let mount = Mount {
-            kind: Kind::Bind {
-                source: path(1),
-                recursive: false,
-            },
-            target: path(2),
+            kind,
+            target,
             options: MountOptions::all(),
             propagation: Propagation::Shared,
             passed: Passed::all(),
@@ -474,8 +493,28 @@ mod tests {
             took: Some(Duration::MAX),
         };
         let text = record.line();
-        assert!(text.len() <= 4096 - 60, "{}", text.len());
-        assert!(serde_json::from_str::<serde_json::Value>(&text).is_ok());
+        let parsed: serde_json::Value = serde_json::from_str(&text).expect(&text);
+        assert_eq!(parsed["result"], "error");
+        text
+    }
+
+    #[test]
+    fn a_list_has_the_room_of_one_value() {
+        let values = |count: usize, length: usize| {
+            let value = "x".repeat(length);
+            let mut line = Line::new();
+            line.texts("a", std::iter::repeat_n(value.as_bytes(), count));
+            let parsed: serde_json::Value = serde_json::from_str(&line.finish()).expect("JSON");
+            parsed["a"].as_array().expect("a list").clone()
+        };
+        assert!(values(0, 1).is_empty());
+        let all = values(8, 100);
+        assert_eq!(all.len(), 8);
+        assert!(all.iter().all(|value| *value == "x".repeat(100)), "{all:?}");
+        let some = values(16, 100);
+        assert_eq!(some.len(), 9);
+        let last = some.last().and_then(serde_json::Value::as_str);
+        assert!(last.is_some_and(|last| last.ends_with("...")), "{some:?}");
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use mountwarden_client::{Block, Client, Fuse};
+use mountwarden_client::{Block, Client, Fuse, Overlay};
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::stat::{Mode, SFlag, makedev, mknod};
@@ -35,7 +35,8 @@ pub(crate) fn run(place: &Place, _: &Server, rounds: Rounds) -> Outcome<()> {
         Ok(disk) => block(&mut client, &disk.0, &ours, &raw, rounds)?,
         Err(error) => println!("SKIPPED block: {error}"),
     }
-    fuse(&mut client, &ours, &raw, rounds)
+    fuse(&mut client, &ours, &raw, rounds)?;
+    overlay(&mut client, place, &ours, &raw, rounds)
 }
 
 /// Makes `/dev/fuse` what it is on most machines, in this namespace: for everybody.
@@ -179,6 +180,48 @@ fn fuse(client: &mut Client, ours: &Path, raw: &Path, rounds: Rounds) -> Outcome
                 let connection = fusermount_connection(raw)?;
                 output(Command::new("fusermount3").arg("-u").arg(raw))?;
                 drop(connection);
+                Ok(())
+            })?,
+        ]);
+    }
+    ratios.print();
+    Ok(())
+}
+
+fn overlay(
+    client: &mut Client,
+    place: &Place,
+    ours: &Path,
+    raw: &Path,
+    rounds: Rounds,
+) -> Outcome<()> {
+    let layers = [place.at("source/upper"), place.at("source/lower")];
+    for layer in &layers {
+        fs::create_dir_all(layer)?;
+    }
+    let mut ratios = Compared::new([
+        "overlay (2 layers)",
+        "mount(2) + umount2(2)",
+        "mount(8) + umount(8)",
+    ]);
+    let lower = format!("lowerdir={}:{}", layers[0].display(), layers[1].display());
+    for _ in 0..rounds.looks {
+        let request = Overlay::new(&layers, ours)?;
+        ratios.add([
+            timed(|| {
+                let mounted = client.mount(request)?;
+                client.unmount(&mounted)?;
+                Ok(())
+            })?,
+            timed(|| {
+                let options = Some(lower.as_str());
+                mount(Some("none"), raw, Some("overlay"), FLAGS, options)?;
+                Ok(umount2(raw, MntFlags::UMOUNT_NOFOLLOW)?)
+            })?,
+            timed(|| {
+                let options = ["-t", "overlay", "-o", &lower, "none"];
+                output(Command::new("mount").args(options).arg(raw))?;
+                output(Command::new("umount").arg(raw))?;
                 Ok(())
             })?,
         ]);

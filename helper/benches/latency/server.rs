@@ -90,14 +90,17 @@ impl Place {
         let ours = grant("bench", geteuid().as_raw(), "target");
         let noisy = grant("noisy", flood::UID, "noisy");
         let more = match limits {
-            Limits::NoneAllKinds => {
+            Limits::NoneAllKinds => format!(
                 "[grant.block]\n\
                  device = [\"/dev/loop*\"]\n\
                  filesystems = [\"ext4\"]\n\
                  [grant.fuse]\n\
-                 subtypes = [\"none\"]\n"
-            }
-            _ => "",
+                 subtypes = [\"none\"]\n\
+                 [grant.overlay]\n\
+                 layer = [\"{}\"]\n",
+                source.display()
+            ),
+            _ => String::new(),
         };
         format!("version = 1\n[limits]\n{figures}{ours}{more}{noisy}")
     }

@@ -30,11 +30,20 @@ target = ["@DIR@/mnt"]
   [grant.fuse]
   subtypes = ["none"]
   allow_other = true
+
+[[grant]]
+name = "free"
+users = [@UID@]
+target = ["@DIR@/free"]
+force = []
+  [grant.overlay]
+  layer = ["@DIR@/layers"]
 "#;
 
 fn start(sandbox: &Sandbox) -> Result<Daemon, Skip> {
     supported()?;
     layers(sandbox);
+    sandbox.make_dir("free/a");
     sandbox.policy(POLICY);
     Ok(Daemon::start(sandbox))
 }
@@ -70,39 +79,33 @@ pub(crate) fn attack_15_a_layer_is_one_layer(sandbox: &Sandbox) -> Result<(), Sk
 }
 
 /// The kernel asks the overlay alone for `noexec` and the like: so it has what any of its
-/// layers has where it lies.
+/// layers has where it lies, even where the grant would not force it.
 pub(crate) fn attack_19_as_restricted_as_its_layers(sandbox: &Sandbox) -> Result<(), Skip> {
     let daemon = start(sandbox)?;
     let mut client = daemon.client();
-    let target = sandbox.path("mnt/a");
+    let target = sandbox.path("free/a");
     let a = sandbox.path("layers/a");
     let layer = sandbox.make_dir("layers/restricted");
     mount_tmpfs(&layer);
-    let program = layer.join("true");
-    fs::copy("/bin/true", &program).unwrap();
-    let run = || {
-        Command::new(target.join("true"))
-            .status()
-            .map(|status| status.success())
-    };
+    fs::copy("/bin/true", layer.join("true")).unwrap();
+    let no_symfollow = MsFlags::from_bits_retain(256);
     for (flags, attributes) in [
         (MsFlags::empty(), MountAttributes::empty()),
+        (MsFlags::MS_NOSUID, MountAttributes::NO_SUID),
+        (MsFlags::MS_NODEV, MountAttributes::NO_DEV),
         (MsFlags::MS_NOEXEC, MountAttributes::NO_EXEC),
-        (
-            MsFlags::MS_NOEXEC | MsFlags::from_bits_retain(256),
-            MountAttributes::NO_EXEC | MountAttributes::NO_SYMFOLLOW,
-        ),
+        (no_symfollow, MountAttributes::NO_SYMFOLLOW),
     ] {
         let change = MsFlags::MS_REMOUNT | MsFlags::MS_BIND | flags;
         mount(None::<&str>, &layer, None::<&str>, change, None::<&str>).unwrap();
         for layers in [[&layer, &a], [&a, &layer]] {
-            let mounted = client
-                .mount(Overlay::new(layers, &target).unwrap())
-                .unwrap();
-            let always =
-                MountAttributes::NO_SUID | MountAttributes::NO_DEV | MountAttributes::READ_ONLY;
-            assert_eq!(mounted.mount.attributes, always | attributes);
-            assert_eq!(run().is_ok(), attributes.is_empty(), "{flags:?}");
+            let overlay = Overlay::new(layers, &target).unwrap().suid().dev();
+            let mounted = client.mount(overlay).unwrap();
+            let read_only = MountAttributes::READ_ONLY;
+            assert_eq!(mounted.mount.attributes, read_only | attributes);
+            let run = Command::new(target.join("true")).status();
+            let runs = !attributes.contains(MountAttributes::NO_EXEC);
+            assert_eq!(run.is_ok(), runs, "{flags:?}: {run:?}");
             client.unmount(&mounted).unwrap();
         }
     }

@@ -160,6 +160,8 @@ target = ["@DIR@/served"]
   options = ["discard"]
   [grant.fuse]
   subtypes = ["none"]
+  [grant.overlay]
+  layer = ["@DIR@/src"]
 "#;
 
 impl<'a> Scene<'a> {
