@@ -235,6 +235,11 @@ fn refused_by(grant: &Grant, check: Check, peer: &Peer, operation: &Operation) -
         Check::Source if kind.is_some_and(|kind| matches!(kind, Kind::Overlay { .. })) => {
             overlay_refused(grant, check, peer, operation)
         }
+        Check::Source if kind.is_some_and(|kind| matches!(kind, Kind::Image { .. })) => format!(
+            "the image {source} is refused: it lies in none of the image roots of your grant \
+             '{name}': {}",
+            listing(&grant.terms.image_roots(peer.uid))
+        ),
         Check::Source => format!(
             "binding {source} is refused: the source lies in none of the source roots of your \
              grant '{name}': {}",
@@ -273,7 +278,7 @@ fn refused_by(grant: &Grant, check: Check, peer: &Peer, operation: &Operation) -
              {}",
             listing(&grant.terms.devices(peer.uid))
         ),
-        Check::Filesystem | Check::FilesystemOption => block_refused(grant, kind),
+        Check::Filesystem | Check::FilesystemOption => filesystem_refused(grant, kind),
         Check::Subtype | Check::SourceName | Check::AllowOther => {
             fuse_refused(grant, check, target, kind)
         }
@@ -336,6 +341,18 @@ fn passed_source(kind: Option<&Kind>, target: &AbsPath, name: &str) -> String {
             "a descriptor for the source of the mount at {target} is refused: only the source of \
              a bind can be passed"
         ),
+    }
+}
+
+fn filesystem_refused(grant: &Grant, kind: Option<&Kind>) -> String {
+    match (&grant.terms.image, kind) {
+        (Some(image), Some(Kind::Image { file, filesystem })) => format!(
+            "mounting {file} as {filesystem} is refused: your grant '{}' has only these types of \
+             images: {}",
+            grant.name,
+            listing(&image.filesystems)
+        ),
+        _ => block_refused(grant, kind),
     }
 }
 

@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 
 use mountwarden_protocol::{
-    AbsPath, FilesystemName, FilesystemOption, FuseSubtype, Kind, Layers, MountAttributes,
-    Propagation, SourceName, TmpfsInodes, TmpfsSize, UpperLayer,
+    AbsPath, FilesystemName, FilesystemOption, FuseSubtype, ImageType, Kind, Layers,
+    MountAttributes, Propagation, SourceName, TmpfsInodes, TmpfsSize, UpperLayer,
 };
 
 use crate::pattern;
@@ -30,6 +30,7 @@ pub(crate) struct Terms {
     pub(crate) block: Option<BlockTerms>,
     pub(crate) fuse: Option<FuseTerms>,
     pub(crate) overlay: Option<OverlayTerms>,
+    pub(crate) image: Option<ImageTerms>,
     pub(crate) remount: bool,
     /// Beside private.
     pub(crate) propagation: BTreeSet<Propagation>,
@@ -93,6 +94,13 @@ pub(crate) struct OverlayTerms {
     pub(crate) max_layers: usize,
 }
 
+/// `[grant.image]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct ImageTerms {
+    pub(crate) files: Vec<Template>,
+    pub(crate) filesystems: Vec<ImageType>,
+}
+
 /// The value in a grant that stands for any value.
 pub(crate) const ANY_VALUE: &str = "*";
 
@@ -151,6 +159,7 @@ impl Terms {
             Kind::Fuse { .. } => self.fuse.as_ref().is_some_and(|fuse| fuse.read_only),
             Kind::Tmpfs { .. } => false,
             Kind::Overlay { upper, .. } => upper.is_none(),
+            Kind::Image { .. } => true,
         };
         if read_only {
             self.force | MountAttributes::READ_ONLY
@@ -166,7 +175,8 @@ impl Terms {
         let block = self.block.as_ref().map(|_| "block");
         let fuse = self.fuse.as_ref().map(|_| "fuse");
         let overlay = self.overlay.as_ref().map(|_| "overlay");
-        let kinds = [bind, tmpfs, block, fuse, overlay];
+        let image = self.image.as_ref().map(|_| "image");
+        let kinds = [bind, tmpfs, block, fuse, overlay, image];
         kinds.into_iter().flatten().collect()
     }
 
@@ -186,6 +196,11 @@ impl Terms {
         self.expand(self.overlay.as_ref().map_or(&[], |o| &o.uppers), uid)
     }
 
+    /// The roots of images for this user; none where the grant has no images.
+    pub(crate) fn image_roots(&self, uid: u32) -> Vec<AbsPath> {
+        self.expand(self.image.as_ref().map_or(&[], |image| &image.files), uid)
+    }
+
     /// The first lower layer that is not granted.
     pub(crate) fn refused_layer<'l>(&self, layers: &'l Layers, uid: u32) -> Option<&'l AbsPath> {
         let roots = self.layer_roots(uid);
@@ -201,11 +216,10 @@ impl Terms {
 
     /// All roots of what mounts are made from, as they are written.
     pub(crate) fn origins(&self) -> impl Iterator<Item = &Template> {
-        let overlay = self
-            .overlay
-            .iter()
-            .flat_map(|o| o.layers.iter().chain(&o.uppers));
-        self.sources().iter().chain(overlay)
+        let overlay = self.overlay.iter();
+        let layers = overlay.flat_map(|overlay| overlay.layers.iter().chain(&overlay.uppers));
+        let images = self.image.iter().flat_map(|image| &image.files);
+        self.sources().iter().chain(layers).chain(images)
     }
 
     fn expand(&self, roots: &[Template], uid: u32) -> Vec<AbsPath> {

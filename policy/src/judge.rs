@@ -177,6 +177,14 @@ fn check_kind(grant: &Grant, peer: &Peer, kind: &Kind) -> Result<(), Check> {
         }
         Kind::Fuse { .. } => grant.terms.fuse.as_ref().map(drop).ok_or(Check::Kind),
         Kind::Overlay { lower, upper } => check_overlay(grant, peer, lower, upper.as_ref()),
+        Kind::Image { file, filesystem } => {
+            let image = grant.terms.image.as_ref().ok_or(Check::Kind)?;
+            if !is_within(&grant.terms.image_roots(peer.uid), file) {
+                return Err(Check::Source);
+            }
+            let granted = image.filesystems.contains(filesystem);
+            granted.then_some(()).ok_or(Check::Filesystem)
+        }
     }
 }
 
@@ -227,6 +235,10 @@ fn permitted(grant: &Grant, peer: &Peer, kind: &Kind) -> Result<PermittedKind, C
             lower: lower.clone(),
             upper: upper.clone(),
         })),
+        Kind::Image { file, filesystem } => Ok(PermittedKind::Image {
+            file: file.clone(),
+            filesystem: *filesystem,
+        }),
     }
 }
 

@@ -32,6 +32,8 @@ pub struct Places {
     pub fuse: bool,
     /// Whether a grant has overlays.
     pub overlay: bool,
+    /// Whether a grant has images.
+    pub image: bool,
 }
 
 impl Policy {
@@ -98,8 +100,13 @@ impl Policy {
         let own = || self.grants.iter().filter(|g| g.terms.subjects.cover(peer));
         let origins = own().flat_map(|Grant { terms, .. }| {
             let uid = peer.uid;
-            let overlay = [terms.layer_roots(uid), terms.upper_roots(uid)].concat();
-            terms.source_roots(uid).into_iter().chain(overlay)
+            [
+                terms.source_roots(uid),
+                terms.layer_roots(uid),
+                terms.upper_roots(uid),
+                terms.image_roots(uid),
+            ]
+            .concat()
         });
         Places {
             sources: distinct(origins),
@@ -107,6 +114,7 @@ impl Policy {
             block: own().any(|grant| grant.terms.block.is_some()),
             fuse: own().any(|grant| grant.terms.fuse.is_some()),
             overlay: own().any(|grant| grant.terms.overlay.is_some()),
+            image: own().any(|grant| grant.terms.image.is_some()),
         }
     }
 

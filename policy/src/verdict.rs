@@ -1,8 +1,8 @@
 //! What the policy says of one operation.
 
 use mountwarden_protocol::{
-    AbsPath, FilesystemName, FilesystemOptions, FuseSubtype, Layers, MountAttributes, MountId,
-    Passed, Propagation, SourceName, TmpfsInodes, TmpfsMode, TmpfsSize, UpperLayer,
+    AbsPath, FilesystemName, FilesystemOptions, FuseSubtype, ImageType, Layers, MountAttributes,
+    MountId, Passed, Propagation, SourceName, TmpfsInodes, TmpfsMode, TmpfsSize, UpperLayer,
 };
 
 use crate::Denial;
@@ -125,6 +125,14 @@ pub enum PermittedKind {
     Fuse(PermittedFuse),
     /// Directories that are seen as one.
     Overlay(PermittedOverlay),
+    /// A file system in a regular file. The attributes have
+    /// [`MountAttributes::READ_ONLY`].
+    Image {
+        /// The file.
+        file: AbsPath,
+        /// The type of the file system in it.
+        filesystem: ImageType,
+    },
 }
 
 /// A FUSE file system, with every value decided.

@@ -50,6 +50,9 @@ pub enum InvalidFilesystem {
     /// Longer paths than a request can hold.
     #[error("the paths of the lower layers are longer than 8192 bytes, all together")]
     LongLayers,
+    /// Not a type of images.
+    #[error("the type of an image is erofs or squashfs")]
+    Image,
 }
 
 /// Defines a text that is checked whenever one is made or decoded.
@@ -127,6 +130,43 @@ checked_text! {
 checked_text! {
     /// What the mount table shows as the source of a FUSE file system.
     SourceName, |text| check(text, 255, InvalidFilesystem::Source, is_of_value)
+}
+
+/// The type of a file system that is read from a regular file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum ImageType {
+    /// `erofs`
+    Erofs,
+    /// `squashfs`
+    Squashfs,
+}
+
+impl ImageType {
+    /// The name, as `/proc/filesystems` has it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Erofs => "erofs",
+            Self::Squashfs => "squashfs",
+        }
+    }
+}
+
+impl FromStr for ImageType {
+    type Err = InvalidFilesystem;
+
+    fn from_str(text: &str) -> Result<Self, InvalidFilesystem> {
+        [Self::Erofs, Self::Squashfs]
+            .into_iter()
+            .find(|of| of.name() == text)
+            .ok_or(InvalidFilesystem::Image)
+    }
+}
+
+impl fmt::Display for ImageType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
 }
 
 fn is_of_name(byte: u8) -> bool {
@@ -253,6 +293,17 @@ mod tests {
         assert_eq!(refused, InvalidFilesystem::Name);
         let refused = "auto".parse::<FilesystemName>().unwrap_err();
         assert_eq!(refused, InvalidFilesystem::Auto);
+    }
+
+    #[test]
+    fn attack_14_an_image_is_of_one_of_two_types() {
+        for text in ["erofs", "squashfs"] {
+            assert_eq!(text.parse::<ImageType>().unwrap().to_string(), text);
+        }
+        for text in ["", "auto", "ext4", "EROFS", "erofs "] {
+            let refused = text.parse::<ImageType>().unwrap_err();
+            assert_eq!(refused, InvalidFilesystem::Image, "{text}");
+        }
     }
 
     #[test]

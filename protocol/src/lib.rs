@@ -24,8 +24,8 @@ mod status;
 
 pub use error::{DenyReason, ErrorCode, ErrorReply};
 pub use filesystem::{
-    FilesystemName, FilesystemOption, FilesystemOptions, FuseSubtype, InvalidFilesystem, OptionKey,
-    OptionValue, SourceName,
+    FilesystemName, FilesystemOption, FilesystemOptions, FuseSubtype, ImageType, InvalidFilesystem,
+    OptionKey, OptionValue, SourceName,
 };
 pub use handshake::{Features, Hello, HelloReply, Refusal, VERSION, Versions, Welcome};
 pub use layers::{Layers, UpperLayer};

@@ -5,8 +5,8 @@ use std::num::NonZeroU32;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    AbsPath, FilesystemName, FilesystemOptions, FuseSubtype, Layers, MountAttributes, MountId,
-    MountOptions, Passed, SourceName, TmpfsInodes, TmpfsMode, TmpfsSize, UpperLayer,
+    AbsPath, FilesystemName, FilesystemOptions, FuseSubtype, ImageType, Layers, MountAttributes,
+    MountId, MountOptions, Passed, SourceName, TmpfsInodes, TmpfsMode, TmpfsSize, UpperLayer,
 };
 
 /// One request on an open connection; each gets one [`crate::Reply`].
@@ -185,6 +185,13 @@ pub enum Kind {
         /// What is written.
         upper: Option<UpperLayer>,
     },
+    /// A file system in a regular file, which is only read.
+    Image {
+        /// The file.
+        file: AbsPath,
+        /// The type of the file system in it.
+        filesystem: ImageType,
+    },
 }
 
 impl Kind {
@@ -194,6 +201,7 @@ impl Kind {
         match self {
             Self::Bind { source, .. } => Some(source),
             Self::Block { device, .. } => Some(device),
+            Self::Image { file, .. } => Some(file),
             Self::Tmpfs { .. } | Self::Fuse { .. } | Self::Overlay { .. } => None,
         }
     }
@@ -207,6 +215,7 @@ impl Kind {
             Self::Block { .. } => "block",
             Self::Fuse { .. } => "fuse",
             Self::Overlay { .. } => "overlay",
+            Self::Image { .. } => "image",
         }
     }
 }

@@ -95,6 +95,7 @@ pub(super) fn sources(terms: &Terms, protected: &Protected) -> Vec<String> {
             named("source", terms.source_roots(uid))
                 .chain(named("layer", terms.layer_roots(uid)))
                 .chain(named("upper", terms.upper_roots(uid)))
+                .chain(named("image", terms.image_roots(uid)))
         })
         .collect::<BTreeSet<_>>()
         .iter()

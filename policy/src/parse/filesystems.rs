@@ -1,4 +1,4 @@
-//! `[grant.block]`, `[grant.fuse]` and `[grant.overlay]`
+//! `[grant.block]`, `[grant.fuse]`, `[grant.overlay]` and `[grant.image]`
 
 use std::fmt::Display;
 use std::str::FromStr;
@@ -8,7 +8,7 @@ use mountwarden_protocol::{FilesystemOption, Layers, OptionKey};
 use super::grant::{flag, roots};
 use super::toml_reader::Value;
 use crate::error::{Fault, quoted};
-use crate::grant::{BlockTerms, FuseTerms, OverlayTerms};
+use crate::grant::{BlockTerms, FuseTerms, ImageTerms, OverlayTerms};
 use crate::subjects::Subjects;
 use crate::template::Template;
 
@@ -106,6 +106,14 @@ pub(super) fn overlay(value: &Value<'_>, subjects: &Subjects) -> Result<OverlayT
         layers: paths(&table.require("layer")?)?,
         uppers: uppers.transpose()?.unwrap_or_default(),
         max_layers,
+    })
+}
+
+pub(super) fn image(value: &Value<'_>, subjects: &Subjects) -> Result<ImageTerms, Fault> {
+    let table = value.table("[grant.image]", &["file", "filesystems"])?;
+    Ok(ImageTerms {
+        files: roots(&table.require("file")?, subjects, |_, _| Ok(()))?,
+        filesystems: listed(&table.require("filesystems")?, "types of images")?,
     })
 }
 

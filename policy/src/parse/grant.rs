@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use mountwarden_protocol::{MountAttributes, Propagation, TmpfsInodes, TmpfsSize};
 
-use super::filesystems::{block, fuse, overlay};
+use super::filesystems::{block, fuse, image, overlay};
 use super::subjects::subjects;
 use super::toml_reader::{Table, Value};
 use crate::Accounts;
@@ -13,7 +13,7 @@ use crate::grant::{BindTerms, Grant, LocationTerms, Terms, TmpfsTerms};
 use crate::subjects::Subjects;
 use crate::template::Template;
 
-pub(super) const KEYS: [&str; 15] = [
+pub(super) const KEYS: [&str; 16] = [
     "name",
     "users",
     "groups",
@@ -25,6 +25,7 @@ pub(super) const KEYS: [&str; 15] = [
     "block",
     "fuse",
     "overlay",
+    "image",
     "remount",
     "propagation",
     "passed_target",
@@ -65,6 +66,7 @@ pub(super) fn grant(table: &Table<'_>, accounts: &dyn Accounts) -> Result<Grant,
     };
     let block = table.get("block").map(|value| block(&value, &subjects));
     let fuse = table.get("fuse").map(|value| fuse(&value));
+    let image = table.get("image").map(|value| image(&value, &subjects));
     let overlay = table.get("overlay").map(|value| overlay(&value, &subjects));
     let terms = Terms {
         targets,
@@ -75,6 +77,7 @@ pub(super) fn grant(table: &Table<'_>, accounts: &dyn Accounts) -> Result<Grant,
         block: block.transpose()?,
         fuse: fuse.transpose()?,
         overlay: overlay.transpose()?,
+        image: image.transpose()?,
         remount,
         propagation,
         subjects,
@@ -83,7 +86,7 @@ pub(super) fn grant(table: &Table<'_>, accounts: &dyn Accounts) -> Result<Grant,
     if terms.kinds().is_empty() {
         return Err(table.fault(
             "the grant allows no kind of mount; give it a table [grant.bind], [grant.tmpfs], \
-             [grant.block], [grant.fuse] or [grant.overlay]",
+             [grant.block], [grant.fuse], [grant.overlay] or [grant.image]",
         ));
     }
     Ok(Grant { name, terms })

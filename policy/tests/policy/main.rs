@@ -4,6 +4,8 @@
 mod decisions;
 #[cfg(test)]
 mod filesystems;
+#[cfg(test)]
+mod images;
 mod limits;
 #[cfg(test)]
 mod lint;

@@ -113,7 +113,7 @@ fn every_table_knows_its_keys() {
             3,
             1,
             "unknown key \"user\" in [[grant]]; the keys are name, users, groups, target, force, \
-             shared_target, bind, tmpfs, block, fuse, overlay, remount, propagation, \
+             shared_target, bind, tmpfs, block, fuse, overlay, image, remount, propagation, \
              passed_target, target_owner",
         ),
         (
@@ -121,7 +121,7 @@ fn every_table_knows_its_keys() {
             4,
             10,
             "unknown key \"blocks\" in [[grant]]; the keys are name, users, groups, target, force, \
-             shared_target, bind, tmpfs, block, fuse, overlay, remount, propagation, \
+             shared_target, bind, tmpfs, block, fuse, overlay, image, remount, propagation, \
              passed_target, target_owner",
         ),
     ]);
@@ -438,7 +438,7 @@ fn the_other_keys_of_a_grant_have_types() {
             2,
             1,
             "the grant allows no kind of mount; give it a table [grant.bind], [grant.tmpfs], \
-             [grant.block], [grant.fuse] or [grant.overlay]",
+             [grant.block], [grant.fuse], [grant.overlay] or [grant.image]",
         ),
         (
             "force = ['nodev', 'suid']",
@@ -611,6 +611,42 @@ fn an_overlay_names_its_layers() {
             8,
             1,
             "unknown key \"metacopy\" in [grant.overlay]; the keys are layer, upper, max_layers",
+        ),
+    ]);
+}
+
+#[test]
+fn attack_14_an_image_has_one_of_two_types() {
+    check_grant(&[
+        (
+            "name = 'g'\nusers = ['qemu']\ntarget = ['/run/a']\n[grant.image]\nfile = ['/a']",
+            6,
+            1,
+            "[grant.image] lacks the key filesystems, which is required",
+        ),
+        (
+            "name = 'g'\nusers = ['qemu']\ntarget = ['/run/a']\n[grant.image]\nfile = ['a']\nfilesystems = ['erofs']",
+            7,
+            9,
+            "the root \"a\" is refused: the path is relative; it must start with '/'",
+        ),
+        (
+            "name = 'g'\nusers = ['qemu']\ntarget = ['/run/a']\n[grant.image]\nfile = ['/a']\nfilesystems = ['erofs', 'ext4']",
+            8,
+            25,
+            "\"ext4\" is refused: the type of an image is erofs or squashfs",
+        ),
+        (
+            "name = 'g'\nusers = ['qemu']\ntarget = ['/run/a']\n[grant.image]\nfile = ['/a']\nfilesystems = []",
+            8,
+            15,
+            "filesystems must be a list of at least one of the types of images, not an empty list",
+        ),
+        (
+            "name = 'g'\nusers = ['qemu']\ntarget = ['/run/a']\n[grant.image]\nfile = ['/a']\nread_only = true",
+            8,
+            1,
+            "unknown key \"read_only\" in [grant.image]; the keys are file, filesystems",
         ),
     ]);
 }

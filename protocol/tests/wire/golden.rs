@@ -11,8 +11,8 @@ use std::path::{Path, PathBuf};
 
 use mountwarden_protocol::frame::{self, DecodeError};
 use mountwarden_protocol::{
-    Explanation, Hello, HelloReply, Kind, Operation, Outcome, ProbeAnswer, Propagation, Reply,
-    Request, Role,
+    Explanation, Hello, HelloReply, ImageType, Kind, Operation, Outcome, ProbeAnswer, Propagation,
+    Reply, Request, Role,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -181,8 +181,13 @@ fn golden_vectors_hold_every_variant_of_every_enumeration() {
             "kind: Tmpfs {",
             "kind: Block {",
             "kind: Fuse {",
-            "kind: Overlay {"
+            "kind: Overlay {",
+            "kind: Image {"
         ])
+    );
+    assert_eq!(
+        variants::<ImageType>(),
+        seen(&["filesystem: Erofs", "filesystem: Squashfs"])
     );
     assert_eq!(
         variants::<Reply>(),

@@ -111,6 +111,15 @@ mirror! {
             lower: Vec<Vec<u8>>,
             upper: Option<UpperLayer>,
         },
+        Image {
+            file: Vec<u8>,
+            filesystem: ImageType,
+        },
+    }
+
+    pub(crate) enum ImageType {
+        Erofs,
+        Squashfs,
     }
 
     pub(crate) struct UpperLayer {
@@ -464,6 +473,13 @@ impl From<&protocol::Kind> for Kind {
                     upper: path(&layer.upper),
                     work: path(&layer.work),
                 }),
+            },
+            protocol::Kind::Image { file, filesystem } => Self::Image {
+                file: path(file),
+                filesystem: match filesystem {
+                    protocol::ImageType::Erofs => ImageType::Erofs,
+                    protocol::ImageType::Squashfs => ImageType::Squashfs,
+                },
             },
         }
     }

@@ -4,11 +4,11 @@ use std::num::NonZeroU32;
 
 use mountwarden_protocol::{
     AbsPath, Counters, DenyReason, ErrorCode, ErrorReply, Explanation, Features, FilesystemOption,
-    FilesystemOptions, Hello, HelloReply, Kind, LandlockReport, Layers, Lift, Limits, ListPage,
-    Mount, MountAttributes, MountId, MountInfo, MountOptions, Mounted, Operation, Outcome, Passed,
-    ProbeAnswer, Probed, Propagation, Refusal, Remount, Reply, Request, Role, RoleReport, Status,
-    TmpfsInodes, TmpfsLimits, TmpfsMode, TmpfsSize, Unmount, Unmounted, UpperLayer, Versions,
-    Welcome,
+    FilesystemOptions, Hello, HelloReply, ImageType, Kind, LandlockReport, Layers, Lift, Limits,
+    ListPage, Mount, MountAttributes, MountId, MountInfo, MountOptions, Mounted, Operation,
+    Outcome, Passed, ProbeAnswer, Probed, Propagation, Refusal, Remount, Reply, Request, Role,
+    RoleReport, Status, TmpfsInodes, TmpfsLimits, TmpfsMode, TmpfsSize, Unmount, Unmounted,
+    UpperLayer, Versions, Welcome,
 };
 use proptest::collection::vec;
 use proptest::option::of;
@@ -155,6 +155,14 @@ fn kind() -> impl Strategy<Value = Kind> {
         (layers(), of((path(), path()))).prop_map(|(lower, upper)| Kind::Overlay {
             lower,
             upper: upper.map(|(upper, work)| UpperLayer { upper, work }),
+        }),
+        (path(), any::<bool>()).prop_map(|(file, is_erofs)| Kind::Image {
+            file,
+            filesystem: if is_erofs {
+                ImageType::Erofs
+            } else {
+                ImageType::Squashfs
+            },
         }),
     ]
 }

@@ -5,10 +5,10 @@ use std::num::NonZeroU32;
 
 use mountwarden_protocol::{
     AbsPath, Counters, DenyReason, ErrorCode, ErrorReply, Explanation, Features, Hello, HelloReply,
-    Kind, LandlockReport, Layers, Lift, Limits, ListPage, Mount, MountAttributes, MountId,
-    MountInfo, MountOptions, Mounted, Operation, Outcome, Passed, ProbeAnswer, Probed, Propagation,
-    Refusal, Remount, Reply, Request, Role, RoleReport, Status, TmpfsInodes, TmpfsLimits,
-    TmpfsMode, TmpfsSize, Unmount, Unmounted, UpperLayer, Versions, Welcome,
+    ImageType, Kind, LandlockReport, Layers, Lift, Limits, ListPage, Mount, MountAttributes,
+    MountId, MountInfo, MountOptions, Mounted, Operation, Outcome, Passed, ProbeAnswer, Probed,
+    Propagation, Refusal, Remount, Reply, Request, Role, RoleReport, Status, TmpfsInodes,
+    TmpfsLimits, TmpfsMode, TmpfsSize, Unmount, Unmounted, UpperLayer, Versions, Welcome,
 };
 
 #[derive(Debug)]
@@ -113,6 +113,7 @@ fn bind() -> Operation {
 fn requests() -> Vec<(&'static str, Request)> {
     let mut requests = mounts();
     requests.extend(overlays());
+    requests.extend(images());
     requests.extend(unmounts());
     requests.extend(remounts());
     requests.extend([
@@ -143,6 +144,32 @@ fn requests() -> Vec<(&'static str, Request)> {
         ),
     ]);
     requests
+}
+
+fn images() -> Vec<(&'static str, Request)> {
+    let image = |file, filesystem| {
+        Request::Perform(Operation::Mount(Mount {
+            kind: Kind::Image {
+                file: path(file),
+                filesystem,
+            },
+            target: path("/run/vms/7/base"),
+            options: MountOptions::NO_EXEC,
+            propagation: Propagation::Private,
+            passed: Passed::empty(),
+            lease: false,
+        }))
+    };
+    vec![
+        (
+            "request-perform-mount-image",
+            image("/srv/images/base.erofs", ImageType::Erofs),
+        ),
+        (
+            "request-perform-mount-image-squashfs",
+            image("/srv/images/base.sqfs", ImageType::Squashfs),
+        ),
+    ]
 }
 
 fn overlays() -> Vec<(&'static str, Request)> {
