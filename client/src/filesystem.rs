@@ -1,12 +1,13 @@
-//! File systems on devices, those that a program of the caller serves, and overlays.
+//! File systems on devices and in files, those that a program of the caller serves, and
+//! overlays.
 
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use mountwarden_protocol::{
-    AbsPath, FilesystemName, FilesystemOption, FilesystemOptions, FuseSubtype, InvalidFilesystem,
-    Kind, Layers, Mount, MountOptions, Mounted, Operation, OptionKey, OptionValue, Passed,
-    Propagation, SourceName, UpperLayer,
+    AbsPath, FilesystemName, FilesystemOption, FilesystemOptions, FuseSubtype, ImageType,
+    InvalidFilesystem, Kind, Layers, Mount, MountOptions, Mounted, Operation, OptionKey,
+    OptionValue, Passed, Propagation, SourceName, UpperLayer,
 };
 
 use crate::Error;
@@ -265,6 +266,58 @@ impl Overlay {
     common_options!();
 }
 
+/// A file system in a regular file, which is only read.
+///
+/// Unless more is asked for, it is `nosuid` and `nodev`.
+///
+/// ```
+/// # fn main() -> Result<(), mountwarden_client::Error> {
+/// use mountwarden_client::{ErrorKind, Image};
+///
+/// let base = Image::new("/srv/images/base.erofs", "erofs", "/run/vms/7/base")?.no_exec();
+///
+/// let error = Image::new("/srv/images/base.img", "ext4", "/run/vms/7/base").unwrap_err();
+/// assert_eq!(error.kind(), ErrorKind::InvalidRequest);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[must_use = "it does nothing until Client::mount is given it"]
+pub struct Image {
+    file: AbsPath,
+    filesystem: ImageType,
+    target: AbsPath,
+    options: MountOptions,
+    propagation: Propagation,
+    lease: bool,
+}
+
+impl Image {
+    /// The file system of that type, `erofs` or `squashfs`, in `file` at `target`, an
+    /// existing directory. [`Unsupported`](crate::ErrorKind::Unsupported) where the kernel
+    /// reads such a file system from a block device alone, as every one does with squashfs.
+    ///
+    /// # Errors
+    /// [`InvalidRequest`](crate::ErrorKind::InvalidRequest) as for
+    /// [`Bind::new`](crate::Bind::new), and for another type.
+    pub fn new(
+        file: impl AsRef<Path>,
+        filesystem: &str,
+        target: impl AsRef<Path>,
+    ) -> Result<Self, Error> {
+        Ok(Self {
+            file: checked("image", file.as_ref())?,
+            filesystem: read("type", filesystem)?,
+            target: checked("target", target.as_ref())?,
+            options: MountOptions::empty(),
+            propagation: Propagation::Private,
+            lease: false,
+        })
+    }
+
+    common_options!();
+}
+
 /// A FUSE file system that was mounted and waits for its program.
 #[derive(Debug)]
 #[non_exhaustive]
@@ -315,6 +368,28 @@ impl From<Fuse> for Mount {
             passed: Passed::empty(),
             lease: fuse.lease,
         }
+    }
+}
+
+impl From<Image> for Mount {
+    fn from(image: Image) -> Self {
+        Self {
+            kind: Kind::Image {
+                file: image.file,
+                filesystem: image.filesystem,
+            },
+            target: image.target,
+            options: image.options,
+            propagation: image.propagation,
+            passed: Passed::empty(),
+            lease: image.lease,
+        }
+    }
+}
+
+impl From<Image> for Operation {
+    fn from(image: Image) -> Self {
+        Self::Mount(image.into())
     }
 }
 

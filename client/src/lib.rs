@@ -46,7 +46,7 @@ mod probe;
 
 pub use client::{Builder, Client, DEFAULT_SOCKET, DEFAULT_TIMEOUT, SOCKET_VARIABLE};
 pub use error::{Error, ErrorKind};
-pub use filesystem::{Block, Fuse, FuseMount, Overlay};
+pub use filesystem::{Block, Fuse, FuseMount, Image, Overlay};
 pub use mountwarden_protocol as protocol;
 pub use mountwarden_protocol::{
     AbsPath, Counters, DenyReason, ErrorCode, ErrorReply, Explanation, FilesystemOptions,

@@ -118,6 +118,7 @@ impl Subject<'_> {
                 Kind::Block { .. } => "mount-block",
                 Kind::Fuse { .. } => "mount-fuse",
                 Kind::Overlay { .. } => "mount-overlay",
+                Kind::Image { .. } => "mount-image",
             },
             Self::Operation(Operation::Unmount(_)) => "unmount",
             Self::Operation(Operation::Remount(_)) => "remount",
@@ -161,6 +162,10 @@ fn asked(line: &mut Line, operation: &Operation) {
                     if let Some(bytes) = max_read {
                         line.number("max_read", *bytes);
                     }
+                }
+                Kind::Image { file, filesystem } => {
+                    line.text("source", file.as_bytes());
+                    line.name("type", filesystem.name());
                 }
                 Kind::Overlay { lower, upper } => {
                     let written = upper.iter().flat_map(|layer| [&layer.upper, &layer.work]);

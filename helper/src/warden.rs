@@ -333,6 +333,7 @@ impl<'a> Keeper<'a> {
             block: granted.block,
             fuse: granted.fuse,
             overlay: granted.overlay,
+            image: granted.image,
         };
         let filter = self.context.filters.mounter(kinds).ok_or(Errno::EINVAL)?;
         match process::fork() {

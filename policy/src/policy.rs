@@ -21,6 +21,10 @@ pub struct Policy {
 
 /// The roots of every grant of one peer.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a kind that is granted or not"
+)]
 pub struct Places {
     /// What it may make mounts from: these and what lies beneath.
     pub sources: Vec<AbsPath>,

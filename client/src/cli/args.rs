@@ -229,6 +229,9 @@ pub(super) enum Kind {
 
     /// Show several directories as one; read-only without an upper layer.
     Overlay(Layered),
+
+    /// Mount the file system in a regular file, which is only read.
+    Image(Imaged),
 }
 
 /// A file system that a program serves, and the program.
@@ -276,6 +279,29 @@ pub(super) struct Served {
     /// a command that stays.
     #[arg(last = true, value_name = "PROGRAM", conflicts_with = "lease")]
     pub(super) program: Vec<OsString>,
+}
+
+/// A file system in a regular file.
+#[derive(Debug, Args)]
+pub(super) struct Imaged {
+    /// The file; an absolute path without '.' or '..'.
+    file: OsString,
+
+    /// Where: an existing directory.
+    target: OsString,
+
+    /// The type of the file system: erofs or squashfs.
+    #[arg(long = "type", value_name = "TYPE")]
+    filesystem: String,
+
+    #[command(flatten)]
+    passed: PassTarget,
+
+    #[command(flatten)]
+    without: Restrictions,
+
+    #[command(flatten)]
+    with: Permissions,
 }
 
 /// Directories that are seen as one.

@@ -11,7 +11,8 @@ use crate::{Error, ErrorKind, Fuse, FuseMount, Passing, Remount, Unmount};
 
 impl Client {
     /// Mounts a [`Bind`](crate::Bind), a [`Tmpfs`](crate::Tmpfs), a
-    /// [`Block`](crate::Block) or an [`Overlay`](crate::Overlay).
+    /// [`Block`](crate::Block), an [`Image`](crate::Image) or an
+    /// [`Overlay`](crate::Overlay).
     ///
     /// Asking for what is there already is no error: the reply's
     /// [`outcome`](Mounted::outcome) tells.

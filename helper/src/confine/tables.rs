@@ -22,8 +22,8 @@ use libc::{
 use mountwarden_protocol::Role;
 
 use self::privileged::{
-    mounter_block, mounter_checks, mounter_contexts, mounter_fuse, mounter_overlay, mounter_work,
-    warden, warden_child,
+    mounter_block, mounter_checks, mounter_contexts, mounter_fuse, mounter_image, mounter_overlay,
+    mounter_work, warden, warden_child,
 };
 use self::unprivileged::{gate, gate_child, session};
 use super::entry::{Check, Entry, Int, Value, call, fd, int, is, long, no_flags, null};
@@ -31,10 +31,15 @@ use crate::table::Source;
 
 /// The kinds of mount, beyond those of every mounter, that a mounter's peer is granted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a kind that is granted or not"
+)]
 pub(crate) struct Kinds {
     pub(crate) block: bool,
     pub(crate) fuse: bool,
     pub(crate) overlay: bool,
+    pub(crate) image: bool,
 }
 
 impl Kinds {
@@ -42,19 +47,22 @@ impl Kinds {
         block: false,
         fuse: false,
         overlay: false,
+        image: false,
     };
     pub(crate) const ALL: Self = Self {
         block: true,
         fuse: true,
         overlay: true,
+        image: true,
     };
 
     /// Every set of them.
     pub(crate) fn sets() -> impl Iterator<Item = Self> {
-        (0..8_u8).map(|bits| Self {
+        (0..16_u8).map(|bits| Self {
             block: bits & 1 != 0,
             fuse: bits & 2 != 0,
             overlay: bits & 4 != 0,
+            image: bits & 8 != 0,
         })
     }
 }
@@ -104,13 +112,14 @@ pub(super) fn of(role: Role, source: Source, kinds: Kinds) -> Vec<Entry> {
 fn granted(kinds: Kinds) -> impl Iterator<Item = Entry> {
     let tables = [
         (
-            "block, fuse, overlay",
-            kinds.block || kinds.fuse || kinds.overlay,
+            "block, fuse, overlay, image",
+            kinds != Kinds::NONE,
             mounter_contexts(),
         ),
         ("block", kinds.block, mounter_block()),
         ("fuse", kinds.fuse, mounter_fuse()),
         ("overlay", kinds.overlay, mounter_overlay()),
+        ("image", kinds.image, mounter_image()),
     ];
     tables
         .into_iter()

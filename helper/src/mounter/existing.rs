@@ -77,6 +77,11 @@ pub(super) fn shows(
         (PermittedKind::Overlay(_), _) if target.mount.filesystem == b"overlay" => {
             Ok(Some("the kernel does not tell which layers an overlay has"))
         }
+        (PermittedKind::Image { filesystem, .. }, _)
+            if target.mount.filesystem == filesystem.name().as_bytes() =>
+        {
+            Ok(Some("the kernel does not tell which file an image is"))
+        }
         (PermittedKind::Fuse(_), _) => Ok(Some("a FUSE file system is served once")),
         _ => Ok(Some("it is of another kind")),
     }

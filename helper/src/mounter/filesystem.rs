@@ -10,7 +10,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use mountwarden_policy::{PermittedFuse, PermittedKind, PermittedOverlay};
 use mountwarden_protocol::escape::Safe;
 use mountwarden_protocol::{
-    AbsPath, ErrorCode, ErrorReply, FilesystemName, FilesystemOptions, MountAttributes, SourceName,
+    AbsPath, ErrorCode, ErrorReply, FilesystemName, FilesystemOptions, ImageType, MountAttributes,
+    SourceName,
 };
 use nix::errno::Errno;
 use nix::sys::statfs::fstatfs;
@@ -82,6 +83,39 @@ pub(super) fn block(
         .at(path));
     }
     Ok(made)
+}
+
+/// A detached mount of the file system in the regular file that is in the slot of a source.
+pub(super) fn image(
+    path: &AbsPath,
+    filesystem: ImageType,
+    attributes: MountAttributes,
+) -> Result<OwnedFd, ErrorReply> {
+    let name = match filesystem {
+        ImageType::Erofs => pinned::EROFS,
+        ImageType::Squashfs => pinned::SQUASHFS,
+    };
+    let context = mount::open_filesystem(name).map_err(|errno| match errno {
+        Errno::ENODEV => unknown(path, filesystem),
+        other => failure::kernel("cannot mount the image", path, other),
+    })?;
+    configure(context.as_fd(), &FilesystemOptions::default(), attributes)
+        .and_then(|()| mount::mount_filesystem(context.as_fd(), table::kernel_bits(attributes)))
+        .map_err(|errno| match errno {
+            Errno::ENOTBLK => needs_device(path, filesystem),
+            other => not_made(context.as_fd(), path, filesystem, other),
+        })
+}
+
+fn needs_device(path: &AbsPath, filesystem: ImageType) -> ErrorReply {
+    let message = format!(
+        "cannot mount {path} as {filesystem}: this kernel reads it from a block device alone; erofs \
+         in a file takes Linux 6.12 with CONFIG_EROFS_FS_BACKED_BY_FILE, and a file that lies on \
+         a disk; else make a loop device of it (`losetup --read-only`), granted as a block device"
+    );
+    ErrorReply::new(ErrorCode::Unsupported, message)
+        .at(path)
+        .errno(failure::number(Errno::ENOTBLK))
 }
 
 fn configure(
@@ -262,7 +296,7 @@ fn unknown(path: &AbsPath, filesystem: impl Display) -> ErrorReply {
 fn not_made(
     context: BorrowedFd<'_>,
     path: &AbsPath,
-    filesystem: &FilesystemName,
+    filesystem: impl Display,
     errno: Errno,
 ) -> ErrorReply {
     let (code, advice) = match errno {
@@ -280,7 +314,7 @@ fn not_made(
         ),
         Errno::EPERM => (
             ErrorCode::Unsupported,
-            "; a helper in a user namespace of its own mounts no device",
+            "; a helper in a user namespace of its own mounts no device and no image",
         ),
         _ => (ErrorCode::Failed, ""),
     };

@@ -38,7 +38,7 @@ pub(super) fn mount(
     }
     let directory = match origin {
         Origin::Location(source) => source.status.is_directory(),
-        Origin::Nothing | Origin::Device(_) | Origin::Layers(_) => true,
+        Origin::Nothing | Origin::Device(_) | Origin::Layers(_) | Origin::Image { .. } => true,
         // The root is what the target is.
         Origin::Connection(_) => target.status.is_directory(),
     };
@@ -185,6 +185,10 @@ fn build(
         }
         (PermittedKind::Overlay(overlay), Origin::Layers(layers)) => {
             let made = filesystem::overlay(overlay, layers, path, attributes)?;
+            (made, false)
+        }
+        (PermittedKind::Image { file, filesystem }, Origin::Image { .. }) => {
+            let made = filesystem::image(file, *filesystem, attributes)?;
             (made, false)
         }
         _ => return Err(failed("no origin for")(Errno::EINVAL)),

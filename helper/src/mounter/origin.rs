@@ -25,6 +25,7 @@ pub(super) enum Unchecked<'p> {
     Device(&'p AbsPath, OwnedFd, OwnedFd),
     Connection(&'p AbsPath, OwnedFd),
     Layers(Vec<(&'p AbsPath, OwnedFd)>),
+    Image(&'p AbsPath, OwnedFd),
 }
 
 impl<'p> Unchecked<'p> {
@@ -54,6 +55,7 @@ impl<'p> Unchecked<'p> {
                 let layers: Option<_> = overlay.directories().map(&mut layer).collect();
                 Self::Layers(layers?)
             }
+            Some(PermittedKind::Image { file, .. }) => Self::Image(file, files.next()?),
         };
         files.next().is_none().then_some(unchecked)
     }
@@ -87,6 +89,15 @@ impl<'p> Unchecked<'p> {
                     .map(|(slot, (path, file))| layer(table, own, Slot::Layer(slot), file, path));
                 checked.collect::<Result<_, _>>().map(Origin::Layers)
             }
+            Self::Image(path, file) => {
+                let purpose = Purpose::Use { passed: false };
+                let image = Location::check(table, own, Slot::Source, file, path, purpose)?;
+                if image.status.is_regular_file() {
+                    Ok(Origin::Image { _file: image })
+                } else {
+                    Err(refuse(ErrorCode::WrongType, path, "is not a regular file"))
+                }
+            }
         }
     }
 }
@@ -118,6 +129,8 @@ pub(super) enum Origin {
     Connection(OwnedFd),
     /// The directories of an overlay.
     Layers(Vec<Location>),
+    /// A regular file with a file system.
+    Image { _file: Location },
 }
 
 impl Origin {

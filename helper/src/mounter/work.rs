@@ -54,7 +54,7 @@ impl Worker<'_> {
         }
         target.check_owner(permit.target_owner, DenyReason::TargetNotOwned)?;
         let lease = self.lease(permit, &spot)?;
-        if let Origin::Device(_) | Origin::Connection(_) | Origin::Layers(_) = origin {
+        if !matches!(origin, Origin::Location(_) | Origin::Nothing) {
             // The context takes its number.
             drop(spot);
         }

@@ -85,6 +85,7 @@ fn origin<'a>(
         (Some(PermittedKind::Bind { source, .. }), None) => opened([location(source, roots)?]),
         (Some(PermittedKind::Block { device, .. }), _) => opened(block_device(device)?),
         (Some(PermittedKind::Fuse(_)), _) => opened([fuse_connection()?]),
+        (Some(PermittedKind::Image { file, .. }), _) => opened([location(file, roots)?]),
         (Some(PermittedKind::Overlay(overlay)), _) => {
             let layers = overlay.directories().map(|path| location(path, roots));
             opened(layers.collect::<Result<Vec<_>, _>>()?)

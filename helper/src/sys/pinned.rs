@@ -48,6 +48,10 @@ pub(crate) static TMPFS: Pinned = Pinned(c"tmpfs");
 pub(crate) static FUSE: Pinned = Pinned(c"fuse");
 /// As [`TMPFS`].
 pub(crate) static OVERLAY: Pinned = Pinned(c"overlay");
+/// As [`TMPFS`].
+pub(crate) static EROFS: Pinned = Pinned(c"erofs");
+/// As [`TMPFS`].
+pub(crate) static SQUASHFS: Pinned = Pinned(c"squashfs");
 /// What the mount table shows as the source of a tmpfs or an overlay.
 pub(crate) static MOUNTWARDEN: Pinned = Pinned(c"mountwarden");
 
@@ -62,7 +66,7 @@ pub(crate) static TMPFS_KEYS: [Pinned; 5] = [
 
 /// The key of what a file system shows as its source, or is made from.
 pub(crate) static SOURCE: Pinned = Pinned(c"source");
-/// The device that is open in [`Slot::Source`], as a path that leads to it alone
+/// The device or image that is open in [`Slot::Source`], as a path that leads to it alone
 /// (`proc_pid_fd(5)`). The kernel takes a block device only by a path.
 pub(crate) static DEVICE: Pinned = Pinned(c"/proc/self/fd/8");
 /// The layers of an overlay, which are open in [`Slot::layers`], in the same way.
@@ -210,7 +214,7 @@ pub(crate) fn all() -> impl Iterator<Item = Pinned> {
         .chain(TMPFS_KEYS)
         .chain(FUSE_KEYS)
         .chain(FUSE_FLAGS)
-        .chain([OVERLAY, UPPER_DIR, WORK_DIR, LOWER_DIR])
+        .chain([OVERLAY, EROFS, SQUASHFS, UPPER_DIR, WORK_DIR, LOWER_DIR])
         .chain(OVERLAY_LIMITS.into_iter().flat_map(<[Pinned; 2]>::from))
         .chain(LAYERS)
         .chain(LINKS)

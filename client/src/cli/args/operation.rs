@@ -2,8 +2,8 @@
 
 use mountwarden_protocol::{Mount, MountAttributes, Operation, Passed, Unmount as UnmountRequest};
 
-use super::{Change, Gains, Kind, Layered, Losses, Served, advise, trimmed};
-use crate::{Bind, Block, Error, Fuse, Overlay, Remount, Tmpfs, Unmount};
+use super::{Change, Gains, Imaged, Kind, Layered, Losses, Served, advise, trimmed};
+use crate::{Bind, Block, Error, Fuse, Image, Overlay, Remount, Tmpfs, Unmount};
 
 impl Change {
     /// The operation that the words describe.
@@ -125,6 +125,7 @@ impl Kind {
             }
             Self::Fuse(served) => served.operation()?,
             Self::Overlay(layered) => layered.into_operation()?,
+            Self::Image(imaged) => imaged.operation()?,
         })
     }
 }
@@ -159,6 +160,19 @@ impl Served {
     /// The same with what is to be opened and passed for it.
     pub(in crate::cli) fn operation(&self) -> Result<Operation, Error> {
         Ok(passing(self.fuse()?, self.passed.pass_target, false))
+    }
+}
+
+impl Imaged {
+    fn operation(&self) -> Result<Operation, Error> {
+        let (file, target) = (trimmed(&self.file), trimmed(&self.target));
+        let image = Image::new(file, &self.filesystem, target).map_err(advise)?;
+        let image = when(self.without.lease, image, Image::leased);
+        let image = when(self.without.noexec, image, Image::no_exec);
+        let image = when(self.without.nosymfollow, image, Image::no_symfollow);
+        let image = when(self.with.suid, image, Image::suid);
+        let image = when(self.with.dev, image, Image::dev);
+        Ok(passing(image, self.passed.pass_target, false))
     }
 }
 

@@ -22,8 +22,9 @@ use crate::sys::mount::{
     FSMOUNT_CLOEXEC, FSOPEN_CLOEXEC,
 };
 use crate::sys::pinned::{
-    DEVICE, EMPTY, FUSE, FUSE_FD, FUSE_FLAGS, FUSE_KEYS, LOWER_DIR, MOUNTWARDEN, OVERLAY,
-    OVERLAY_LIMITS, PROC_SELF_FD, READ_ONLY, SOURCE, Slot, TMPFS, TMPFS_KEYS, UPPER_DIR, WORK_DIR,
+    DEVICE, EMPTY, EROFS, FUSE, FUSE_FD, FUSE_FLAGS, FUSE_KEYS, LOWER_DIR, MOUNTWARDEN, OVERLAY,
+    OVERLAY_LIMITS, PROC_SELF_FD, READ_ONLY, SOURCE, SQUASHFS, Slot, TMPFS, TMPFS_KEYS, UPPER_DIR,
+    WORK_DIR,
 };
 
 pub(super) fn warden() -> Vec<Entry> {
@@ -406,6 +407,34 @@ pub(super) fn mounter_overlay() -> Vec<Entry> {
         ),
         layers,
         paths,
+    ]
+}
+
+/// What only a mounter does whose peer is granted images.
+pub(super) fn mounter_image() -> Vec<Entry> {
+    vec![
+        call!(
+            SYS_fsopen,
+            "a file system in a regular file",
+            [pinned(0, "type", EROFS), is!(1, flags = FSOPEN_CLOEXEC)],
+            [pinned(0, "type", SQUASHFS), is!(1, flags = FSOPEN_CLOEXEC)]
+        ),
+        call!(
+            SYS_fsconfig,
+            "the file, which is only read",
+            [
+                CONTEXT,
+                is!(1, cmd = FSCONFIG_SET_STRING),
+                pinned(2, "key", SOURCE),
+                pinned(3, "value", DEVICE)
+            ],
+            [
+                CONTEXT,
+                is!(1, cmd = FSCONFIG_SET_FLAG),
+                pinned(2, "key", READ_ONLY),
+                null(3, "value")
+            ]
+        ),
     ]
 }
 

@@ -6,10 +6,10 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 
 use mountwarden_client::protocol::Operation;
-use mountwarden_client::{Block, ErrorCode, Fuse, Outcome, Overlay};
+use mountwarden_client::{Block, ErrorCode, Fuse, Image, Outcome, Overlay};
 use nix::libc;
 
-use super::overlays;
+use super::{images, overlays};
 use crate::Skip;
 use crate::daemon::Daemon;
 use crate::devices::{Disk, open_fuse_to_all};
@@ -234,6 +234,53 @@ pub(crate) fn attack_26_every_descriptor_as_a_layer(sandbox: &Sandbox) -> Result
             hostile.ended(&daemon, &["descriptors are not those of this kind"]);
         });
     }
+    Ok(())
+}
+
+/// In the place of the image: its path, its type and its namespace must be right.
+pub(crate) fn attack_26_every_descriptor_as_an_image(sandbox: &Sandbox) -> Result<(), Skip> {
+    kernel::needs(6, 12, "erofs in a file")?;
+    let _disk = images::OnDisk::make(sandbox)?;
+    let image = images::image(sandbox, "a", "erofs")?;
+    let other = images::image(sandbox, "b", "erofs")?;
+    let grant = "  [grant.image]\n  file = [\"@DIR@/images\"]\n  filesystems = [\"erofs\"]\n";
+    sandbox.policy(&format!("{POLICY}{grant}"));
+    let daemon = Daemon::start(sandbox);
+    let hostile = HostileSession::take(&daemon)?;
+    let foreign = Namespace::copy(sandbox);
+    let target = sandbox.path("mnt/a");
+    let operation = Operation::from(Image::new(&image, "erofs", &target).unwrap());
+    let places = [directory(sandbox.path("mnt")), directory(&target)];
+    let brought = |file: &OwnedFd| {
+        let files = [places[0].as_fd(), places[1].as_fd(), file.as_fd()];
+        hostile.refused(&daemon, &operation, &files)
+    };
+    let refused = |what: &str, file: &OwnedFd, (code, words): oddities::Why| {
+        let error = brought(file)?;
+        assert_eq!(error.code, code, "{what}: {error:?}");
+        assert!(error.message.contains(words), "{what}: {error:?}");
+        Ok(())
+    };
+    for oddity in oddities::anywhere(sandbox, &daemon, &hostile)? {
+        let file = oddity.as_fd().try_clone_to_owned().unwrap();
+        refused(&oddity.what, &file, oddity.why(2))?;
+    }
+    let other_path = (
+        ErrorCode::Changed,
+        "was renamed or replaced while the request ran",
+    );
+    let foreign_mount = (ErrorCode::Changed, "is not in the helper's mount namespace");
+    let not_for_reading = (ErrorCode::WrongType, "was not opened for reading");
+    refused("another image", &directory(&other), other_path)?;
+    refused("the image, unopened", &named(&image), not_for_reading)?;
+    refused("another namespace's", &foreign.open(&image), foreign_mount)?;
+    let writable = open(&image, libc::O_RDWR, 0);
+    refused("the image, to write", &writable, not_for_reading)?;
+    drop(writable);
+    let right = directory(&image);
+    let files = [places[0].as_fd(), places[1].as_fd(), right.as_fd()];
+    let reply = hostile.channel.perform(&operation, &files);
+    assert_eq!(mounted(reply).outcome, Outcome::Mounted);
     Ok(())
 }
 

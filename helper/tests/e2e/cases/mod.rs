@@ -21,6 +21,7 @@ mod hostile_grants;
 mod hostile_kinds;
 mod hostile_orders;
 mod identity;
+mod images;
 mod leases;
 mod life;
 mod limits;
@@ -84,6 +85,7 @@ cases! {
         attack_26_a_connection_in_use
         attack_26_every_descriptor_as_a_connection
         attack_26_every_descriptor_as_a_layer
+        attack_26_every_descriptor_as_an_image
         attack_26_what_others_are_granted
     }
     rounds {
@@ -92,6 +94,7 @@ cases! {
         block
         fuse
         overlay
+        image
     }
     serving {
         a_client_serves_it
@@ -125,6 +128,16 @@ cases! {
         attack_09_submounts_are_not_followed
         attack_26_nobody_reads_more
         attack_26_a_layer_that_misleads
+    }
+    images {
+        erofs_from_its_file
+        squashfs_takes_a_device
+        attack_14_refused_unless_granted
+        a_corrupt_image_is_an_error
+        attack_12_busy_for_the_same
+        a_lease_ends_it
+        at_a_passed_target
+        by_the_command
     }
     overlays {
         layers_in_order

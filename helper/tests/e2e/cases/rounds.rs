@@ -4,16 +4,16 @@
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 
-use mountwarden_client::{Bind, Block, Client, Fuse, Mounted, Overlay, Tmpfs};
+use mountwarden_client::{Bind, Block, Client, Fuse, Image, Mounted, Overlay, Tmpfs};
 use nix::unistd::Pid;
 
 use super::confinement::only;
-use super::overlays;
+use super::{images, overlays};
 use crate::Skip;
 use crate::daemon::Daemon;
 use crate::devices::{Disk, open_fuse_to_all};
 use crate::hostile::descriptors;
-use crate::kernel::{status_field, unchanged};
+use crate::kernel::{self, status_field, unchanged};
 use crate::sandbox::{POLICY, Sandbox};
 
 const ROUNDS: &str = "MOUNTWARDEN_ROUNDS";
@@ -112,5 +112,16 @@ pub(crate) fn overlay(sandbox: &Sandbox) -> Result<(), Skip> {
     let overlay = Overlay::new(layers, sandbox.path("mnt/a")).unwrap();
     go_round(sandbox, grant, |client| {
         client.mount(overlay.clone()).unwrap()
+    })
+}
+
+pub(crate) fn image(sandbox: &Sandbox) -> Result<(), Skip> {
+    kernel::needs(6, 12, "erofs in a file")?;
+    let _disk = images::OnDisk::make(sandbox)?;
+    let file = images::image(sandbox, "a", "erofs")?;
+    let grant = "  [grant.image]\n  file = [\"@DIR@/images\"]\n  filesystems = [\"erofs\"]\n";
+    let image = Image::new(file, "erofs", sandbox.path("mnt/a")).unwrap();
+    go_round(sandbox, grant, |client| {
+        client.mount(image.clone()).unwrap()
     })
 }

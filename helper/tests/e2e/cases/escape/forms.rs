@@ -59,6 +59,8 @@ impl Pinned {
             ("6pinned5LINKS", 20),
             ("6pinned6LAYERS", 18),
             ("6pinned7OVERLAY", 1),
+            ("6pinned5EROFS", 1),
+            ("6pinned8SQUASHFS", 1),
             ("6pinned9UPPER_DIR", 1),
             ("6pinned8WORK_DIR", 1),
             ("6pinned9LOWER_DIR", 1),

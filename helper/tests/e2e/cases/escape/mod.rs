@@ -162,6 +162,9 @@ target = ["@DIR@/served"]
   subtypes = ["none"]
   [grant.overlay]
   layer = ["@DIR@/src"]
+  [grant.image]
+  file = ["@DIR@/src"]
+  filesystems = ["erofs"]
 "#;
 
 impl<'a> Scene<'a> {
