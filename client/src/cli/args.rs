@@ -1,5 +1,6 @@
 //! The command line.
 
+mod kinds;
 mod operation;
 
 use std::ffi::{OsStr, OsString};
@@ -11,6 +12,8 @@ use clap::{ArgGroup, Args, Parser, Subcommand};
 use mountwarden_protocol::escape::SafePath;
 use mountwarden_protocol::{MountId, TmpfsInodes, TmpfsMode, TmpfsSize};
 
+pub(super) use self::kinds::Served;
+use self::kinds::{Imaged, Layered, PassTarget, Permissions, Restrictions};
 use super::exit;
 use crate::Error;
 
@@ -232,143 +235,6 @@ pub(super) enum Kind {
 
     /// Mount the file system in a regular file, which is only read.
     Image(Imaged),
-}
-
-/// A file system that a program serves, and the program.
-#[derive(Debug, Args)]
-pub(super) struct Served {
-    /// Where: an existing directory or regular file.
-    target: OsString,
-
-    /// What the mount table calls the type, after 'fuse.'.
-    #[arg(long, value_name = "NAME")]
-    subtype: String,
-
-    /// What the mount table shows as the source [default: the subtype].
-    #[arg(long, value_name = "NAME")]
-    source: Option<String>,
-
-    /// Other users may use it too, where the grant allows it.
-    #[arg(long)]
-    allow_other: bool,
-
-    /// The kernel checks permissions.
-    #[arg(long)]
-    default_permissions: bool,
-
-    /// The most bytes that one read asks the program for.
-    #[arg(long, value_name = "BYTES")]
-    max_read: Option<u32>,
-
-    /// Nothing can be written through the mount.
-    #[arg(long)]
-    read_only: bool,
-
-    #[command(flatten)]
-    passed: PassTarget,
-
-    #[command(flatten)]
-    without: Restrictions,
-
-    #[command(flatten)]
-    with: Permissions,
-
-    /// The program that becomes of this one and serves the file system, with its
-    /// arguments; {fd} in one stands for the number of the connection, as in
-    /// /dev/fd/{fd}, which libfuse takes for a place. Not with --lease, which takes
-    /// a command that stays.
-    #[arg(last = true, value_name = "PROGRAM", conflicts_with = "lease")]
-    pub(super) program: Vec<OsString>,
-}
-
-/// A file system in a regular file.
-#[derive(Debug, Args)]
-pub(super) struct Imaged {
-    /// The file; an absolute path without '.' or '..'.
-    file: OsString,
-
-    /// Where: an existing directory.
-    target: OsString,
-
-    /// The type of the file system: erofs or squashfs.
-    #[arg(long = "type", value_name = "TYPE")]
-    filesystem: String,
-
-    #[command(flatten)]
-    passed: PassTarget,
-
-    #[command(flatten)]
-    without: Restrictions,
-
-    #[command(flatten)]
-    with: Permissions,
-}
-
-/// Directories that are seen as one.
-#[derive(Debug, Args)]
-pub(super) struct Layered {
-    /// Where: an existing directory.
-    target: OsString,
-
-    /// A directory that is only read; given again, one beneath those before it.
-    #[arg(long, value_name = "DIR", required = true)]
-    lower: Vec<OsString>,
-
-    /// A directory that is written, where the grant allows it and the kernel can.
-    #[arg(long, value_name = "DIR", requires = "work")]
-    upper: Option<OsString>,
-
-    /// What the kernel needs to write: a directory on the same file system.
-    #[arg(long, value_name = "DIR", requires = "upper")]
-    work: Option<OsString>,
-
-    /// Nothing can be written through the mount.
-    #[arg(long)]
-    read_only: bool,
-
-    #[command(flatten)]
-    passed: PassTarget,
-
-    #[command(flatten)]
-    without: Restrictions,
-
-    #[command(flatten)]
-    with: Permissions,
-}
-
-#[derive(Debug, Args)]
-pub(super) struct PassTarget {
-    /// Open the target here and pass the descriptor, for a directory that the helper's
-    /// user cannot reach, where the grant allows it.
-    #[arg(long)]
-    pass_target: bool,
-}
-
-#[derive(Debug, Args)]
-pub(super) struct Restrictions {
-    /// Hold the mount until this command is interrupted, and end it then: however
-    /// the command ends, the mount does.
-    #[arg(long)]
-    lease: bool,
-
-    /// No program may be executed from the mount.
-    #[arg(long)]
-    noexec: bool,
-
-    /// Symbolic links on the mount are not followed.
-    #[arg(long)]
-    nosymfollow: bool,
-}
-
-#[derive(Debug, Args)]
-pub(super) struct Permissions {
-    /// Honour set-user-id bits, where the grant allows it.
-    #[arg(long)]
-    suid: bool,
-
-    /// Honour device nodes, where the grant allows it.
-    #[arg(long)]
-    dev: bool,
 }
 
 #[derive(Debug, Args)]
