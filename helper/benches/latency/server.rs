@@ -97,7 +97,10 @@ impl Place {
                  [grant.fuse]\n\
                  subtypes = [\"none\"]\n\
                  [grant.overlay]\n\
-                 layer = [\"{}\"]\n",
+                 layer = [\"{0}\"]\n\
+                 [grant.image]\n\
+                 file = [\"{0}\"]\n\
+                 filesystems = [\"erofs\"]\n",
                 source.display()
             ),
             _ => String::new(),

@@ -11,8 +11,8 @@ use std::process::{Child, Command, Stdio};
 
 use mountwarden_client::protocol::{Hello, Operation, Request, frame};
 use mountwarden_client::{
-    AbsPath, Bind, Block, Client, ErrorKind, Fuse, MountAttributes, MountId, Overlay, Passing,
-    Remount, Tmpfs, TmpfsInodes, TmpfsMode, TmpfsSize, Unmount, Versions,
+    AbsPath, Bind, Block, Client, ErrorKind, Fuse, Image, MountAttributes, MountId, Overlay,
+    Passing, Remount, Tmpfs, TmpfsInodes, TmpfsMode, TmpfsSize, Unmount, Versions,
 };
 use nix::sys::signal::{Signal, kill};
 use serde_json::Value;
@@ -103,6 +103,9 @@ fn other_kinds(
         .mount(Overlay::new(layers, base).unwrap())
         .unwrap_err();
     all.push(("an overlay, which the grant does not have", tail.one()));
+    let image = Image::new("/srv/base.erofs", "erofs", base).unwrap();
+    client.mount(image).unwrap_err();
+    all.push(("an image, which the grant does not have", tail.one()));
     all
 }
 
