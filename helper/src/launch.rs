@@ -20,7 +20,7 @@ use nix::unistd::{User, geteuid, getpid};
 use thiserror::Error;
 
 use crate::board::Board;
-use crate::confine::{self, ConfineError, Filters, Identity};
+use crate::confine::{self, ConfineError, Filters, Identity, Kinds};
 use crate::files::{FileError, Trust};
 use crate::leases::{self, Lessor};
 use crate::listener::{ListenError, Listener};
@@ -157,7 +157,7 @@ fn part(
     step("set up the heap", sys::process::heap_without_mmap())?;
     children::begin(Role::Warden, c"mw-warden");
     let notifier = Notifier::connect().map_err(StartError::Notify)?;
-    let filters = Filters::compile(source)?;
+    let filters = Filters::compile(source, Kinds::of(policy))?;
     let (ours, theirs) = step(
         "make a channel between the halves",
         socketpair(

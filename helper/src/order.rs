@@ -156,7 +156,11 @@ impl OrderChannel {
     pub(crate) fn receive<T: DeserializeOwned + Serialize>(
         &self,
     ) -> Result<(T, Vec<OwnedFd>), ChannelError> {
-        let mut buffer = vec![0_u8; MAX_MESSAGE];
+        #[expect(
+            clippy::large_stack_arrays,
+            reason = "room that is there even when the heap cannot grow"
+        )]
+        let mut buffer = [0_u8; MAX_MESSAGE];
         let message = loop {
             match socket::receive_order(self.0.as_fd(), &mut buffer) {
                 Err(Errno::EINTR) => {}

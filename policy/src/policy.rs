@@ -122,10 +122,11 @@ impl Policy {
         }
     }
 
-    /// Whether any grant has FUSE file systems.
+    /// The kinds of mount that any grant has, by their names.
     #[must_use]
-    pub fn grants_fuse(&self) -> bool {
-        self.grants.iter().any(|grant| grant.terms.fuse.is_some())
+    pub fn kinds(&self) -> BTreeSet<&'static str> {
+        let kinds = self.grants.iter().flat_map(|grant| grant.terms.kinds());
+        kinds.collect()
     }
 
     /// Every type of file system and every key of an option that a grant names: all

@@ -4,12 +4,12 @@ use std::num::NonZeroU32;
 use std::time::Duration;
 
 use mountwarden_client::protocol::{
-    Kind, Lift, Mount, MountOptions, Operation, Passed, ProbeAnswer, Probed, Propagation,
-    Remount as RemountRequest, Reply, Request, Unmount as UnmountRequest,
+    ImageType, Kind, Lift, Mount, MountOptions, Operation, Passed, ProbeAnswer, Probed,
+    Propagation, Remount as RemountRequest, Reply, Request, Unmount as UnmountRequest, UpperLayer,
 };
 use mountwarden_client::{
-    Bind, Client, DenyReason, ErrorCode, ErrorKind, ErrorReply, Health, InvalidPath,
-    MountAttributes, Outcome, Remount, Tmpfs, TmpfsInodes, TmpfsMode, TmpfsSize, Unmount,
+    Bind, Client, DenyReason, ErrorCode, ErrorKind, ErrorReply, Health, Image, InvalidPath,
+    MountAttributes, Outcome, Overlay, Remount, Tmpfs, TmpfsInodes, TmpfsMode, TmpfsSize, Unmount,
 };
 
 use crate::support::{Fake, Step, answering, id, info, mounted, path, send, unmounted, welcomed};
@@ -103,6 +103,64 @@ fn a_bind_says_what_was_asked_and_no_more() {
         };
         assert_eq!(requests, [mount_request(kind, options)]);
     }
+}
+
+#[test]
+fn an_overlay_says_what_was_asked_and_no_more() {
+    let lower = [path("/a,b:c"), path("/d")];
+    let plain = || Overlay::new(["/a,b:c", "/d"], "/b").unwrap();
+    let written = UpperLayer {
+        upper: path("/u"),
+        work: path("/w"),
+    };
+    for (overlay, upper, options) in [
+        (plain(), None, MountOptions::empty()),
+        (plain().no_exec(), None, MountOptions::NO_EXEC),
+        (
+            plain().upper("/u", "/w").unwrap().read_only(),
+            Some(written),
+            MountOptions::READ_ONLY,
+        ),
+    ] {
+        let requests = sent(&[mounted(Outcome::Mounted)], |client| {
+            client.mount(overlay.clone()).unwrap();
+        });
+        let kind = Kind::Overlay {
+            lower: lower.to_vec().try_into().unwrap(),
+            upper,
+        };
+        assert_eq!(requests, [mount_request(kind, options)]);
+    }
+    for (error, words) in [
+        (Overlay::new([""; 0], "/b"), "at least one lower layer"),
+        (Overlay::new(["/a"; 17], "/b"), "more than 16 lower layers"),
+        (Overlay::new(["a"], "/b"), "layer"),
+        (plain().upper("/u", "w"), "work directory"),
+    ] {
+        let error = error.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidRequest);
+        assert!(error.to_string().contains(words), "{error}");
+    }
+}
+
+#[test]
+fn an_image_says_what_was_asked_and_no_more() {
+    for (name, filesystem) in [
+        ("erofs", ImageType::Erofs),
+        ("squashfs", ImageType::Squashfs),
+    ] {
+        let image = Image::new("/a", name, "/b").unwrap().no_symfollow();
+        let requests = sent(&[mounted(Outcome::Mounted)], |client| {
+            client.mount(image.clone()).unwrap();
+        });
+        let file = path("/a");
+        let kind = Kind::Image { file, filesystem };
+        let options = MountOptions::NO_SYMFOLLOW;
+        assert_eq!(requests, [mount_request(kind, options)]);
+    }
+    let error = Image::new("/a", "ext4", "/b").unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidRequest);
+    assert!(error.to_string().contains("erofs or squashfs"), "{error}");
 }
 
 #[test]

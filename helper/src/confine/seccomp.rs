@@ -30,12 +30,12 @@ pub(crate) struct Filters {
     pub(crate) gate: Filter,
     pub(crate) session: Filter,
     pub(crate) warden: Filter,
-    /// One for each set of kinds that a peer can be granted.
+    /// One for each set of kinds that a peer can be granted by the policy.
     mounters: Vec<(Kinds, Filter)>,
 }
 
 impl Filters {
-    pub(crate) fn compile(source: Source) -> Result<Self, ConfineError> {
+    pub(crate) fn compile(source: Source, granted: Kinds) -> Result<Self, ConfineError> {
         let filter = |role| Filter::compile(&tables::of(role, source, Kinds::ALL));
         let mounter = |kinds| {
             let filter = Filter::compile(&tables::of(Role::Mounter, source, kinds))?;
@@ -45,7 +45,8 @@ impl Filters {
             gate: filter(Role::Gate)?,
             session: filter(Role::Session)?,
             warden: filter(Role::Warden)?,
-            mounters: Kinds::sets()
+            mounters: granted
+                .sets()
                 .map(mounter)
                 .collect::<Result<_, ConfineError>>()?,
         })

@@ -19,6 +19,7 @@ use libc::{
     SYS_read, SYS_rt_sigprocmask, SYS_seccomp, SYS_sendmsg, SYS_set_robust_list, SYS_tgkill,
     SYS_wait4, SYS_write, WNOHANG,
 };
+use mountwarden_policy::Policy;
 use mountwarden_protocol::Role;
 
 use self::privileged::{
@@ -56,14 +57,32 @@ impl Kinds {
         image: true,
     };
 
-    /// Every set of them.
-    pub(crate) fn sets() -> impl Iterator<Item = Self> {
-        (0..16_u8).map(|bits| Self {
-            block: bits & 1 != 0,
-            fuse: bits & 2 != 0,
-            overlay: bits & 4 != 0,
-            image: bits & 8 != 0,
-        })
+    /// All that a policy grants to anybody.
+    pub(crate) fn of(policy: &Policy) -> Self {
+        let granted = policy.kinds();
+        Self {
+            block: granted.contains("block"),
+            fuse: granted.contains("fuse"),
+            overlay: granted.contains("overlay"),
+            image: granted.contains("image"),
+        }
+    }
+
+    /// Every set of these.
+    pub(crate) fn sets(self) -> impl Iterator<Item = Self> {
+        (0..16_u8)
+            .map(|bits| Self {
+                block: bits & 1 != 0,
+                fuse: bits & 2 != 0,
+                overlay: bits & 4 != 0,
+                image: bits & 8 != 0,
+            })
+            .filter(move |set| {
+                (self.block || !set.block)
+                    && (self.fuse || !set.fuse)
+                    && (self.overlay || !set.overlay)
+                    && (self.image || !set.image)
+            })
     }
 }
 
