@@ -39,8 +39,10 @@ pub(crate) enum By {
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Subject<'a> {
     Operation(&'a Operation),
-    /// The end of a mount whose connection has ended.
-    Lease(&'a Unmount),
+    /// One mount of a batch, by its number.
+    Entry(&'a Operation, u32),
+    /// The end of a mount that was held, and why.
+    Held(&'a Unmount, &'static str),
     /// The question whether the file system at a place answers.
     Probe(&'a AbsPath),
     /// Bytes that are no request.
@@ -67,19 +69,16 @@ impl Record<'_> {
     }
 
     fn line(&self) -> String {
-        let mut line = Line::of_now();
-        line.name("event", self.subject.event());
-        line.name("by", self.by.name());
-        if let Some(peer) = self.peer {
-            line.number("uid", peer.identity().uid);
-            line.number("gid", peer.identity().gid);
-            line.number("pid", peer.pid());
-        }
+        let mut line = Line::about(self.subject.event(), self.by, self.peer);
         match self.subject {
             Subject::Operation(operation) => asked(&mut line, operation),
-            Subject::Lease(unmount) => {
+            Subject::Entry(operation, number) => {
+                line.number("entry", number);
+                asked(&mut line, operation);
+            }
+            Subject::Held(unmount, why) => {
                 line.text("target", unmount.target.as_bytes());
-                line.name("why", "the lease's connection ended");
+                line.name("why", why);
             }
             Subject::Probe(target) => line.text("target", target.as_bytes()),
             Subject::Protocol | Subject::Connection => {}
@@ -98,6 +97,21 @@ impl Record<'_> {
     }
 }
 
+/// Writes down what became of the mounts that a batch made: kept, or taken back but for
+/// these.
+pub(crate) fn batch(peer: &AttestedPeer, made: usize, left: Option<usize>) -> Result<(), Errno> {
+    let mut line = Line::about("batch", By::Mounter, Some(peer));
+    line.number("made", made);
+    match left {
+        None => line.name("result", "kept"),
+        Some(left) => {
+            line.name("result", "taken-back");
+            line.number("left", left);
+        }
+    }
+    write_all(line.finish().as_bytes())
+}
+
 impl By {
     fn name(self) -> &'static str {
         match self {
@@ -109,18 +123,28 @@ impl By {
     }
 }
 
-impl Subject<'_> {
+impl<'a> Subject<'a> {
+    /// Of an operation, which may be a mount of a batch.
+    pub(crate) fn of(operation: &'a Operation, entry: Option<u32>) -> Self {
+        match entry {
+            None => Self::Operation(operation),
+            Some(number) => Self::Entry(operation, number),
+        }
+    }
+
     fn event(self) -> &'static str {
         match self {
-            Self::Operation(Operation::Mount(mount)) => match mount.kind {
-                Kind::Bind { .. } => "mount-bind",
-                Kind::Tmpfs { .. } => "mount-tmpfs",
-                Kind::Block { .. } => "mount-block",
-                Kind::Fuse { .. } => "mount-fuse",
+            Self::Operation(operation) | Self::Entry(operation, _) => match operation {
+                Operation::Mount(mount) => match mount.kind {
+                    Kind::Bind { .. } => "mount-bind",
+                    Kind::Tmpfs { .. } => "mount-tmpfs",
+                    Kind::Block { .. } => "mount-block",
+                    Kind::Fuse { .. } => "mount-fuse",
+                },
+                Operation::Unmount(_) => "unmount",
+                Operation::Remount(_) => "remount",
             },
-            Self::Operation(Operation::Unmount(_)) => "unmount",
-            Self::Operation(Operation::Remount(_)) => "remount",
-            Self::Lease(_) => "lease-end",
+            Self::Held(..) => "lease-end",
             Self::Probe(_) => "probe",
             Self::Protocol => "protocol",
             Self::Connection => "connection",
@@ -306,6 +330,18 @@ impl Line {
         line
     }
 
+    fn about(event: &str, by: By, peer: Option<&AttestedPeer>) -> Self {
+        let mut line = Self::of_now();
+        line.name("event", event);
+        line.name("by", by.name());
+        if let Some(peer) = peer {
+            line.number("uid", peer.identity().uid);
+            line.number("gid", peer.identity().gid);
+            line.number("pid", peer.pid());
+        }
+        line
+    }
+
     fn key(&mut self, key: &str) {
         if self.0.len() > 1 {
             self.0.push(',');
@@ -444,7 +480,7 @@ mod tests {
         let record = Record {
             peer: None,
             by: By::Mounter,
-            subject: Subject::Operation(&Operation::Mount(mount)),
+            subject: Subject::Entry(&Operation::Mount(mount), u32::MAX),
             grant: Some(&"\n".repeat(500)),
             outcome: Err(&error),
             took: Some(Duration::MAX),

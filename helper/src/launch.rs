@@ -323,9 +323,9 @@ fn is_read_only(maps: &str, address: u64) -> bool {
     })
 }
 
-/// The gate keeps a descriptor for each connection; see that they fit.
+/// The warden needs most: for leases, as many as connections, and for batches. See that they fit.
 fn raise_descriptor_limit(policy: &Policy) -> Result<(), StartError> {
-    let needed = gate::max_descriptors(policy);
+    let needed = warden::max_descriptors(policy);
     let (_, hard) = step(
         "read the descriptor limit",
         getrlimit(Resource::RLIMIT_NOFILE),

@@ -27,7 +27,7 @@ use self::users::Users;
 use crate::audit::By;
 use crate::board::{Board, Count};
 use crate::confine::{ConfineError, Confined, Domain, Filters, Identity, Kinds, Plan, Warden};
-use crate::leases::Lessor;
+use crate::leases::{Lessor, Places};
 use crate::order::OrderReply;
 use crate::peer::{AttestedPeer, Attestor};
 use crate::refusals::{self, Refusals, Refused};
@@ -513,7 +513,9 @@ impl<'a> Keeper<'a> {
     }
 }
 
-/// A directory for each lease, and one connection's descriptors at a time.
+/// A directory for each mount that is held, and one connection's descriptors at a time.
 pub(crate) fn max_descriptors(policy: &Policy) -> u64 {
-    u64::from(policy.limits().connections).saturating_add(64)
+    let batches = u64::try_from(Places::BATCHES).unwrap_or(u64::MAX);
+    let leases = u64::from(policy.limits().connections);
+    leases.saturating_add(batches).saturating_add(64)
 }

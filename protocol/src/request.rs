@@ -5,7 +5,7 @@ use std::num::NonZeroU32;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    AbsPath, FilesystemName, FilesystemOptions, FuseSubtype, MountAttributes, MountId,
+    AbsPath, Batch, FilesystemName, FilesystemOptions, FuseSubtype, MountAttributes, MountId,
     MountOptions, Passed, SourceName, TmpfsInodes, TmpfsMode, TmpfsSize,
 };
 
@@ -35,6 +35,8 @@ pub enum Request {
         /// deadline.
         timeout_ms: NonZeroU32,
     },
+    /// Make all of these mounts, or none.
+    Apply(Batch),
 }
 
 impl Request {
@@ -48,7 +50,8 @@ impl Request {
             | Self::Explain(_)
             | Self::List { .. }
             | Self::Status
-            | Self::Probe { .. } => 0,
+            | Self::Probe { .. }
+            | Self::Apply(_) => 0,
         }
     }
 }

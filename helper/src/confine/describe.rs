@@ -38,8 +38,8 @@ fn facts(role: Role, source: Source) -> Facts {
         ),
         Role::Warden => (
             "one process; knows who each peer is and forks a mounter for each; opens no path",
-            "the channel to the gate, the other half's reports, a signalfd, the lock file, both ends of the channel about leases, a directory for each lease, the service manager's socket",
-            "`connections` of the policy and 64".to_owned(),
+            "the channel to the gate, the other half's reports, a signalfd, the lock file, both ends of the channel about leases, a directory for each lease and each mount of a batch under way, the service manager's socket",
+            "`connections` of the policy and 576".to_owned(),
         ),
         Role::Mounter => (
             "one process a connection; judges each order again, checks its descriptors, mounts",

@@ -146,13 +146,19 @@ fn limits(kind: &PermittedKind, target: &Location) -> Result<Option<&'static str
     Ok(None)
 }
 
+/// What may yet be taken back is not there already.
+pub(super) fn unfinished(target: &Location) -> ErrorReply {
+    taken(target, "a mount of a batch that is not finished: try again")
+}
+
 pub(super) fn busy(target: &Location, why: &str, advice: &str) -> ErrorReply {
+    taken(target, &format!("a different mount: {why}; {advice}"))
+}
+
+fn taken(target: &Location, what: &str) -> ErrorReply {
     let path = &target.path;
-    let error = ErrorReply::new(
-        ErrorCode::Busy,
-        format!("{path} holds a different mount: {why}; {advice}"),
-    )
-    .at(path);
+    let message = format!("{path} holds {what}");
+    let error = ErrorReply::new(ErrorCode::Busy, message).at(path);
     match MountId::try_from(target.mount.id) {
         Ok(id) => error.mount(id),
         Err(_) => error,

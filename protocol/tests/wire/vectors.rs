@@ -4,11 +4,11 @@
 use std::num::NonZeroU32;
 
 use mountwarden_protocol::{
-    AbsPath, Counters, DenyReason, ErrorCode, ErrorReply, Explanation, Features, Hello, HelloReply,
-    Kind, LandlockReport, Lift, Limits, ListPage, Mount, MountAttributes, MountId, MountInfo,
-    MountOptions, Mounted, Operation, Outcome, Passed, ProbeAnswer, Probed, Propagation, Refusal,
-    Remount, Reply, Request, Role, RoleReport, Status, TmpfsInodes, TmpfsLimits, TmpfsMode,
-    TmpfsSize, Unmount, Unmounted, Versions, Welcome,
+    AbsPath, AppliedEntry, Batch, Counters, DenyReason, ErrorCode, ErrorReply, Explanation,
+    Features, Hello, HelloReply, Kind, LandlockReport, LeftEntry, Lift, Limits, ListPage, Mount,
+    MountAttributes, MountId, MountInfo, MountOptions, Mounted, NotApplied, Operation, Outcome,
+    Passed, ProbeAnswer, Probed, Propagation, Refusal, Remount, Reply, Request, Role, RoleReport,
+    Status, TmpfsInodes, TmpfsLimits, TmpfsMode, TmpfsSize, Unmount, Unmounted, Versions, Welcome,
 };
 
 #[derive(Debug)]
@@ -105,6 +105,25 @@ fn bind() -> Operation {
     })
 }
 
+fn batch() -> Batch {
+    let scratch = Mount {
+        kind: Kind::Tmpfs {
+            size: None,
+            inodes: None,
+            mode: None,
+        },
+        target: path("/run/vms/7/tmp"),
+        options: MountOptions::NO_EXEC,
+        propagation: Propagation::Private,
+        passed: Passed::empty(),
+        lease: true,
+    };
+    match bind() {
+        Operation::Mount(bind) => Batch::try_from(vec![bind, scratch]).unwrap(),
+        other => panic!("{other:?}"),
+    }
+}
+
 fn requests() -> Vec<(&'static str, Request)> {
     let mut requests = mounts();
     requests.extend(unmounts());
@@ -135,6 +154,7 @@ fn requests() -> Vec<(&'static str, Request)> {
                 timeout_ms: NonZeroU32::new(5000).unwrap(),
             },
         ),
+        ("request-apply", Request::Apply(batch())),
     ]);
     requests
 }
@@ -368,7 +388,36 @@ fn replies() -> Vec<(&'static str, Reply)> {
         ("reply-probed-private", probed(77, ProbeAnswer::Private)),
         ("reply-probed-absent", probed(0, ProbeAnswer::Absent)),
     ]);
+    replies.extend(applied());
     replies
+}
+
+fn applied() -> Vec<(&'static str, Reply)> {
+    let entry = |outcome, number, attributes| AppliedEntry {
+        outcome,
+        id: id(number),
+        attributes,
+    };
+    vec![
+        (
+            "reply-applied",
+            Reply::Applied(vec![
+                entry(Outcome::AlreadyMounted, 77, MountAttributes::READ_ONLY),
+                entry(Outcome::Mounted, 78, MountAttributes::all()),
+            ]),
+        ),
+        (
+            "reply-not-applied",
+            Reply::NotApplied(NotApplied {
+                entry: 2,
+                error: ErrorReply::new(ErrorCode::NotFound, "not there"),
+                left: vec![LeftEntry {
+                    entry: 1,
+                    id: id(78),
+                }],
+            }),
+        ),
+    ]
 }
 
 fn errors() -> Vec<(&'static str, Reply)> {

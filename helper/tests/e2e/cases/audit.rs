@@ -11,8 +11,8 @@ use std::process::{Child, Command, Stdio};
 
 use mountwarden_client::protocol::{Hello, Operation, Request, frame};
 use mountwarden_client::{
-    AbsPath, Bind, Block, Client, ErrorKind, Fuse, MountAttributes, MountId, Passing, Remount,
-    Tmpfs, TmpfsInodes, TmpfsMode, TmpfsSize, Unmount, Versions,
+    AbsPath, Batch, Bind, Block, Client, ErrorKind, Fuse, MountAttributes, MountId, Passing,
+    Remount, Tmpfs, TmpfsInodes, TmpfsMode, TmpfsSize, Unmount, Versions,
 };
 use nix::sys::signal::{Signal, kill};
 use serde_json::Value;
@@ -131,8 +131,8 @@ fn decisions(sandbox: &Sandbox, daemon: &Daemon) -> Vec<(&'static str, String)> 
     let remount = remount.lift_from_bind(lifted, sandbox.path("src/data"));
     client.remount(remount.unwrap()).unwrap();
     all.push(("other attributes of a bind", tail.one()));
-    let missing = Tmpfs::new(sandbox.path("mnt/missing")).unwrap();
-    client.mount(missing).unwrap_err();
+    let missing = || Tmpfs::new(sandbox.path("mnt/missing")).unwrap();
+    client.mount(missing()).unwrap_err();
     all.push((
         "ended in the unprivileged half: the target is not there",
         tail.one(),
@@ -142,9 +142,8 @@ fn decisions(sandbox: &Sandbox, daemon: &Daemon) -> Vec<(&'static str, String)> 
     let other = Unmount::new(&scratch).unwrap().id(newer);
     client.unmount(other).unwrap_err();
     all.push(("an unmount of another mount than is there", tail.one()));
-    client
-        .unmount(Unmount::new(&scratch).unwrap().lazy())
-        .unwrap();
+    let lazy = Unmount::new(&scratch).unwrap().lazy();
+    client.unmount(lazy).unwrap();
     all.push(("a lazy unmount", tail.one()));
     client.unmount(Unmount::new(&base).unwrap()).unwrap();
     all.push(("an unmount", tail.one()));
@@ -179,6 +178,41 @@ fn decisions(sandbox: &Sandbox, daemon: &Daemon) -> Vec<(&'static str, String)> 
     all.push(("a client of another version", tail.one()));
     drop((noise, newer));
     all.extend(probe_and_lease(daemon, &mut tail, tmpfs().leased()));
+    all.extend(batches(daemon, &mut tail, tmpfs(), missing()));
+    all
+}
+
+/// A batch that cannot be done, and one that is.
+fn batches(
+    daemon: &Daemon,
+    tail: &mut Tail<'_>,
+    tmpfs: Tmpfs,
+    missing: Tmpfs,
+) -> Vec<(&'static str, String)> {
+    if kernel::needs_unique_ids().is_err() {
+        return Vec::new();
+    }
+    wait_for("no connection is open", || {
+        (descendants(daemon.pid()).len() == 2).then_some(())
+    });
+    let mut client = daemon.client();
+    let batch = Batch::new().mount(tmpfs);
+    client.apply(batch.clone().mount(missing)).unwrap_err();
+    let headings = [
+        "a mount of a batch",
+        "the next one, which cannot be made",
+        "so the first is taken back",
+        "and that is what became of the batch",
+    ];
+    let mut all: Vec<_> = headings
+        .into_iter()
+        .map(|heading| (heading, tail.next().unwrap()))
+        .collect();
+    let applied = client.apply(batch).unwrap();
+    tail.next().unwrap();
+    all.push(("a batch of which all mounts are there", tail.one()));
+    client.unmount(&applied[0]).unwrap();
+    tail.one();
     all
 }
 

@@ -3,6 +3,9 @@
 mod absent;
 mod asking;
 mod audit;
+mod batch_attacks;
+mod batch_deaths;
+mod batches;
 pub(crate) mod between;
 mod block;
 mod cli;
@@ -84,6 +87,7 @@ cases! {
         attack_26_what_others_are_granted
     }
     rounds {
+        batch
         bind
         tmpfs
         block
@@ -446,6 +450,33 @@ cases! {
         many_at_once
         attack_34_no_descriptor_for_it
         the_command_holds_it
+    }
+    batches {
+        a_tree_is_applied
+        a_failure_at_any_place_leaves_nothing
+        attack_26_denied_last_and_nothing_is_tried
+        what_is_there_already_stays
+        leases_of_a_batch
+        limits_hold_across_a_batch
+        busy_and_covered_when_taken_back
+        unfinished_is_not_already_mounted
+        two_clients_apply_the_same
+        not_without_unique_ids
+    }
+    batch_deaths {
+        attack_30_whoever_is_killed
+        attack_30_a_client_that_has_gone
+        attack_30_killed_at_any_moment
+        attack_31_a_source_that_hangs
+        a_stop_takes_it_back
+        a_killed_helper_leaves_a_part
+    }
+    batch_attacks {
+        attack_26_entries_without_an_end
+        attack_26_orders_out_of_place
+        attack_26_what_it_did_not_make
+        attack_26_places_run_out
+        attack_21_a_spent_budget_holds_up_no_end
     }
     probes {
         alive_and_absent

@@ -7,12 +7,13 @@ use std::os::unix::fs::MetadataExt;
 use mountwarden_client::{Bind, Block, Client, Fuse, Mounted, Tmpfs};
 use nix::unistd::Pid;
 
+use super::batches::{end, tree};
 use super::confinement::only;
 use crate::Skip;
 use crate::daemon::Daemon;
 use crate::devices::{Disk, open_fuse_to_all};
 use crate::hostile::descriptors;
-use crate::kernel::{status_field, unchanged};
+use crate::kernel::{self, status_field, unchanged};
 use crate::sandbox::{POLICY, Sandbox};
 
 const ROUNDS: &str = "MOUNTWARDEN_ROUNDS";
@@ -44,6 +45,13 @@ fn go_round(
     grant: &str,
     mut mount: impl FnMut(&mut Client) -> Mounted,
 ) -> Result<(), Skip> {
+    go(sandbox, grant, |client| {
+        let mounted = mount(client);
+        client.unmount(&mounted).unwrap();
+    })
+}
+
+fn go(sandbox: &Sandbox, grant: &str, mut round: impl FnMut(&mut Client)) -> Result<(), Skip> {
     sandbox.policy(&format!(
         "{POLICY}{grant}\n[limits]\nrequests_per_second = 100000\n"
     ));
@@ -52,8 +60,7 @@ fn go_round(
     let rounds = std::env::var(ROUNDS).map_or(200, |text| text.parse().expect(ROUNDS));
     let mut pairs = |count: u32| {
         for _ in 0..count {
-            let mounted = mount(&mut client);
-            client.unmount(&mounted).unwrap();
+            round(&mut client);
             daemon.shorten_log(1 << 20);
         }
     };
@@ -93,6 +100,20 @@ pub(crate) fn block(sandbox: &Sandbox) -> Result<(), Skip> {
     drop(disk);
     assert!(fs::metadata(&backing).is_err(), "{backing}");
     Ok(())
+}
+
+/// One that is kept and ended, and one that is taken back.
+pub(crate) fn batch(sandbox: &Sandbox) -> Result<(), Skip> {
+    kernel::needs_unique_ids()?;
+    let batch = tree(sandbox);
+    let missing = Tmpfs::new(sandbox.path("mnt/missing")).unwrap();
+    let failing = batch.clone().mount(missing);
+    go(sandbox, "", |client| {
+        let applied = client.apply(batch.clone()).unwrap();
+        end(client, &applied);
+        let error = client.apply(failing.clone()).unwrap_err();
+        assert_eq!(error.batch().unwrap().left, []);
+    })
 }
 
 pub(crate) fn fuse(sandbox: &Sandbox) -> Result<(), Skip> {
