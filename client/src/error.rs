@@ -324,6 +324,16 @@ impl Error {
         Self::new(kind, message).at(path).caused_by(error)
     }
 
+    #[cfg(feature = "cli")]
+    pub(crate) fn unreadable_batch(path: &Path, why: &str) -> Self {
+        let message = format!(
+            "the batch in \"{}\" is not understood: {}",
+            SafePath(path),
+            Safe(why)
+        );
+        Self::invalid_request(message).at(path)
+    }
+
     /// Adds what the person at the command line should do.
     #[cfg(feature = "cli")]
     pub(crate) fn advise(mut self, advice: &str) -> Self {

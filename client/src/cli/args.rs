@@ -11,7 +11,7 @@ use clap::{ArgGroup, Args, Parser, Subcommand};
 use mountwarden_protocol::escape::SafePath;
 use mountwarden_protocol::{MountId, TmpfsInodes, TmpfsMode, TmpfsSize};
 
-use super::exit;
+use super::{batch, exit};
 use crate::Error;
 
 /// Mounts and unmounts what the administrator's policy grants to this user.
@@ -39,6 +39,17 @@ pub(super) struct Arguments {
 pub(super) enum Command {
     #[command(flatten)]
     Change(Change),
+
+    /// Make all mounts that a file lists, or none: see the format below.
+    #[command(after_long_help = batch::FORMAT)]
+    Apply {
+        /// The file, in TOML or JSON; - for standard input.
+        file: PathBuf,
+
+        /// Only say of each whether the policy allows it.
+        #[arg(long)]
+        explain: bool,
+    },
 
     /// List the mounts at places that are granted to this user.
     List,
@@ -433,7 +444,7 @@ fn inodes(text: &str) -> Result<TmpfsInodes, String> {
     TmpfsInodes::try_from(count).map_err(|error| error.to_string())
 }
 
-fn mode(text: &str) -> Result<TmpfsMode, String> {
+pub(super) fn mode(text: &str) -> Result<TmpfsMode, String> {
     let digits = text.strip_prefix("0o").unwrap_or(text);
     // from_str_radix takes a sign too.
     if digits.is_empty() || !digits.bytes().all(|byte| (b'0'..=b'7').contains(&byte)) {

@@ -4,6 +4,7 @@ mod absent;
 mod asking;
 mod audit;
 mod batch_attacks;
+mod batch_command;
 mod batch_deaths;
 mod batches;
 pub(crate) mod between;
@@ -462,6 +463,10 @@ cases! {
         unfinished_is_not_already_mounted
         two_clients_apply_the_same
         not_without_unique_ids
+    }
+    batch_command {
+        applies_a_file
+        holds_leases
     }
     batch_deaths {
         attack_30_whoever_is_killed
