@@ -4,7 +4,8 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use mountwarden_client::{
-    Applied, Batch, Bind, Client, DenyReason, Error, ErrorKind, Left, Outcome, Tmpfs, Unmount,
+    Applied, Batch, Bind, Block, Client, DenyReason, Error, ErrorKind, Left, Outcome, Tmpfs,
+    Unmount,
 };
 use nix::mount::{MntFlags, umount2};
 use serde_json::Value;
@@ -14,11 +15,12 @@ use super::confinement::only;
 use super::limits::limited;
 use crate::Skip;
 use crate::daemon::{Daemon, wait_for};
+use crate::devices::Disk;
 use crate::fuse::Server;
 use crate::honest::Honest;
 use crate::hostile::{HostileSession, Order};
 use crate::kernel::{self, unchanged};
-use crate::sandbox::{Sandbox, mount_tmpfs};
+use crate::sandbox::{POLICY, Sandbox, mount_tmpfs};
 
 pub(super) fn bind(source: impl AsRef<Path>, target: impl AsRef<Path>) -> Bind {
     Bind::new(source, target).unwrap()
@@ -320,6 +322,31 @@ pub(crate) fn busy_and_covered_when_taken_back(sandbox: &Sandbox) -> Result<(), 
     assert_eq!((&last["made"], &last["left"]), (&3.into(), &1.into()));
     umount2(&a, MntFlags::empty()).unwrap();
     client.unmount(Unmount::new(&a).unwrap().id(*id)).unwrap();
+    Ok(())
+}
+
+/// A device is mounted while the directory above its target is closed, and is let go of again.
+pub(crate) fn a_device_among_others(sandbox: &Sandbox) -> Result<(), Skip> {
+    kernel::needs_unique_ids()?;
+    sandbox.needs_devices()?;
+    let disk = Disk::make(sandbox, "disk", "ext4")?;
+    let device = disk.path().to_str().unwrap();
+    sandbox.policy(&format!(
+        "{POLICY}  [grant.block]\n  device = [\"{device}\"]\n  filesystems = [\"ext4\"]\n"
+    ));
+    let daemon = Daemon::start(sandbox);
+    let mut client = daemon.client();
+    let block = Block::new(disk.path(), "ext4", sandbox.path("mnt/b")).unwrap();
+    let batch = tree(sandbox).mount(block);
+    let missing = tmpfs(sandbox.path("mnt/missing"));
+    let error = unchanged(|| client.apply(batch.clone().mount(missing)).unwrap_err());
+    assert_eq!(entry_of(&error), 5);
+    let applied = client.apply(batch).unwrap();
+    assert_eq!(kernel::only(&sandbox.path("mnt/b")).filesystem, "ext4");
+    drop(client);
+    let mut client = daemon.client();
+    assert_eq!(client.list().unwrap().len(), applied.len());
+    end(&mut client, &applied);
     Ok(())
 }
 

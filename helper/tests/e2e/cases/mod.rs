@@ -457,6 +457,7 @@ cases! {
         a_failure_at_any_place_leaves_nothing
         attack_26_denied_last_and_nothing_is_tried
         what_is_there_already_stays
+        a_device_among_others
         leases_of_a_batch
         limits_hold_across_a_batch
         busy_and_covered_when_taken_back
