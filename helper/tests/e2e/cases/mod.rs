@@ -419,6 +419,7 @@ cases! {
     passed_kinds {
         a_device
         a_served_file_system
+        a_program_that_does_not_start
         a_lease
     }
     passed_attacks {
