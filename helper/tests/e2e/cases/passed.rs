@@ -300,7 +300,9 @@ pub(crate) fn attack_12_covered_since_it_was_opened(sandbox: &Sandbox) -> Result
     mount_tmpfs(&target);
     // Not the last of the list: without unique ids the kernel gives a freed one away.
     let listed = client.list().unwrap().into_iter();
-    let second = listed.map(|mount| mount.id).find(|&id| id != first.mount.id);
+    let second = listed
+        .map(|mount| mount.id)
+        .find(|&id| id != first.mount.id);
     assert!(second.is_some());
     let again = Passing::new().target(&root);
     let error = unchanged(|| client.mount_passing(tmpfs_of(&target), again).unwrap_err());
