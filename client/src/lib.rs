@@ -40,6 +40,7 @@ mod descriptors;
 mod error;
 mod filesystem;
 mod list;
+mod network;
 mod operation;
 mod passing;
 mod probe;
@@ -54,6 +55,7 @@ pub use mountwarden_protocol::{
     MountId, MountInfo, Mounted, Operation, Outcome, Role, RoleReport, Status, TmpfsInodes,
     TmpfsLimits, TmpfsMode, TmpfsSize, Unmounted, Versions,
 };
+pub use network::Network;
 pub use operation::{Bind, Remount, Tmpfs, Unmount};
 pub use passing::Passing;
 pub use probe::{Health, Probe};

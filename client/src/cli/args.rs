@@ -226,6 +226,9 @@ pub(super) enum Kind {
 
     /// Mount a file system that a program serves, and become that program.
     Fuse(Served),
+
+    /// Mount a file system of a server, or of the machine below.
+    Network(Networked),
 }
 
 /// A file system that a program serves, and the program.
@@ -273,6 +276,44 @@ pub(super) struct Served {
     /// a command that stays.
     #[arg(last = true, value_name = "PROGRAM", conflicts_with = "lease")]
     pub(super) program: Vec<OsString>,
+}
+
+/// A network file system.
+#[derive(Debug, Args)]
+pub(super) struct Networked {
+    /// What, in the words of its type: an export with its server, a share, or a tag.
+    source: String,
+
+    /// Where: an existing directory.
+    target: OsString,
+
+    /// The type of the file system: nfs4, cifs, 9p, virtiofs and the like.
+    #[arg(long = "type", value_name = "TYPE")]
+    filesystem: String,
+
+    /// An option of the file system, where the grant allows it; may be given again.
+    /// No name is resolved: NFS takes its server's address as addr=, CIFS as ip=.
+    #[arg(long = "option", value_name = "KEY[=VALUE]")]
+    own: Vec<String>,
+
+    /// An option whose value is the first line of a file, such as
+    /// password=/run/keys/images: the words of a command are for all to see. May be
+    /// given again.
+    #[arg(long = "secret-file", value_name = "KEY=FILE")]
+    secrets: Vec<String>,
+
+    /// Nothing can be written, neither through the mount nor to the server.
+    #[arg(long)]
+    read_only: bool,
+
+    #[command(flatten)]
+    passed: PassTarget,
+
+    #[command(flatten)]
+    without: Restrictions,
+
+    #[command(flatten)]
+    with: Permissions,
 }
 
 #[derive(Debug, Args)]

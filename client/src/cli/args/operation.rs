@@ -1,9 +1,13 @@
 //! The operation that the words describe.
 
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+
 use mountwarden_protocol::{Mount, MountAttributes, Operation, Passed, Unmount as UnmountRequest};
 
-use super::{Change, Gains, Kind, Losses, Served, advise, trimmed};
-use crate::{Bind, Block, Error, Fuse, Remount, Tmpfs, Unmount};
+use super::{Change, Gains, Kind, Losses, Networked, Served, advise, trimmed};
+use crate::{Bind, Block, Error, Fuse, Network, Remount, Tmpfs, Unmount};
 
 impl Change {
     /// The operation that the words describe.
@@ -108,11 +112,8 @@ impl Kind {
             } => {
                 let (device, target) = (trimmed(&device), trimmed(&target));
                 let mut block = Block::new(device, &filesystem, target).map_err(advise)?;
-                for option in own {
-                    let (key, value) = match option.split_once('=') {
-                        Some((key, value)) => (key, Some(value)),
-                        None => (option.as_str(), None),
-                    };
+                for option in &own {
+                    let (key, value) = key_and_value(option);
                     block = block.option(key, value)?;
                 }
                 let block = when(read_only, block, Block::read_only);
@@ -124,8 +125,30 @@ impl Kind {
                 passing(block, passed.pass_target, false)
             }
             Self::Fuse(served) => served.operation()?,
+            Self::Network(networked) => {
+                passing(networked.network()?, networked.passed.pass_target, false)
+            }
         })
     }
+}
+
+fn key_and_value(option: &str) -> (&str, Option<&str>) {
+    match option.split_once('=') {
+        Some((key, value)) => (key, Some(value)),
+        None => (option, None),
+    }
+}
+
+/// A secret has at most as many bytes as the value of an option, and its line end.
+const LONGEST_LINE: u64 = 257;
+
+fn first_line(file: &str) -> Result<String, Error> {
+    let mut text = String::new();
+    File::open(file)
+        .and_then(|file| file.take(LONGEST_LINE).read_to_string(&mut text))
+        .map_err(|error| Error::unreadable(Path::new(file), &error))?;
+    text.truncate(text.find('\n').unwrap_or(text.len()));
+    Ok(text)
 }
 
 /// The mount with what is to be opened and passed for it.
@@ -158,6 +181,28 @@ impl Served {
     /// The same with what is to be opened and passed for it.
     pub(in crate::cli) fn operation(&self) -> Result<Operation, Error> {
         Ok(passing(self.fuse()?, self.passed.pass_target, false))
+    }
+}
+
+impl Networked {
+    /// The file system that the words describe.
+    fn network(&self) -> Result<Network, Error> {
+        let target = trimmed(&self.target);
+        let mut network = Network::new(&self.source, &self.filesystem, target).map_err(advise)?;
+        for option in &self.own {
+            let (key, value) = key_and_value(option);
+            network = network.option(key, value)?;
+        }
+        for secret in &self.secrets {
+            let (key, file) = key_and_value(secret);
+            network = network.secret(key, &first_line(file.unwrap_or_default())?)?;
+        }
+        let network = when(self.read_only, network, Network::read_only);
+        let network = when(self.without.lease, network, Network::leased);
+        let network = when(self.without.noexec, network, Network::no_exec);
+        let network = when(self.without.nosymfollow, network, Network::no_symfollow);
+        let network = when(self.with.suid, network, Network::suid);
+        Ok(when(self.with.dev, network, Network::dev))
     }
 }
 

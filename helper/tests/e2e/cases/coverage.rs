@@ -11,6 +11,7 @@ use serde_json::Value;
 
 use super::confinement::{items, tables};
 use super::life::text_can_be_written;
+use super::networked;
 use crate::sandbox::Sandbox;
 use crate::{Skip, fuse, tracer};
 
@@ -98,10 +99,15 @@ pub(crate) fn every_entry_is_used(sandbox: &Sandbox) -> Result<(), Skip> {
 /// What no case used, as a person finds it in the tables.
 fn unused(tables: &Value, used: &BTreeSet<String>) -> Vec<String> {
     let mut unused = Vec::new();
+    // Without a server, a case gets no further than the name of the type.
+    let served = networked::tree(networked::NFS).is_ok();
     for table in items(&tables["roles"]) {
         let role = table["role"].as_str().unwrap();
         let mut either = Vec::new();
         for (index, entry) in items(&table["calls"]).iter().enumerate() {
+            if entry["granted"] == "network" && entry["call"] != "fsopen" && !served {
+                continue;
+            }
             let forms = items(&entry["forms"]);
             for number in 0..forms.len().max(1) {
                 let is_used = used.contains(&tracer::key(role, index, number));

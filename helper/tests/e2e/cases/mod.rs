@@ -27,6 +27,7 @@ mod limits;
 mod manager;
 mod mountinfo;
 mod mounting;
+mod networked;
 mod pace;
 mod passed;
 mod passed_attacks;
@@ -114,6 +115,17 @@ cases! {
         a_corrupt_file_system_is_an_error
         an_unknown_type_is_unsupported
         by_the_command
+    }
+    networked {
+        nfs4
+        virtiofs
+        a_lease_ends_it
+        attack_14_refusals
+        attack_31_a_server_that_never_answers
+        attack_31_a_server_that_goes
+        a_secret_is_nobodys
+        an_export_that_is_not_there
+        each_type_is_asked_of_the_kernel
     }
     mounting {
         bind_directory
