@@ -102,6 +102,10 @@ pub(super) enum Change {
         #[command(flatten)]
         shown: Shown,
 
+        /// The type of the file system on the device.
+        #[arg(long = "type", value_name = "TYPE", requires = "device")]
+        filesystem: Option<String>,
+
         /// Only if the topmost mount has this id.
         #[arg(long, value_name = "N", value_parser = mount_id)]
         id: Option<MountId>,
@@ -214,6 +218,10 @@ pub(super) enum Kind {
         #[arg(long)]
         read_only: bool,
 
+        /// What is mounted on the mount appears in later mount namespaces too.
+        #[arg(long)]
+        shared: bool,
+
         #[command(flatten)]
         passed: PassTarget,
 
@@ -233,6 +241,7 @@ pub(super) enum Kind {
 
 /// A file system that a program serves, and the program.
 #[derive(Debug, Args)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag on the line")]
 pub(super) struct Served {
     /// Where: an existing directory or regular file.
     target: OsString,
@@ -260,6 +269,10 @@ pub(super) struct Served {
     /// Nothing can be written through the mount.
     #[arg(long)]
     read_only: bool,
+
+    /// What is mounted on the mount appears in later mount namespaces too.
+    #[arg(long)]
+    shared: bool,
 
     #[command(flatten)]
     passed: PassTarget,
@@ -305,6 +318,10 @@ pub(super) struct Networked {
     /// Nothing can be written, neither through the mount nor to the server.
     #[arg(long)]
     read_only: bool,
+
+    /// What is mounted on the mount appears in later mount namespaces too.
+    #[arg(long)]
+    shared: bool,
 
     #[command(flatten)]
     passed: PassTarget,
@@ -380,7 +397,7 @@ pub(super) struct Gains {
 #[group(multiple = true, requires = "Shown")]
 #[expect(clippy::struct_excessive_bools, reason = "each is a flag on the line")]
 pub(super) struct Losses {
-    /// It can be written to. This and what follows takes --source or --tmpfs, and
+    /// It can be written to. This and what follows takes --source, --tmpfs or --device, and
     /// a grant that does not force the contrary.
     #[arg(long)]
     read_write: bool,
@@ -412,6 +429,10 @@ pub(super) struct Shown {
     /// The mount is a tmpfs of this user.
     #[arg(long)]
     tmpfs: bool,
+
+    /// The mount is the file system on this device.
+    #[arg(long, value_name = "PATH", requires = "filesystem")]
+    device: Option<OsString>,
 }
 
 /// Whether the words ask for JSON, for words that clap refused.

@@ -32,16 +32,23 @@ impl Change {
                 gains,
                 losses,
                 shown,
+                filesystem,
                 id,
             } => {
                 let remount = Remount::new(trimmed(&target)).map_err(advise)?;
                 let remount = given(id, remount.set(gains.attributes()), Remount::id);
                 let losses = losses.attributes();
-                match shown.source {
-                    Some(source) => remount
+                match (shown.source, shown.device) {
+                    (Some(source), _) => remount
                         .lift_from_bind(losses, trimmed(&source))
                         .map_err(advise)?,
-                    None => when(shown.tmpfs, remount, |remount| {
+                    (None, Some(device)) => {
+                        let name = filesystem.unwrap_or_default();
+                        remount
+                            .lift_from_block(losses, trimmed(&device), &name)
+                            .map_err(advise)?
+                    }
+                    (None, None) => when(shown.tmpfs, remount, |remount| {
                         remount.lift_from_tmpfs(losses)
                     }),
                 }
@@ -106,6 +113,7 @@ impl Kind {
                 filesystem,
                 own,
                 read_only,
+                shared,
                 passed,
                 without,
                 with,
@@ -117,6 +125,7 @@ impl Kind {
                     block = block.option(key, value)?;
                 }
                 let block = when(read_only, block, Block::read_only);
+                let block = when(shared, block, Block::shared);
                 let block = when(without.lease, block, Block::leased);
                 let block = when(without.noexec, block, Block::no_exec);
                 let block = when(without.nosymfollow, block, Block::no_symfollow);
@@ -171,6 +180,7 @@ impl Served {
         let fuse = when(self.default_permissions, fuse, Fuse::default_permissions);
         let fuse = given(self.max_read, fuse, Fuse::max_read);
         let fuse = when(self.read_only, fuse, Fuse::read_only);
+        let fuse = when(self.shared, fuse, Fuse::shared);
         let fuse = when(self.without.lease, fuse, Fuse::leased);
         let fuse = when(self.without.noexec, fuse, Fuse::no_exec);
         let fuse = when(self.without.nosymfollow, fuse, Fuse::no_symfollow);
@@ -198,6 +208,7 @@ impl Networked {
             network = network.secret(key, &first_line(file.unwrap_or_default())?)?;
         }
         let network = when(self.read_only, network, Network::read_only);
+        let network = when(self.shared, network, Network::shared);
         let network = when(self.without.lease, network, Network::leased);
         let network = when(self.without.noexec, network, Network::no_exec);
         let network = when(self.without.nosymfollow, network, Network::no_symfollow);

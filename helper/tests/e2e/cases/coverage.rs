@@ -12,6 +12,7 @@ use serde_json::Value;
 use super::confinement::{items, tables};
 use super::life::text_can_be_written;
 use super::networked;
+use crate::devices::Disk;
 use crate::sandbox::Sandbox;
 use crate::{Skip, fuse, tracer};
 
@@ -44,8 +45,9 @@ pub(crate) fn every_entry_is_used(sandbox: &Sandbox) -> Result<(), Skip> {
     if !sandbox.is_root {
         return Err(Skip("only root can trace the helper".to_owned()));
     }
-    // Some entries are used by cases alone that take a FUSE server.
+    // Some entries are used by cases alone that take a FUSE server, or a device.
     drop(fuse::device()?);
+    Disk::make(sandbox, "disk", "ext4")?;
     // And some by one case alone, which has a role abort.
     text_can_be_written()?;
     if !tracer::is_able() {

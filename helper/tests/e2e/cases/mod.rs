@@ -113,6 +113,8 @@ cases! {
         attack_14_refused_unless_granted
         attack_19_read_only_reaches_the_device
         a_corrupt_file_system_is_an_error
+        a_remount_lifts
+        attack_31_a_device_that_vanishes
         an_unknown_type_is_unsupported
         by_the_command
     }
@@ -129,6 +131,7 @@ cases! {
     }
     mounting {
         bind_directory
+        from_all_of_the_tree
         bind_file
         bind_read_only
         attack_09_recursive_only_where_granted
