@@ -89,6 +89,7 @@ cases! {
         tmpfs
         block
         fuse
+        network
     }
     serving {
         a_client_serves_it

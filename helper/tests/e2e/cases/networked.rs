@@ -60,7 +60,7 @@ pub(super) fn tree(variable: &str) -> Result<String, Skip> {
     })
 }
 
-fn mounts_them(sandbox: &Sandbox) -> Result<(), Skip> {
+pub(super) fn mounts_them(sandbox: &Sandbox) -> Result<(), Skip> {
     if sandbox.is_root {
         return Ok(());
     }
@@ -80,7 +80,7 @@ fn patient(sandbox: &Sandbox) -> Daemon {
 }
 
 /// The export, through this port of this machine.
-fn nfs(sandbox: &Sandbox, name: &str, port: u16) -> Network {
+pub(super) fn nfs(sandbox: &Sandbox, name: &str, port: u16) -> Network {
     Network::new("127.0.0.1:/", "nfs4", sandbox.path(name))
         .and_then(|nfs| nfs.option("addr", Some("127.0.0.1")))
         .and_then(|nfs| nfs.option("vers", Some("4.2")))
@@ -88,7 +88,7 @@ fn nfs(sandbox: &Sandbox, name: &str, port: u16) -> Network {
         .unwrap()
 }
 
-const PORT: u16 = 2049;
+pub(super) const PORT: u16 = 2049;
 
 pub(crate) fn nfs4(sandbox: &Sandbox) -> Result<(), Skip> {
     mounts_them(sandbox)?;
