@@ -291,6 +291,12 @@ impl Error {
     }
 
     #[cfg(feature = "cli")]
+    pub(crate) fn unreadable(file: &Path, error: &std::io::Error) -> Self {
+        let message = format!("the secret cannot be read from {}: {error}", file.display());
+        Self::new(ErrorKind::InvalidRequest, message)
+    }
+
+    #[cfg(feature = "cli")]
     pub(crate) fn no_program() -> Self {
         let message = "a FUSE file system needs its program: write it after --, with {fd} for the \
                        number of its connection";

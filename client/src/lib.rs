@@ -41,6 +41,7 @@ mod descriptors;
 mod error;
 mod filesystem;
 mod list;
+mod network;
 mod operation;
 mod passing;
 mod probe;
@@ -56,6 +57,7 @@ pub use mountwarden_protocol::{
     MountAttributes, MountId, MountInfo, Mounted, Operation, Outcome, Role, RoleReport, Status,
     TmpfsInodes, TmpfsLimits, TmpfsMode, TmpfsSize, Unmounted, Versions,
 };
+pub use network::Network;
 pub use operation::{Bind, Remount, Tmpfs, Unmount};
 pub use passing::Passing;
 pub use probe::{Health, Probe};

@@ -6,7 +6,7 @@
 //! long for that ends in `...`.
 #![forbid(unsafe_code)]
 
-use std::fmt::Write as _;
+use std::fmt::{Display, Write as _};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use mountwarden_protocol::{
@@ -140,6 +140,7 @@ impl<'a> Subject<'a> {
                     Kind::Tmpfs { .. } => "mount-tmpfs",
                     Kind::Block { .. } => "mount-block",
                     Kind::Fuse { .. } => "mount-fuse",
+                    Kind::Network { .. } => "mount-network",
                 },
                 Operation::Unmount(_) => "unmount",
                 Operation::Remount(_) => "remount",
@@ -165,8 +166,18 @@ fn asked(line: &mut Line, operation: &Operation) {
                 } => {
                     line.text("source", device.as_bytes());
                     line.name("type", filesystem.as_str());
-                    let options: Vec<String> = options.iter().map(ToString::to_string).collect();
-                    line.text("type_options", options.join(",").as_bytes());
+                    line.name("type_options", &joined(options.iter()));
+                }
+                Kind::Network {
+                    source,
+                    filesystem,
+                    options,
+                    secrets,
+                } => {
+                    line.name("source", source.as_str());
+                    line.name("type", filesystem.as_str());
+                    line.name("type_options", &joined(options.iter()));
+                    line.name("secrets", &joined(secrets.keys()));
                 }
                 Kind::Fuse {
                     subtype,
@@ -232,6 +243,11 @@ fn asked(line: &mut Line, operation: &Operation) {
             }
         }
     }
+}
+
+fn joined(items: impl Iterator<Item: Display>) -> String {
+    let items: Vec<String> = items.map(|item| item.to_string()).collect();
+    items.join(",")
 }
 
 /// Which locations came as descriptors.
@@ -351,7 +367,7 @@ impl Line {
         self.0.push_str("\":");
     }
 
-    fn number(&mut self, key: &str, number: impl std::fmt::Display) {
+    fn number(&mut self, key: &str, number: impl Display) {
         self.key(key);
         // Writing to a string cannot fail.
         let _ = write!(self.0, "{number}");

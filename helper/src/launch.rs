@@ -157,7 +157,7 @@ fn part(
     step("set up the heap", sys::process::heap_without_mmap())?;
     children::begin(Role::Warden, c"mw-warden");
     let notifier = Notifier::connect().map_err(StartError::Notify)?;
-    let filters = Filters::compile(source)?;
+    let filters = Filters::compile(source, policy.kinds())?;
     let (ours, theirs) = step(
         "make a channel between the halves",
         socketpair(

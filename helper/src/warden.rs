@@ -11,7 +11,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use mountwarden_policy::Policy;
+use mountwarden_policy::{Kinds, Policy};
 use mountwarden_protocol::{ErrorCode, ErrorReply, Role};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, ppoll};
@@ -26,7 +26,7 @@ use thiserror::Error;
 use self::users::Users;
 use crate::audit::By;
 use crate::board::{Board, Count};
-use crate::confine::{ConfineError, Confined, Domain, Filters, Identity, Kinds, Plan, Warden};
+use crate::confine::{ConfineError, Confined, Domain, Filters, Identity, Plan, Warden};
 use crate::leases::{Lessor, Places};
 use crate::order::OrderReply;
 use crate::peer::{AttestedPeer, Attestor};
@@ -328,11 +328,7 @@ impl<'a> Keeper<'a> {
             return Err(Ended::Kernel(Errno::EOVERFLOW));
         };
         let parent = getpid();
-        let granted = self.context.policy.places(peer.identity());
-        let kinds = Kinds {
-            block: granted.block,
-            fuse: granted.fuse,
-        };
+        let kinds = self.context.policy.places(peer.identity()).kinds;
         let filter = self.context.filters.mounter(kinds).ok_or(Errno::EINVAL)?;
         match process::fork() {
             Ok(Forked::Parent(pid)) => {
@@ -393,7 +389,7 @@ impl<'a> Keeper<'a> {
     /// does not do it itself: the end of a file system may take its time.
     fn end_leases(&mut self) {
         let (context, parent) = (&self.context, getpid());
-        let Some(filter) = context.filters.mounter(Kinds::NONE) else {
+        let Some(filter) = context.filters.mounter(Kinds::default()) else {
             return;
         };
         self.lessor.end_due(|lease| match process::fork()? {

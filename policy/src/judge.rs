@@ -1,12 +1,12 @@
 //! The decision.
 
 use mountwarden_protocol::{
-    AbsPath, FilesystemName, Kind, Lift, Mount, MountAttributes, MountOptions, Operation, Passed,
-    Propagation, Remount, TmpfsInodes, TmpfsMode, TmpfsSize, Unmount,
+    AbsPath, FilesystemName, Kind, Lift, Mount, MountAttributes, MountOptions, NetworkSource,
+    Operation, Passed, Propagation, Remount, TmpfsInodes, TmpfsMode, TmpfsSize, Unmount,
 };
 
 use crate::denial::{Asked, Check, Denial, Obstacle};
-use crate::grant::{BindTerms, BlockTerms, FuseTerms, Grant, TmpfsTerms};
+use crate::grant::{BindTerms, BlockTerms, FuseTerms, Grant, NetworkTerms, TmpfsTerms};
 use crate::pattern;
 use crate::protected::Protected;
 use crate::{
@@ -176,6 +176,12 @@ fn check_kind(grant: &Grant, peer: &Peer, kind: &Kind) -> Result<(), Check> {
             check_block(grant, block, peer, device, filesystem)
         }
         Kind::Fuse { .. } => grant.terms.fuse.as_ref().map(drop).ok_or(Check::Kind),
+        Kind::Network {
+            source, filesystem, ..
+        } => {
+            let network = grant.terms.network.as_ref().ok_or(Check::Kind)?;
+            check_network(network, source, filesystem)
+        }
     }
 }
 
@@ -209,7 +215,7 @@ fn permitted(grant: &Grant, peer: &Peer, kind: &Kind) -> Result<PermittedKind, C
             options,
         } => {
             let block = grant.terms.block.as_ref().ok_or(Check::Kind)?;
-            if block.refused(options.iter()).is_some() {
+            if block.types.refused(options.iter()).is_some() {
                 return Err(Check::FilesystemOption);
             }
             Ok(PermittedKind::Block {
@@ -221,6 +227,26 @@ fn permitted(grant: &Grant, peer: &Peer, kind: &Kind) -> Result<PermittedKind, C
         Kind::Fuse { .. } => {
             let fuse = grant.terms.fuse.as_ref().ok_or(Check::Kind)?;
             permitted_fuse(fuse, peer, kind).map(PermittedKind::Fuse)
+        }
+        Kind::Network {
+            source,
+            filesystem,
+            options,
+            secrets,
+        } => {
+            let network = grant.terms.network.as_ref().ok_or(Check::Kind)?;
+            if network.types.refused(options.iter()).is_some() {
+                return Err(Check::FilesystemOption);
+            }
+            if network.refused_secret(secrets).is_some() {
+                return Err(Check::Secret);
+            }
+            Ok(PermittedKind::Network {
+                source: source.clone(),
+                filesystem: filesystem.clone(),
+                options: options.clone(),
+                secrets: secrets.clone(),
+            })
         }
     }
 }
@@ -236,7 +262,21 @@ fn check_block(
     if !granted.iter().any(|pattern| is_device(pattern, device)) {
         return Err(Check::Device);
     }
-    if !block.filesystems.contains(filesystem) {
+    if !block.types.filesystems.contains(filesystem) {
+        return Err(Check::Filesystem);
+    }
+    Ok(())
+}
+
+fn check_network(
+    network: &NetworkTerms,
+    source: &NetworkSource,
+    filesystem: &FilesystemName,
+) -> Result<(), Check> {
+    if !network.has_source(source) {
+        return Err(Check::NetworkSource);
+    }
+    if !network.types.filesystems.contains(filesystem) {
         return Err(Check::Filesystem);
     }
     Ok(())

@@ -1,8 +1,8 @@
 //! What the policy says of one operation.
 
 use mountwarden_protocol::{
-    AbsPath, FilesystemName, FilesystemOptions, FuseSubtype, MountAttributes, MountId, Passed,
-    Propagation, SourceName, TmpfsInodes, TmpfsMode, TmpfsSize,
+    AbsPath, FilesystemName, FilesystemOptions, FuseSubtype, MountAttributes, MountId,
+    NetworkSource, Passed, Propagation, Secrets, SourceName, TmpfsInodes, TmpfsMode, TmpfsSize,
 };
 
 use crate::Denial;
@@ -123,6 +123,18 @@ pub enum PermittedKind {
     },
     /// A file system that a program of the peer serves.
     Fuse(PermittedFuse),
+    /// A file system of a server, or of the machine below.
+    Network {
+        /// What is mounted, in the words of its type.
+        source: NetworkSource,
+        /// The type of the file system.
+        filesystem: FilesystemName,
+        /// Its own options, each of which is granted. Where the attributes have
+        /// [`MountAttributes::READ_ONLY`], the server is not written to either.
+        options: FilesystemOptions,
+        /// More of them, with values that are shown to nobody.
+        secrets: Secrets,
+    },
 }
 
 /// A FUSE file system, with every value decided.

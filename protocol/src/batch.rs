@@ -62,7 +62,9 @@ impl Batch {
         match mount.kind {
             Kind::Fuse { .. } => Err(InvalidBatch::Fuse { entry }),
             _ if !mount.passed.is_empty() => Err(InvalidBatch::Passed { entry }),
-            Kind::Bind { .. } | Kind::Tmpfs { .. } | Kind::Block { .. } => Ok(()),
+            Kind::Bind { .. } | Kind::Tmpfs { .. } | Kind::Block { .. } | Kind::Network { .. } => {
+                Ok(())
+            }
         }
     }
 }

@@ -25,8 +25,8 @@ mod status;
 pub use batch::{AppliedEntry, Batch, InvalidBatch, LeftEntry, NotApplied};
 pub use error::{DenyReason, ErrorCode, ErrorReply};
 pub use filesystem::{
-    FilesystemName, FilesystemOption, FilesystemOptions, FuseSubtype, InvalidFilesystem, OptionKey,
-    OptionValue, SourceName,
+    FilesystemName, FilesystemOption, FilesystemOptions, FuseSubtype, InvalidFilesystem,
+    NetworkSource, OptionKey, OptionValue, Secrets, SourceName,
 };
 pub use handshake::{Features, Hello, HelloReply, Refusal, VERSION, Versions, Welcome};
 pub use options::{

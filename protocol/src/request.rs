@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     AbsPath, Batch, FilesystemName, FilesystemOptions, FuseSubtype, MountAttributes, MountId,
-    MountOptions, Passed, SourceName, TmpfsInodes, TmpfsMode, TmpfsSize,
+    MountOptions, NetworkSource, Passed, Secrets, SourceName, TmpfsInodes, TmpfsMode, TmpfsSize,
 };
 
 /// One request on an open connection; each gets one [`crate::Reply`].
@@ -181,6 +181,19 @@ pub enum Kind {
         /// The most bytes of one read; `None` for what the kernel takes.
         max_read: Option<u32>,
     },
+    /// A file system of a server, or of the machine below. Where
+    /// [`MountOptions::READ_ONLY`] is asked for, its server is not written to either.
+    Network {
+        /// What is mounted, in the words of its type: `server:/export`, `//server/share`,
+        /// a tag.
+        source: NetworkSource,
+        /// The type of the file system.
+        filesystem: FilesystemName,
+        /// Its own options.
+        options: FilesystemOptions,
+        /// More of them, such as a password.
+        secrets: Secrets,
+    },
 }
 
 impl Kind {
@@ -190,7 +203,7 @@ impl Kind {
         match self {
             Self::Bind { source, .. } => Some(source),
             Self::Block { device, .. } => Some(device),
-            Self::Tmpfs { .. } | Self::Fuse { .. } => None,
+            Self::Tmpfs { .. } | Self::Fuse { .. } | Self::Network { .. } => None,
         }
     }
 
@@ -202,6 +215,7 @@ impl Kind {
             Self::Tmpfs { .. } => "tmpfs",
             Self::Block { .. } => "block",
             Self::Fuse { .. } => "fuse",
+            Self::Network { .. } => "network",
         }
     }
 }

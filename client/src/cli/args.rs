@@ -113,6 +113,10 @@ pub(super) enum Change {
         #[command(flatten)]
         shown: Shown,
 
+        /// The type of the file system on the device.
+        #[arg(long = "type", value_name = "TYPE", requires = "device")]
+        filesystem: Option<String>,
+
         /// Only if the topmost mount has this id.
         #[arg(long, value_name = "N", value_parser = mount_id)]
         id: Option<MountId>,
@@ -225,6 +229,10 @@ pub(super) enum Kind {
         #[arg(long)]
         read_only: bool,
 
+        /// What is mounted on the mount appears in later mount namespaces too.
+        #[arg(long)]
+        shared: bool,
+
         #[command(flatten)]
         passed: PassTarget,
 
@@ -237,10 +245,14 @@ pub(super) enum Kind {
 
     /// Mount a file system that a program serves, and become that program.
     Fuse(Served),
+
+    /// Mount a file system of a server, or of the machine below.
+    Network(Networked),
 }
 
 /// A file system that a program serves, and the program.
 #[derive(Debug, Args)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag on the line")]
 pub(super) struct Served {
     /// Where: an existing directory or regular file.
     target: OsString,
@@ -269,6 +281,10 @@ pub(super) struct Served {
     #[arg(long)]
     read_only: bool,
 
+    /// What is mounted on the mount appears in later mount namespaces too.
+    #[arg(long)]
+    shared: bool,
+
     #[command(flatten)]
     passed: PassTarget,
 
@@ -284,6 +300,48 @@ pub(super) struct Served {
     /// a command that stays.
     #[arg(last = true, value_name = "PROGRAM", conflicts_with = "lease")]
     pub(super) program: Vec<OsString>,
+}
+
+/// A network file system.
+#[derive(Debug, Args)]
+pub(super) struct Networked {
+    /// What, in the words of its type: an export with its server, a share, or a tag.
+    source: String,
+
+    /// Where: an existing directory.
+    target: OsString,
+
+    /// The type of the file system: nfs4, cifs, 9p, virtiofs and the like.
+    #[arg(long = "type", value_name = "TYPE")]
+    filesystem: String,
+
+    /// An option of the file system, where the grant allows it; may be given again.
+    /// No name is resolved: NFS takes its server's address as addr=, CIFS as ip=.
+    #[arg(long = "option", value_name = "KEY[=VALUE]")]
+    own: Vec<String>,
+
+    /// An option whose value is the first line of a file, such as
+    /// password=/run/keys/images: the words of a command are for all to see. May be
+    /// given again.
+    #[arg(long = "secret-file", value_name = "KEY=FILE")]
+    secrets: Vec<String>,
+
+    /// Nothing can be written, neither through the mount nor to the server.
+    #[arg(long)]
+    read_only: bool,
+
+    /// What is mounted on the mount appears in later mount namespaces too.
+    #[arg(long)]
+    shared: bool,
+
+    #[command(flatten)]
+    passed: PassTarget,
+
+    #[command(flatten)]
+    without: Restrictions,
+
+    #[command(flatten)]
+    with: Permissions,
 }
 
 #[derive(Debug, Args)]
@@ -350,7 +408,7 @@ pub(super) struct Gains {
 #[group(multiple = true, requires = "Shown")]
 #[expect(clippy::struct_excessive_bools, reason = "each is a flag on the line")]
 pub(super) struct Losses {
-    /// It can be written to. This and what follows takes --source or --tmpfs, and
+    /// It can be written to. This and what follows takes --source, --tmpfs or --device, and
     /// a grant that does not force the contrary.
     #[arg(long)]
     read_write: bool,
@@ -382,6 +440,10 @@ pub(super) struct Shown {
     /// The mount is a tmpfs of this user.
     #[arg(long)]
     tmpfs: bool,
+
+    /// The mount is the file system on this device.
+    #[arg(long, value_name = "PATH", requires = "filesystem")]
+    device: Option<OsString>,
 }
 
 /// Whether the words ask for JSON, for words that clap refused.

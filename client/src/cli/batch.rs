@@ -8,7 +8,7 @@ use std::str::FromStr;
 
 use mountwarden_protocol::{
     AbsPath, FilesystemName, FilesystemOption, FilesystemOptions, Kind, Mount, MountOptions,
-    Passed, Propagation, TmpfsInodes, TmpfsMode, TmpfsSize,
+    NetworkSource, Passed, Propagation, Secrets, TmpfsInodes, TmpfsMode, TmpfsSize,
 };
 use serde::{Deserialize, Deserializer, de};
 
@@ -42,6 +42,14 @@ again. With a leased mount among them, the command holds it until it is interrup
   type = \"ext4\"
   options = [\"discard\", \"commit=30\"]
   read_only = true
+
+  [[mount]]
+  target = \"/run/vms/7/images\"
+  [mount.network]
+  source = \"//files.example/images\"
+  type = \"cifs\"
+  options = [\"ip=192.0.2.7\"]
+  secrets = [\"password=...\"]      # for nobody else to read, as this file is then
 
 In JSON, the same is {\"mount\": [{\"target\": ..., \"bind\": {\"source\": ...}}, ...]}.";
 
@@ -111,6 +119,7 @@ struct Entry {
     bind: Option<Bind>,
     tmpfs: Option<Tmpfs>,
     block: Option<Block>,
+    network: Option<Network>,
     #[serde(default)]
     noexec: bool,
     #[serde(default)]
@@ -162,27 +171,71 @@ struct Block {
     read_only: bool,
 }
 
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Network {
+    #[serde(deserialize_with = "parsed")]
+    source: NetworkSource,
+    #[serde(rename = "type", deserialize_with = "parsed")]
+    filesystem: FilesystemName,
+    #[serde(default, deserialize_with = "options")]
+    options: FilesystemOptions,
+    #[serde(default, deserialize_with = "secrets")]
+    secrets: Secrets,
+    #[serde(default)]
+    read_only: bool,
+}
+
+/// Each kind, and whether it is to be read alone.
+impl Bind {
+    fn kind(self) -> (Kind, bool) {
+        let (source, recursive) = (self.source, self.recursive);
+        (Kind::Bind { source, recursive }, self.read_only)
+    }
+}
+
+impl Tmpfs {
+    fn kind(self) -> (Kind, bool) {
+        let Self { size, inodes, mode } = self;
+        (Kind::Tmpfs { size, inodes, mode }, false)
+    }
+}
+
+impl Block {
+    fn kind(self) -> (Kind, bool) {
+        let kind = Kind::Block {
+            device: self.device,
+            filesystem: self.filesystem,
+            options: self.options,
+        };
+        (kind, self.read_only)
+    }
+}
+
+impl Network {
+    fn kind(self) -> (Kind, bool) {
+        let kind = Kind::Network {
+            source: self.source,
+            filesystem: self.filesystem,
+            options: self.options,
+            secrets: self.secrets,
+        };
+        (kind, self.read_only)
+    }
+}
+
 impl Entry {
     fn into_mount(self) -> Result<Mount, &'static str> {
-        let (kind, read_only, slave) = match (self.bind, self.tmpfs, self.block) {
-            (Some(bind), None, None) => {
-                let Bind {
-                    source, recursive, ..
-                } = bind;
-                (Kind::Bind { source, recursive }, bind.read_only, bind.slave)
-            }
-            (None, Some(Tmpfs { size, inodes, mode }), None) => {
-                (Kind::Tmpfs { size, inodes, mode }, false, false)
-            }
-            (None, None, Some(block)) => {
-                let kind = Kind::Block {
-                    device: block.device,
-                    filesystem: block.filesystem,
-                    options: block.options,
-                };
-                (kind, block.read_only, false)
-            }
-            _ => return Err("needs one of bind, tmpfs and block, and no more"),
+        let slave = self.bind.as_ref().is_some_and(|bind| bind.slave);
+        let kinds = [
+            self.bind.map(Bind::kind),
+            self.tmpfs.map(Tmpfs::kind),
+            self.block.map(Block::kind),
+            self.network.map(Network::kind),
+        ];
+        let mut kinds = kinds.into_iter().flatten();
+        let (Some((kind, read_only)), None) = (kinds.next(), kinds.next()) else {
+            return Err("needs one of bind, tmpfs, block and network, and no more");
         };
         let propagation = match (slave, self.shared) {
             (true, true) => return Err("cannot be a slave and shared"),
@@ -249,6 +302,10 @@ fn options<'de, D: Deserializer<'de>>(from: D) -> Result<FilesystemOptions, D::E
     options.map_err(de::Error::custom)
 }
 
+fn secrets<'de, D: Deserializer<'de>>(from: D) -> Result<Secrets, D::Error> {
+    options(from)?.try_into().map_err(de::Error::custom)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -283,6 +340,10 @@ target = "/m/c"
 suid = true
 dev = true
 block = { device = "/dev/x", type = "ext4", options = ["discard", "commit=5"], read_only = true }
+
+[[mount]]
+target = "/m/d"
+network = { source = "//s/x", type = "cifs", options = ["soft"], secrets = ["password=a"] }
 "#;
     const JSON: &str = r#"
 {"mount": [
@@ -292,7 +353,9 @@ block = { device = "/dev/x", type = "ext4", options = ["discard", "commit=5"], r
    "tmpfs": {"size": "64M", "inodes": 7, "mode": "0750"}},
   {"target": "/m/c", "suid": true, "dev": true,
    "block": {"device": "/dev/x", "type": "ext4", "read_only": true,
-             "options": ["discard", "commit=5"]}}
+             "options": ["discard", "commit=5"]}},
+  {"target": "/m/d",
+   "network": {"source": "//s/x", "type": "cifs", "options": ["soft"], "secrets": ["password=a"]}}
 ]}"#;
 
     #[test]
@@ -300,7 +363,7 @@ block = { device = "/dev/x", type = "ext4", options = ["discard", "commit=5"], r
         let (mounts, json) = (mounts(TOML).unwrap(), mounts(JSON));
         assert_eq!(Ok(&mounts), json.as_ref());
         let path = |text: &str| AbsPath::new(text).unwrap();
-        let [bind, tmpfs, block] = &mounts[..] else {
+        let [bind, tmpfs, block, network] = &mounts[..] else {
             panic!("{mounts:?}")
         };
         assert_eq!(
@@ -345,6 +408,11 @@ block = { device = "/dev/x", type = "ext4", options = ["discard", "commit=5"], r
         assert_eq!(options, ["discard", "commit=5"]);
         let given = MountOptions::READ_ONLY | MountOptions::SUID | MountOptions::DEV;
         assert_eq!(block.options, given);
+        let Kind::Network { secrets, .. } = &network.kind else {
+            panic!("{network:?}")
+        };
+        let secrets: Vec<_> = secrets.iter().map(ToString::to_string).collect();
+        assert_eq!(secrets, ["password=a"]);
     }
 
     #[test]
@@ -377,11 +445,11 @@ block = { device = "/dev/x", type = "ext4", options = ["discard", "commit=5"], r
             ),
             (
                 begin.to_owned(),
-                "mount[0] needs one of bind, tmpfs and block",
+                "mount[0] needs one of bind, tmpfs, block and network",
             ),
             (
                 format!("{begin}tmpfs = {{}}\nbind = {{ source = \"/s\" }}"),
-                "mount[0] needs one of bind, tmpfs and block",
+                "mount[0] needs one of bind, tmpfs, block and network",
             ),
             (
                 format!("{begin}shared = true\nbind = {{ source = \"/s\", slave = true }}"),

@@ -9,7 +9,6 @@ use mountwarden_protocol::Role;
 
 use super::capabilities::Holding;
 use super::entry::{Check, Entry, Value};
-use super::tables::Kinds;
 use super::{landlock, limits, tables};
 use crate::table::Source;
 use crate::{mounter, session};
@@ -93,7 +92,7 @@ pub(crate) fn text(source: Source) -> String {
 fn text_of_roles(text: &mut String, source: Source) -> std::fmt::Result {
     for role in ROLES {
         let facts = facts(role, source);
-        let entries = tables::of(role, source, Kinds::ALL);
+        let entries = tables::of(role, source, tables::ALL_KINDS);
         writeln!(text, "\n{role}: {}", facts.is)?;
         writeln!(text, "  user          {}", facts.user)?;
         let held = capability(role).unwrap_or("none");
@@ -146,7 +145,7 @@ pub(crate) fn json(source: Source) -> String {
 
 fn json_of_role(role: Role, source: Source) -> String {
     let facts = facts(role, source);
-    let entries = tables::of(role, source, Kinds::ALL);
+    let entries = tables::of(role, source, tables::ALL_KINDS);
     object([
         ("role", string(&role.to_string())),
         ("is", string(facts.is)),

@@ -19,39 +19,36 @@ use libc::{
     SYS_read, SYS_rt_sigprocmask, SYS_seccomp, SYS_sendmsg, SYS_set_robust_list, SYS_tgkill,
     SYS_wait4, SYS_write, WNOHANG,
 };
+use mountwarden_policy::Kinds;
 use mountwarden_protocol::Role;
 
 use self::privileged::{
-    mounter_block, mounter_checks, mounter_contexts, mounter_fuse, mounter_work, warden,
-    warden_child,
+    mounter_block, mounter_checks, mounter_contexts, mounter_fuse, mounter_network, mounter_work,
+    warden, warden_child,
 };
 use self::unprivileged::{gate, gate_child, session};
 use super::entry::{Check, Entry, Int, Value, call, fd, int, is, long, no_flags, null};
 use crate::table::Source;
 
-/// The kinds of mount, beyond those of every mounter, that a mounter's peer is granted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Kinds {
-    pub(crate) block: bool,
-    pub(crate) fuse: bool,
-}
+/// Every kind that there is.
+pub(super) const ALL_KINDS: Kinds = Kinds {
+    block: true,
+    fuse: true,
+    network: true,
+};
 
-impl Kinds {
-    pub(crate) const NONE: Self = Self {
-        block: false,
-        fuse: false,
-    };
-    pub(crate) const ALL: Self = Self {
-        block: true,
-        fuse: true,
-    };
-
-    /// Every set of them.
-    pub(crate) fn sets() -> impl Iterator<Item = Self> {
-        let both = [false, true];
-        let sets = move |block| both.map(|fuse| Self { block, fuse });
-        both.into_iter().flat_map(sets)
-    }
+/// Every set of kinds that a peer can have, of those that some are granted.
+pub(super) fn sets_of(granted: Kinds) -> impl Iterator<Item = Kinds> {
+    let sets = (0..8_u8).map(|set| Kinds {
+        block: set & 1 != 0,
+        fuse: set & 2 != 0,
+        network: set & 4 != 0,
+    });
+    sets.filter(move |set| {
+        (granted.block || !set.block)
+            && (granted.fuse || !set.fuse)
+            && (granted.network || !set.network)
+    })
 }
 
 /// The table of a role, where the mount table is asked in this way; of a mounter, for a
@@ -101,6 +98,7 @@ fn granted(kinds: Kinds) -> impl Iterator<Item = Entry> {
         ("block, fuse", kinds.block || kinds.fuse, mounter_contexts()),
         ("block", kinds.block, mounter_block()),
         ("fuse", kinds.fuse, mounter_fuse()),
+        ("network", kinds.network, mounter_network()),
     ];
     tables
         .into_iter()

@@ -13,6 +13,7 @@ use nix::errno::Errno;
 use nix::sys::statfs::fstatfs;
 
 use super::device::Device;
+use super::filesystem;
 use super::location::Location;
 use super::mount::described;
 use super::origin::Origin;
@@ -75,6 +76,7 @@ pub(super) fn shows(
             Ok(block(filesystem, device, target))
         }
         (PermittedKind::Fuse(_), _) => Ok(Some("a FUSE file system is served once")),
+        (PermittedKind::Network { .. }, _) => network(table, kind, target),
         _ => Ok(Some("it is of another kind")),
     }
 }
@@ -111,6 +113,22 @@ fn block(filesystem: &FilesystemName, device: &Device, target: &Location) -> Opt
         return Some("its type does not tell which device it is on");
     }
     (target.status.device != device.number).then_some("it is of another device")
+}
+
+/// The kernel gives the same file system again for the same source and options, where its
+/// type shares one at all; so it is made once more, and compared.
+fn network(
+    table: &Table,
+    kind: &PermittedKind,
+    target: &Location,
+) -> Result<Option<&'static str>, ErrorReply> {
+    let attributes = table::attributes(&target.mount);
+    let made = filesystem::network(kind, &target.path, attributes)?;
+    let status = table.status(made.as_fd()).map_err(|errno| {
+        failure::kernel("cannot examine what was made for", &target.path, errno)
+    })?;
+    Ok((!status.is_same_file(&target.status))
+        .then_some("it is another file system, or has other options"))
 }
 
 /// The places of the mounts beneath a location, relative to it.

@@ -26,7 +26,7 @@ mod work;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use mountwarden_policy::{Permit, Policy, Verdict};
+use mountwarden_policy::{Kinds, Permit, Policy, Verdict};
 use mountwarden_protocol::{
     ErrorCode, ErrorReply, MountId, MountInfo, Mounted, Operation, Outcome, Reply, RoleReport,
     frame,
@@ -44,7 +44,7 @@ use self::setup::{Descriptors, confine};
 use crate::audit::{By, Record, Subject};
 use crate::board::{Board, Count, MountCount};
 use crate::budget::Budget;
-use crate::confine::{ConfineError, Confined, Filter, Kinds, Mounter};
+use crate::confine::{ConfineError, Confined, Filter, Mounter};
 use crate::leases::Lessee;
 use crate::list;
 use crate::order::{ChannelError, Order, OrderReply};

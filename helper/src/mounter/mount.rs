@@ -180,6 +180,9 @@ fn build(
             let made = filesystem::fuse(fuse, target.status.mode, path, attributes)?;
             (made, false)
         }
+        (PermittedKind::Network { .. }, Origin::Nothing) => {
+            (filesystem::network(&permit.kind, path, attributes)?, false)
+        }
         _ => return Err(failed("no origin for")(Errno::EINVAL)),
     };
     let made = in_slot(made, Slot::Mount).map_err(failed("cannot keep the mount for"))?;

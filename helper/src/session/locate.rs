@@ -85,7 +85,7 @@ fn origin<'a>(
         (Some(PermittedKind::Bind { source, .. }), None) => opened([location(source, roots)?]),
         (Some(PermittedKind::Block { device, .. }), _) => opened(block_device(device)?),
         (Some(PermittedKind::Fuse(_)), _) => opened([fuse_connection()?]),
-        (Some(PermittedKind::Tmpfs { .. }) | None, _) => Vec::new(),
+        (Some(PermittedKind::Tmpfs { .. } | PermittedKind::Network { .. }) | None, _) => Vec::new(),
     })
 }
 

@@ -74,7 +74,7 @@ pub(crate) fn run(context: &Context<'_>, client: &OwnedFd, order: &OwnedFd) -> R
     )?;
     let places = context.policy.places(context.peer.identity());
     let granted = places.sources.iter().chain(&places.targets).cloned();
-    let (roots, opened) = Roots::open(granted, places.fuse);
+    let (roots, opened) = Roots::open(granted, places.kinds.fuse);
     let confined = confine(context, opened)?;
     // The filter lets neither socket be closed, so that nothing takes its number.
     let mut conversation = ManuallyDrop::new(Conversation {
@@ -481,7 +481,7 @@ fn tmpfs_limits(permit: &MountPermit<'_>) -> Option<TmpfsLimits> {
             inodes: inodes.get(),
             mode: mode.bits(),
         }),
-        PermittedKind::Bind { .. } | PermittedKind::Block { .. } | PermittedKind::Fuse(_) => None,
+        _ => None,
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use mountwarden_protocol::{MountAttributes, Propagation, TmpfsInodes, TmpfsSize};
 
-use super::filesystems::{block, fuse};
+use super::filesystems::{block, fuse, network};
 use super::subjects::subjects;
 use super::toml_reader::{Table, Value};
 use crate::Accounts;
@@ -13,7 +13,7 @@ use crate::grant::{BindTerms, Grant, LocationTerms, Terms, TmpfsTerms};
 use crate::subjects::Subjects;
 use crate::template::Template;
 
-pub(super) const KEYS: [&str; 14] = [
+pub(super) const KEYS: [&str; 15] = [
     "name",
     "users",
     "groups",
@@ -24,6 +24,7 @@ pub(super) const KEYS: [&str; 14] = [
     "tmpfs",
     "block",
     "fuse",
+    "network",
     "remount",
     "propagation",
     "passed_target",
@@ -64,6 +65,7 @@ pub(super) fn grant(table: &Table<'_>, accounts: &dyn Accounts) -> Result<Grant,
     };
     let block = table.get("block").map(|value| block(&value, &subjects));
     let fuse = table.get("fuse").map(|value| fuse(&value));
+    let network = table.get("network").map(|value| network(&value));
     let terms = Terms {
         targets,
         force,
@@ -72,6 +74,7 @@ pub(super) fn grant(table: &Table<'_>, accounts: &dyn Accounts) -> Result<Grant,
         tmpfs,
         block: block.transpose()?,
         fuse: fuse.transpose()?,
+        network: network.transpose()?,
         remount,
         propagation,
         subjects,
@@ -80,7 +83,7 @@ pub(super) fn grant(table: &Table<'_>, accounts: &dyn Accounts) -> Result<Grant,
     if terms.kinds().is_empty() {
         return Err(table.fault(
             "the grant allows no kind of mount; give it a table [grant.bind], [grant.tmpfs], \
-             [grant.block] or [grant.fuse]",
+             [grant.block], [grant.fuse] or [grant.network]",
         ));
     }
     Ok(Grant { name, terms })

@@ -10,6 +10,8 @@ mod lint;
 #[cfg(test)]
 mod messages;
 #[cfg(test)]
+mod network;
+#[cfg(test)]
 mod places;
 #[cfg(test)]
 mod positions;

@@ -181,7 +181,8 @@ fn golden_vectors_hold_every_variant_of_every_enumeration() {
             "kind: Bind {",
             "kind: Tmpfs {",
             "kind: Block {",
-            "kind: Fuse {"
+            "kind: Fuse {",
+            "kind: Network {"
         ])
     );
     assert_eq!(

@@ -108,6 +108,12 @@ mirror! {
             default_permissions: bool,
             max_read: Option<u32>,
         },
+        Network {
+            source: String,
+            filesystem: String,
+            options: Vec<FilesystemOption>,
+            secrets: Vec<FilesystemOption>,
+        },
     }
 
     pub(crate) struct FilesystemOption {
@@ -464,13 +470,7 @@ impl From<&protocol::Kind> for Kind {
             } => Self::Block {
                 device: path(device),
                 filesystem: filesystem.to_string(),
-                options: options
-                    .iter()
-                    .map(|option| FilesystemOption {
-                        key: option.key.to_string(),
-                        value: option.value.clone().map(String::from),
-                    })
-                    .collect(),
+                options: options.iter().map(FilesystemOption::from).collect(),
             },
             protocol::Kind::Fuse {
                 subtype,
@@ -485,6 +485,26 @@ impl From<&protocol::Kind> for Kind {
                 default_permissions: *default_permissions,
                 max_read: *max_read,
             },
+            protocol::Kind::Network {
+                source,
+                filesystem,
+                options,
+                secrets,
+            } => Self::Network {
+                source: source.to_string(),
+                filesystem: filesystem.to_string(),
+                options: options.iter().map(FilesystemOption::from).collect(),
+                secrets: secrets.iter().map(FilesystemOption::from).collect(),
+            },
+        }
+    }
+}
+
+impl From<&protocol::FilesystemOption> for FilesystemOption {
+    fn from(from: &protocol::FilesystemOption) -> Self {
+        Self {
+            key: from.key.to_string(),
+            value: from.value.clone().map(String::from),
         }
     }
 }

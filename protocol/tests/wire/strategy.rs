@@ -7,8 +7,8 @@ use mountwarden_protocol::{
     Features, FilesystemOption, FilesystemOptions, Hello, HelloReply, Kind, LandlockReport,
     LeftEntry, Lift, Limits, ListPage, Mount, MountAttributes, MountId, MountInfo, MountOptions,
     Mounted, NotApplied, Operation, Outcome, Passed, ProbeAnswer, Probed, Propagation, Refusal,
-    Remount, Reply, Request, Role, RoleReport, Status, TmpfsInodes, TmpfsLimits, TmpfsMode,
-    TmpfsSize, Unmount, Unmounted, Versions, Welcome,
+    Remount, Reply, Request, Role, RoleReport, Secrets, Status, TmpfsInodes, TmpfsLimits,
+    TmpfsMode, TmpfsSize, Unmount, Unmounted, Versions, Welcome,
 };
 use proptest::collection::vec;
 use proptest::option::of;
@@ -152,7 +152,34 @@ fn kind() -> impl Strategy<Value = Kind> {
                 default_permissions: flags.1,
                 max_read,
             }),
+        (
+            "[a-z0-9]{1,60}:(/[a-z0-9]{1,9}){0,9}",
+            "[a-z0-9_]{1,31}",
+            filesystem_options(),
+            secrets(),
+        )
+            .prop_map(|(source, filesystem, options, secrets)| Kind::Network {
+                source: source.parse().unwrap(),
+                filesystem: filesystem.parse().unwrap(),
+                options,
+                secrets,
+            }),
     ]
+}
+
+fn secrets() -> impl Strategy<Value = Secrets> {
+    let option = ("[a-zA-Z0-9_.+-]{1,63}", "[ -+\\--~]{1,255}");
+    prop::collection::btree_map(option.0, option.1, 0..4).prop_map(|options| {
+        let option = |(key, value): (String, String)| FilesystemOption {
+            key: key.parse().unwrap(),
+            value: Some(value.parse().unwrap()),
+        };
+        let options: Vec<_> = options.into_iter().map(option).collect();
+        FilesystemOptions::try_from(options)
+            .unwrap()
+            .try_into()
+            .unwrap()
+    })
 }
 
 fn filesystem_options() -> impl Strategy<Value = FilesystemOptions> {

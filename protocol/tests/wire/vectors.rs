@@ -5,10 +5,11 @@ use std::num::NonZeroU32;
 
 use mountwarden_protocol::{
     AbsPath, AppliedEntry, Batch, Counters, DenyReason, ErrorCode, ErrorReply, Explanation,
-    Features, Hello, HelloReply, Kind, LandlockReport, LeftEntry, Lift, Limits, ListPage, Mount,
-    MountAttributes, MountId, MountInfo, MountOptions, Mounted, NotApplied, Operation, Outcome,
-    Passed, ProbeAnswer, Probed, Propagation, Refusal, Remount, Reply, Request, Role, RoleReport,
-    Status, TmpfsInodes, TmpfsLimits, TmpfsMode, TmpfsSize, Unmount, Unmounted, Versions, Welcome,
+    Features, FilesystemOptions, Hello, HelloReply, Kind, LandlockReport, LeftEntry, Lift, Limits,
+    ListPage, Mount, MountAttributes, MountId, MountInfo, MountOptions, Mounted, NotApplied,
+    Operation, Outcome, Passed, ProbeAnswer, Probed, Propagation, Refusal, Remount, Reply, Request,
+    Role, RoleReport, Status, TmpfsInodes, TmpfsLimits, TmpfsMode, TmpfsSize, Unmount, Unmounted,
+    Versions, Welcome,
 };
 
 #[derive(Debug)]
@@ -126,6 +127,7 @@ fn batch() -> Batch {
 
 fn requests() -> Vec<(&'static str, Request)> {
     let mut requests = mounts();
+    requests.extend(other_kinds());
     requests.extend(unmounts());
     requests.extend(remounts());
     requests.extend([
@@ -157,6 +159,60 @@ fn requests() -> Vec<(&'static str, Request)> {
         ("request-apply", Request::Apply(batch())),
     ]);
     requests
+}
+
+/// Kinds of mount that take more of the kernel.
+fn other_kinds() -> Vec<(&'static str, Request)> {
+    vec![
+        (
+            "request-perform-mount-block",
+            Request::Perform(Operation::Mount(Mount {
+                kind: Kind::Block {
+                    device: path("/dev/vg0/data"),
+                    filesystem: "ext4".parse().unwrap(),
+                    options: options(&["discard", "commit=30"]),
+                },
+                target: path("/run/vms/7/data"),
+                options: MountOptions::READ_ONLY,
+                propagation: Propagation::Private,
+                passed: Passed::empty(),
+                lease: false,
+            })),
+        ),
+        (
+            "request-perform-mount-fuse",
+            Request::Perform(Operation::Mount(Mount {
+                kind: Kind::Fuse {
+                    subtype: "sshfs".parse().unwrap(),
+                    source: Some("build@example.org:/srv".parse().unwrap()),
+                    allow_other: true,
+                    default_permissions: false,
+                    max_read: Some(0x0002_0003),
+                },
+                target: path("/run/vms/7/remote"),
+                options: MountOptions::NO_EXEC,
+                propagation: Propagation::Private,
+                passed: Passed::empty(),
+                lease: false,
+            })),
+        ),
+        (
+            "request-perform-mount-network",
+            Request::Perform(Operation::Mount(Mount {
+                kind: Kind::Network {
+                    source: "files.example.org:/srv/vm".parse().unwrap(),
+                    filesystem: "nfs4".parse().unwrap(),
+                    options: options(&["addr=192.0.2.7", "soft"]),
+                    secrets: options(&["password=hunter2"]).try_into().unwrap(),
+                },
+                target: path("/run/vms/7/files"),
+                options: MountOptions::empty(),
+                propagation: Propagation::Private,
+                passed: Passed::empty(),
+                lease: false,
+            })),
+        ),
+    ]
 }
 
 fn mounts() -> Vec<(&'static str, Request)> {
@@ -208,42 +264,6 @@ fn mounts() -> Vec<(&'static str, Request)> {
                 Some(TmpfsInodes::try_from(4096).unwrap()),
                 Some(TmpfsMode::try_from(0o1777).unwrap()),
             ),
-        ),
-        (
-            "request-perform-mount-block",
-            Request::Perform(Operation::Mount(Mount {
-                kind: Kind::Block {
-                    device: path("/dev/vg0/data"),
-                    filesystem: "ext4".parse().unwrap(),
-                    options: ["discard", "commit=30"]
-                        .map(|option| option.parse().unwrap())
-                        .to_vec()
-                        .try_into()
-                        .unwrap(),
-                },
-                target: path("/run/vms/7/data"),
-                options: MountOptions::READ_ONLY,
-                propagation: Propagation::Private,
-                passed: Passed::empty(),
-                lease: false,
-            })),
-        ),
-        (
-            "request-perform-mount-fuse",
-            Request::Perform(Operation::Mount(Mount {
-                kind: Kind::Fuse {
-                    subtype: "sshfs".parse().unwrap(),
-                    source: Some("build@example.org:/srv".parse().unwrap()),
-                    allow_other: true,
-                    default_permissions: false,
-                    max_read: Some(0x0002_0003),
-                },
-                target: path("/run/vms/7/remote"),
-                options: MountOptions::NO_EXEC,
-                propagation: Propagation::Private,
-                passed: Passed::empty(),
-                lease: false,
-            })),
         ),
         (
             "request-perform-mount-bind-passed",
@@ -545,4 +565,9 @@ fn status() -> Status {
             remounted: 10,
         },
     }
+}
+
+fn options(texts: &[&str]) -> FilesystemOptions {
+    let options: Vec<_> = texts.iter().map(|text| text.parse().unwrap()).collect();
+    options.try_into().unwrap()
 }

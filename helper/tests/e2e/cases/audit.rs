@@ -11,8 +11,8 @@ use std::process::{Child, Command, Stdio};
 
 use mountwarden_client::protocol::{Hello, Operation, Request, frame};
 use mountwarden_client::{
-    AbsPath, Batch, Bind, Block, Client, ErrorKind, Fuse, MountAttributes, MountId, Passing,
-    Remount, Tmpfs, TmpfsInodes, TmpfsMode, TmpfsSize, Unmount, Versions,
+    AbsPath, Batch, Bind, Block, Client, ErrorKind, Fuse, MountAttributes, MountId, Network,
+    Passing, Remount, Tmpfs, TmpfsInodes, TmpfsMode, TmpfsSize, Unmount, Versions,
 };
 use nix::sys::signal::{Signal, kill};
 use serde_json::Value;
@@ -74,6 +74,42 @@ impl Tail<'_> {
     }
 }
 
+/// Kinds of mount that the grant does not have.
+fn other_kinds(
+    client: &mut Client,
+    base: &Path,
+    tail: &mut Tail<'_>,
+) -> Vec<(&'static str, String)> {
+    let mut all = Vec::new();
+    let block = Block::new("/dev/vg0/data", "ext4", base).unwrap();
+    let block = block.option("commit", Some("30")).unwrap();
+    client
+        .mount(block.option("discard", None).unwrap())
+        .unwrap_err();
+    all.push(("a device, which the grant does not have", tail.one()));
+    let fuse = Fuse::new("sshfs", base)
+        .unwrap()
+        .source("host:/srv")
+        .unwrap();
+    client
+        .mount_fuse(fuse.allow_other().max_read(65536))
+        .unwrap_err();
+    all.push((
+        "a FUSE file system, which the grant does not have",
+        tail.one(),
+    ));
+    let network = Network::new("//files.example/vm", "cifs", base).unwrap();
+    let network = network.option("ip", Some("192.0.2.7")).unwrap();
+    client
+        .mount(network.secret("password", "hunter2").unwrap())
+        .unwrap_err();
+    all.push((
+        "a network file system, which the grant does not have",
+        tail.one(),
+    ));
+    all
+}
+
 /// Each kind of decision, in order: a heading and its line.
 fn decisions(sandbox: &Sandbox, daemon: &Daemon) -> Vec<(&'static str, String)> {
     let mut tail = Tail { daemon, seen: 0 };
@@ -105,23 +141,7 @@ fn decisions(sandbox: &Sandbox, daemon: &Daemon) -> Vec<(&'static str, String)> 
         .mount(Bind::new("/etc", &base).unwrap().recursive())
         .unwrap_err();
     all.push(("denied by the policy", tail.one()));
-    let block = Block::new("/dev/vg0/data", "ext4", &base).unwrap();
-    let block = block.option("commit", Some("30")).unwrap();
-    client
-        .mount(block.option("discard", None).unwrap())
-        .unwrap_err();
-    all.push(("a device, which the grant does not have", tail.one()));
-    let fuse = Fuse::new("sshfs", &base)
-        .unwrap()
-        .source("host:/srv")
-        .unwrap();
-    client
-        .mount_fuse(fuse.allow_other().max_read(65536))
-        .unwrap_err();
-    all.push((
-        "a FUSE file system, which the grant does not have",
-        tail.one(),
-    ));
+    all.extend(other_kinds(&mut client, &base, &mut tail));
     client
         .mount(Tmpfs::new(&base).unwrap().shared())
         .unwrap_err();

@@ -31,6 +31,7 @@ mod limits;
 mod manager;
 mod mountinfo;
 mod mounting;
+mod networked;
 mod pace;
 mod passed;
 mod passed_attacks;
@@ -93,6 +94,7 @@ cases! {
         tmpfs
         block
         fuse
+        network
     }
     serving {
         a_client_serves_it
@@ -117,11 +119,25 @@ cases! {
         attack_14_refused_unless_granted
         attack_19_read_only_reaches_the_device
         a_corrupt_file_system_is_an_error
+        a_remount_lifts
+        attack_31_a_device_that_vanishes
         an_unknown_type_is_unsupported
         by_the_command
     }
+    networked {
+        nfs4
+        virtiofs
+        a_lease_ends_it
+        attack_14_refusals
+        attack_31_a_server_that_never_answers
+        attack_31_a_server_that_goes
+        a_secret_is_nobodys
+        an_export_that_is_not_there
+        each_type_is_asked_of_the_kernel
+    }
     mounting {
         bind_directory
+        from_all_of_the_tree
         bind_file
         bind_read_only
         attack_09_recursive_only_where_granted
@@ -424,6 +440,7 @@ cases! {
     passed_kinds {
         a_device
         a_served_file_system
+        a_program_that_does_not_start
         a_lease
     }
     passed_attacks {

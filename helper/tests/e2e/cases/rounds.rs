@@ -9,6 +9,7 @@ use nix::unistd::Pid;
 
 use super::batches::{end, tree};
 use super::confinement::only;
+use super::networked;
 use crate::Skip;
 use crate::daemon::Daemon;
 use crate::devices::{Disk, open_fuse_to_all};
@@ -122,5 +123,17 @@ pub(crate) fn fuse(sandbox: &Sandbox) -> Result<(), Skip> {
     let fuse = Fuse::new("none", sandbox.path("mnt/a")).unwrap();
     go_round(sandbox, grant, |client| {
         client.mount_fuse(fuse.clone()).unwrap().mounted
+    })
+}
+
+/// What the kernel keeps of a server between two mounts of it is not the helper's.
+pub(crate) fn network(sandbox: &Sandbox) -> Result<(), Skip> {
+    networked::mounts_them(sandbox)?;
+    networked::tree(networked::NFS)?;
+    let grant = "  [grant.network]\n  source = [\"127.0.0.1:/\"]\n  filesystems = [\"nfs4\"]\n  \
+                 options = [\"addr=127.0.0.1\", \"vers=4.2\", \"port=2049\"]\n";
+    let network = networked::nfs(sandbox, "mnt/a", networked::PORT);
+    go_round(sandbox, grant, |client| {
+        client.mount(network.clone()).unwrap()
     })
 }

@@ -160,6 +160,9 @@ target = ["@DIR@/served"]
   options = ["discard"]
   [grant.fuse]
   subtypes = ["none"]
+  [grant.network]
+  source = ["none"]
+  filesystems = ["nfs4"]
 "#;
 
 impl<'a> Scene<'a> {
