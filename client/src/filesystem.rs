@@ -81,15 +81,7 @@ impl Block {
     /// value of an option, such as several in one text, for a key that was given
     /// before, and for more options than [`FilesystemOptions::MAX`].
     pub fn option(mut self, key: &str, value: Option<&str>) -> Result<Self, Error> {
-        let key: OptionKey = read("option", key)?;
-        let value: Option<OptionValue> = value
-            .map(|value| read("value of an option", value))
-            .transpose()?;
-        let mut options: Vec<FilesystemOption> = self.own.into();
-        options.push(FilesystemOption { key, value });
-        self.own = options
-            .try_into()
-            .map_err(|error: InvalidFilesystem| Error::invalid_value("options", error))?;
+        self.own = with(self.own, key, value)?;
         Ok(self)
     }
 
@@ -421,7 +413,24 @@ impl From<Fuse> for Operation {
     }
 }
 
-fn read<T>(what: &str, text: &str) -> Result<T, Error>
+/// The options and one more.
+pub(crate) fn with(
+    options: FilesystemOptions,
+    key: &str,
+    value: Option<&str>,
+) -> Result<FilesystemOptions, Error> {
+    let key: OptionKey = read("option", key)?;
+    let value: Option<OptionValue> = value
+        .map(|value| read("value of an option", value))
+        .transpose()?;
+    let mut options: Vec<FilesystemOption> = options.into();
+    options.push(FilesystemOption { key, value });
+    options
+        .try_into()
+        .map_err(|error: InvalidFilesystem| Error::invalid_value("options", error))
+}
+
+pub(crate) fn read<T>(what: &str, text: &str) -> Result<T, Error>
 where
     T: std::str::FromStr<Err = InvalidFilesystem>,
 {

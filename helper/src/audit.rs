@@ -8,6 +8,7 @@
 
 mod line;
 
+use std::fmt::Display;
 use std::time::Duration;
 
 use mountwarden_protocol::{
@@ -37,8 +38,10 @@ pub(crate) enum By {
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Subject<'a> {
     Operation(&'a Operation),
-    /// The end of a mount whose connection has ended.
-    Lease(&'a Unmount),
+    /// One mount of a batch, by its number.
+    Entry(&'a Operation, u32),
+    /// The end of a mount that was held, and why.
+    Held(&'a Unmount, &'static str),
     /// The question whether the file system at a place answers.
     Probe(&'a AbsPath),
     /// Bytes that are no request.
@@ -65,19 +68,16 @@ impl Record<'_> {
     }
 
     fn line(&self) -> String {
-        let mut line = Line::of_now();
-        line.name("event", self.subject.event());
-        line.name("by", self.by.name());
-        if let Some(peer) = self.peer {
-            line.number("uid", peer.identity().uid);
-            line.number("gid", peer.identity().gid);
-            line.number("pid", peer.pid());
-        }
+        let mut line = about(self.subject.event(), self.by, self.peer);
         match self.subject {
             Subject::Operation(operation) => asked(&mut line, operation),
-            Subject::Lease(unmount) => {
+            Subject::Entry(operation, number) => {
+                line.number("entry", number);
+                asked(&mut line, operation);
+            }
+            Subject::Held(unmount, why) => {
                 line.text("target", unmount.target.as_bytes());
-                line.name("why", "the lease's connection ended");
+                line.name("why", why);
             }
             Subject::Probe(target) => line.text("target", target.as_bytes()),
             Subject::Protocol | Subject::Connection => {}
@@ -96,6 +96,34 @@ impl Record<'_> {
     }
 }
 
+/// The beginning of a line about a peer.
+fn about(event: &str, by: By, peer: Option<&AttestedPeer>) -> Line {
+    let mut line = Line::of_now();
+    line.name("event", event);
+    line.name("by", by.name());
+    if let Some(peer) = peer {
+        line.number("uid", peer.identity().uid);
+        line.number("gid", peer.identity().gid);
+        line.number("pid", peer.pid());
+    }
+    line
+}
+
+/// Writes down what became of the mounts that a batch made: kept, or taken back but for
+/// these.
+pub(crate) fn batch(peer: &AttestedPeer, made: usize, left: Option<usize>) -> Result<(), Errno> {
+    let mut line = about("batch", By::Mounter, Some(peer));
+    line.number("made", made);
+    match left {
+        None => line.name("result", "kept"),
+        Some(left) => {
+            line.name("result", "taken-back");
+            line.number("left", left);
+        }
+    }
+    write_all(line.finish().as_bytes())
+}
+
 impl By {
     fn name(self) -> &'static str {
         match self {
@@ -107,20 +135,31 @@ impl By {
     }
 }
 
-impl Subject<'_> {
+impl<'a> Subject<'a> {
+    /// Of an operation, which may be a mount of a batch.
+    pub(crate) fn of(operation: &'a Operation, entry: Option<u32>) -> Self {
+        match entry {
+            None => Self::Operation(operation),
+            Some(number) => Self::Entry(operation, number),
+        }
+    }
+
     fn event(self) -> &'static str {
         match self {
-            Self::Operation(Operation::Mount(mount)) => match mount.kind {
-                Kind::Bind { .. } => "mount-bind",
-                Kind::Tmpfs { .. } => "mount-tmpfs",
-                Kind::Block { .. } => "mount-block",
-                Kind::Fuse { .. } => "mount-fuse",
-                Kind::Overlay { .. } => "mount-overlay",
-                Kind::Image { .. } => "mount-image",
+            Self::Operation(operation) | Self::Entry(operation, _) => match operation {
+                Operation::Mount(mount) => match mount.kind {
+                    Kind::Bind { .. } => "mount-bind",
+                    Kind::Tmpfs { .. } => "mount-tmpfs",
+                    Kind::Block { .. } => "mount-block",
+                    Kind::Fuse { .. } => "mount-fuse",
+                    Kind::Overlay { .. } => "mount-overlay",
+                    Kind::Image { .. } => "mount-image",
+                    Kind::Network { .. } => "mount-network",
+                },
+                Operation::Unmount(_) => "unmount",
+                Operation::Remount(_) => "remount",
             },
-            Self::Operation(Operation::Unmount(_)) => "unmount",
-            Self::Operation(Operation::Remount(_)) => "remount",
-            Self::Lease(_) => "lease-end",
+            Self::Held(..) => "lease-end",
             Self::Probe(_) => "probe",
             Self::Protocol => "protocol",
             Self::Connection => "connection",
@@ -141,8 +180,18 @@ fn asked(line: &mut Line, operation: &Operation) {
                 } => {
                     line.text("source", device.as_bytes());
                     line.name("type", filesystem.as_str());
-                    let options: Vec<String> = options.iter().map(ToString::to_string).collect();
-                    line.text("type_options", options.join(",").as_bytes());
+                    line.name("type_options", &joined(options.iter()));
+                }
+                Kind::Network {
+                    source,
+                    filesystem,
+                    options,
+                    secrets,
+                } => {
+                    line.name("source", source.as_str());
+                    line.name("type", filesystem.as_str());
+                    line.name("type_options", &joined(options.iter()));
+                    line.name("secrets", &joined(secrets.keys()));
                 }
                 Kind::Fuse {
                     subtype,
@@ -218,6 +267,11 @@ fn asked(line: &mut Line, operation: &Operation) {
             }
         }
     }
+}
+
+fn joined(items: impl Iterator<Item: Display>) -> String {
+    let items: Vec<String> = items.map(|item| item.to_string()).collect();
+    items.join(",")
 }
 
 /// Which locations came as descriptors.
@@ -385,7 +439,7 @@ mod tests {
         let record = Record {
             peer: None,
             by: By::Mounter,
-            subject: Subject::Operation(&Operation::Mount(mount)),
+            subject: Subject::Entry(&Operation::Mount(mount), u32::MAX),
             grant: Some(&"\n".repeat(500)),
             outcome: Err(&error),
             took: Some(Duration::MAX),

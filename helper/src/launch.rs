@@ -20,7 +20,7 @@ use nix::unistd::{User, geteuid, getpid};
 use thiserror::Error;
 
 use crate::board::Board;
-use crate::confine::{self, ConfineError, Filters, Identity, Kinds};
+use crate::confine::{self, ConfineError, Filters, Identity};
 use crate::files::{FileError, Trust};
 use crate::leases::{self, Lessor};
 use crate::listener::{ListenError, Listener};
@@ -157,7 +157,7 @@ fn part(
     step("set up the heap", sys::process::heap_without_mmap())?;
     children::begin(Role::Warden, c"mw-warden");
     let notifier = Notifier::connect().map_err(StartError::Notify)?;
-    let filters = Filters::compile(source, Kinds::of(policy))?;
+    let filters = Filters::compile(source, policy.kinds())?;
     let (ours, theirs) = step(
         "make a channel between the halves",
         socketpair(
@@ -323,9 +323,9 @@ fn is_read_only(maps: &str, address: u64) -> bool {
     })
 }
 
-/// The gate keeps a descriptor for each connection; see that they fit.
+/// The warden needs most: for leases, as many as connections, and for batches. See that they fit.
 fn raise_descriptor_limit(policy: &Policy) -> Result<(), StartError> {
-    let needed = gate::max_descriptors(policy);
+    let needed = warden::max_descriptors(policy);
     let (_, hard) = step(
         "read the descriptor limit",
         getrlimit(Resource::RLIMIT_NOFILE),

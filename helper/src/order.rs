@@ -28,6 +28,9 @@ use crate::sys::socket;
 /// | `Status` | none | `Status` |
 /// | `List` | none | `Done` |
 /// | `NoteProbe` | none | `Taken` |
+/// | `Entry` | as `Perform` of a mount | `Done` |
+/// | `Keep` | none | `Taken` |
+/// | `TakeBack` | none | `TakenBack` |
 ///
 /// Each takes from the budget of the session's user, and waits for it. When that
 /// would take too long, the reply is `Done` with the error.
@@ -39,6 +42,8 @@ pub(crate) enum Order {
     Note {
         operation: Option<Operation>,
         error: ErrorReply,
+        /// Which mount of a batch it is about.
+        entry: Option<u32>,
     },
     /// The session has a reply of its own; it may send it when its user's turn
     /// comes.
@@ -52,6 +57,12 @@ pub(crate) enum Order {
     List { after: Option<MountId> },
     /// A probe ended in the session; it goes into the audit log.
     NoteProbe { target: AbsPath, error: ErrorReply },
+    /// Judge a mount and make it, until it is taken back or the connection ends.
+    Entry { operation: Operation, number: u32 },
+    /// What the `Entry` orders have mounted is to stay.
+    Keep,
+    /// What the `Entry` orders have mounted is to end.
+    TakeBack,
 }
 
 /// What a mounter answers.
@@ -63,7 +74,7 @@ pub(crate) enum OrderReply {
     Refused(ErrorReply),
     /// The end of a `Perform` or a `List`, or of any order that was not let through.
     Done(Reply),
-    /// The end of a `Note` or an `Admit`.
+    /// The end of a `Note`, an `Admit` or a `Keep`.
     Taken,
     /// The privileged half's part of the status.
     Status {
@@ -74,6 +85,8 @@ pub(crate) enum OrderReply {
     /// The end of a `Perform` whose reply the mounter has sent to the client itself,
     /// with a descriptor.
     Answered,
+    /// The end of a `TakeBack`, with what is still there.
+    TakenBack { left: Vec<MountId> },
 }
 
 /// More than any order needs: the layers of an overlay, four paths, a message and the
@@ -227,9 +240,15 @@ mod tests {
             3 => Order::List {
                 after: MountId::try_from(7).ok(),
             },
+            4 => Order::Keep,
+            5 => Order::Entry {
+                operation,
+                number: 7,
+            },
             _ => Order::Note {
                 operation: Some(operation),
                 error,
+                entry: Some(7),
             },
         }
     }
@@ -240,7 +259,7 @@ mod tests {
         /// Attack 20: an order has one spelling, and nothing else is an order.
         #[test]
         fn attack_20_only_what_is_sent_is_received(
-            number in 0_u8..5,
+            number in 0_u8..7,
             noise in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..3),
             cut in prop::option::of(any::<prop::sample::Index>()),
             more in prop::collection::vec(any::<u8>(), 0..3),

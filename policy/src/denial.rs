@@ -3,12 +3,12 @@
 use std::fmt::{Display, Write as _};
 
 use mountwarden_protocol::{
-    AbsPath, DenyReason, ErrorCode, ErrorReply, Kind, MountAttributes, Operation, Remount,
-    TmpfsInodes, TmpfsSize,
+    AbsPath, DenyReason, ErrorCode, ErrorReply, FilesystemName, FilesystemOptions, Kind,
+    MountAttributes, Operation, Remount, TmpfsInodes, TmpfsSize,
 };
 
 use crate::Peer;
-use crate::grant::{Grant, distinct};
+use crate::grant::{Grant, TypeTerms, distinct};
 
 /// How many characters of roots a message lists; a reply has to fit in a frame.
 const MAX_LISTING: usize = 400;
@@ -47,6 +47,7 @@ pub(crate) enum Check {
     Layers,
     Upper,
     Device,
+    NetworkSource,
     Filesystem,
     Suid,
     Dev,
@@ -55,6 +56,7 @@ pub(crate) enum Check {
     Size,
     Inodes,
     FilesystemOption,
+    Secret,
     Subtype,
     SourceName,
     AllowOther,
@@ -68,7 +70,7 @@ impl Check {
             Self::Target => DenyReason::TargetNotGranted,
             Self::Remount => DenyReason::RemountNotGranted,
             Self::Kind => DenyReason::KindNotGranted,
-            Self::Source => DenyReason::SourceNotGranted,
+            Self::Source | Self::NetworkSource => DenyReason::SourceNotGranted,
             Self::Recursive => DenyReason::RecursiveNotGranted,
             Self::Layers => DenyReason::LayersAboveMaximum,
             Self::Upper => DenyReason::UpperNotGranted,
@@ -80,7 +82,7 @@ impl Check {
             Self::Inodes => DenyReason::InodesAboveMaximum,
             Self::Device => DenyReason::DeviceNotGranted,
             Self::Filesystem => DenyReason::FilesystemNotGranted,
-            Self::FilesystemOption => DenyReason::OptionNotGranted,
+            Self::FilesystemOption | Self::Secret => DenyReason::OptionNotGranted,
             Self::Subtype => DenyReason::SubtypeNotGranted,
             Self::SourceName => DenyReason::SourceNameNotGranted,
             Self::AllowOther => DenyReason::AllowOtherNotGranted,
@@ -278,7 +280,10 @@ fn refused_by(grant: &Grant, check: Check, peer: &Peer, operation: &Operation) -
              {}",
             listing(&grant.terms.devices(peer.uid))
         ),
-        Check::Filesystem | Check::FilesystemOption => filesystem_refused(grant, kind),
+        Check::NetworkSource => network_source_refused(grant, kind),
+        Check::Filesystem | Check::FilesystemOption | Check::Secret => {
+            filesystem_refused(grant, kind)
+        }
         Check::Subtype | Check::SourceName | Check::AllowOther => {
             fuse_refused(grant, check, target, kind)
         }
@@ -352,34 +357,77 @@ fn filesystem_refused(grant: &Grant, kind: Option<&Kind>) -> String {
             grant.name,
             listing(&image.filesystems)
         ),
-        _ => block_refused(grant, kind),
+        _ => type_refused(grant, kind),
     }
 }
 
-/// What the grant has instead of the type, or the option, that was asked for.
-fn block_refused(grant: &Grant, kind: Option<&Kind>) -> String {
-    let (
-        Some(block),
-        Some(Kind::Block {
-            device,
-            filesystem,
-            options,
-        }),
-    ) = (&grant.terms.block, kind)
-    else {
+fn network_source_refused(grant: &Grant, kind: Option<&Kind>) -> String {
+    let (Some(network), Some(Kind::Network { source, .. })) = (&grant.terms.network, kind) else {
         return String::new();
     };
+    format!(
+        "mounting {source} is refused: your grant '{}' has only these sources: {}",
+        grant.name,
+        listing(&network.sources)
+    )
+}
+
+/// What the grant has instead of the type, the option or the secret that was asked for.
+fn type_refused(grant: &Grant, kind: Option<&Kind>) -> String {
     let name = &grant.name;
-    match block.refused(options.iter()) {
-        Some(option) if block.filesystems.contains(filesystem) => format!(
-            "the option {option} for {device} is refused: your grant '{name}' has only these \
+    match (kind, &grant.terms.block, &grant.terms.network) {
+        (
+            Some(Kind::Block {
+                device,
+                filesystem,
+                options,
+            }),
+            Some(block),
+            _,
+        ) => type_or_option_refused(&block.types, name, device, filesystem, options),
+        (
+            Some(Kind::Network {
+                source,
+                filesystem,
+                options,
+                secrets,
+            }),
+            _,
+            Some(network),
+        ) => match network.refused_secret(secrets) {
+            Some(key)
+                if network.types.filesystems.contains(filesystem)
+                    && network.types.refused(options.iter()).is_none() =>
+            {
+                format!(
+                    "the secret {key} for {source} is refused: your grant '{name}' has only these \
+                     secrets: {}",
+                    listing(&network.secrets)
+                )
+            }
+            _ => type_or_option_refused(&network.types, name, source, filesystem, options),
+        },
+        _ => String::new(),
+    }
+}
+
+fn type_or_option_refused(
+    types: &TypeTerms,
+    name: &str,
+    what: &dyn Display,
+    filesystem: &FilesystemName,
+    options: &FilesystemOptions,
+) -> String {
+    match types.refused(options.iter()) {
+        Some(option) if types.filesystems.contains(filesystem) => format!(
+            "the option {option} for {what} is refused: your grant '{name}' has only these \
              options: {}",
-            listing(&block.options)
+            listing(&types.options)
         ),
         _ => format!(
-            "mounting {device} as {filesystem} is refused: your grant '{name}' has only these \
+            "mounting {what} as {filesystem} is refused: your grant '{name}' has only these \
              types: {}",
-            listing(&block.filesystems)
+            listing(&types.filesystems)
         ),
     }
 }

@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 
 use mountwarden_protocol::{
     AbsPath, FilesystemName, FilesystemOption, FuseSubtype, ImageType, Kind, Layers,
-    MountAttributes, Propagation, SourceName, TmpfsInodes, TmpfsSize, UpperLayer,
+    MountAttributes, NetworkSource, OptionKey, Propagation, Secrets, SourceName, TmpfsInodes,
+    TmpfsSize, UpperLayer,
 };
 
 use crate::pattern;
@@ -31,6 +32,7 @@ pub(crate) struct Terms {
     pub(crate) fuse: Option<FuseTerms>,
     pub(crate) overlay: Option<OverlayTerms>,
     pub(crate) image: Option<ImageTerms>,
+    pub(crate) network: Option<NetworkTerms>,
     pub(crate) remount: bool,
     /// Beside private.
     pub(crate) propagation: BTreeSet<Propagation>,
@@ -67,9 +69,15 @@ pub(crate) struct TmpfsTerms {
 pub(crate) struct BlockTerms {
     /// Paths, once they are expanded patterns.
     pub(crate) devices: Vec<Template>,
+    pub(crate) types: TypeTerms,
+    pub(crate) read_only: bool,
+}
+
+/// The types of file systems, and their options.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct TypeTerms {
     pub(crate) filesystems: Vec<FilesystemName>,
     pub(crate) options: Vec<FilesystemOption>,
-    pub(crate) read_only: bool,
 }
 
 /// `[grant.fuse]`
@@ -101,10 +109,24 @@ pub(crate) struct ImageTerms {
     pub(crate) filesystems: Vec<ImageType>,
 }
 
+/// `[grant.network]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct NetworkTerms {
+    /// Patterns.
+    pub(crate) sources: Vec<String>,
+    pub(crate) types: TypeTerms,
+    /// The keys whose values are secrets.
+    pub(crate) secrets: Vec<OptionKey>,
+    pub(crate) read_only: bool,
+}
+
+/// The types of file systems whose source is a place on a network, or of the machine below.
+pub const NETWORK_TYPES: [&str; 7] = ["nfs", "nfs4", "cifs", "smb3", "9p", "ceph", "virtiofs"];
+
 /// The value in a grant that stands for any value.
 pub(crate) const ANY_VALUE: &str = "*";
 
-impl BlockTerms {
+impl TypeTerms {
     /// The first option that is not granted.
     pub(crate) fn refused<'o>(
         &self,
@@ -135,6 +157,18 @@ impl FuseTerms {
     }
 }
 
+impl NetworkTerms {
+    pub(crate) fn has_source(&self, source: &NetworkSource) -> bool {
+        let mut patterns = self.sources.iter();
+        patterns.any(|pattern| pattern::matches(pattern, source.as_str()))
+    }
+
+    /// The first key of a secret that is not granted.
+    pub(crate) fn refused_secret<'s>(&self, secrets: &'s Secrets) -> Option<&'s OptionKey> {
+        secrets.keys().find(|key| !self.secrets.contains(key))
+    }
+}
+
 impl Terms {
     /// The target roots for this user.
     pub(crate) fn target_roots(&self, uid: u32) -> Vec<AbsPath> {
@@ -157,6 +191,7 @@ impl Terms {
             Kind::Bind { .. } => self.bind.as_ref().is_some_and(|bind| bind.read_only),
             Kind::Block { .. } => self.block.as_ref().is_some_and(|block| block.read_only),
             Kind::Fuse { .. } => self.fuse.as_ref().is_some_and(|fuse| fuse.read_only),
+            Kind::Network { .. } => self.network.as_ref().is_some_and(|terms| terms.read_only),
             Kind::Tmpfs { .. } => false,
             Kind::Overlay { upper, .. } => upper.is_none(),
             Kind::Image { .. } => true,
@@ -176,8 +211,9 @@ impl Terms {
         let fuse = self.fuse.as_ref().map(|_| "fuse");
         let overlay = self.overlay.as_ref().map(|_| "overlay");
         let image = self.image.as_ref().map(|_| "image");
-        let kinds = [bind, tmpfs, block, fuse, overlay, image];
-        kinds.into_iter().flatten().collect()
+        let network = self.network.as_ref().map(|_| "network");
+        let all = [bind, tmpfs, block, fuse, overlay, image, network];
+        all.into_iter().flatten().collect()
     }
 
     /// The patterns of the devices for this user; none where the grant has no block.

@@ -1,12 +1,13 @@
 //! The decision.
 
 use mountwarden_protocol::{
-    AbsPath, FilesystemName, Kind, Layers, Lift, Mount, MountAttributes, MountOptions, Operation,
-    Passed, Propagation, Remount, TmpfsInodes, TmpfsMode, TmpfsSize, Unmount, UpperLayer,
+    AbsPath, FilesystemName, Kind, Layers, Lift, Mount, MountAttributes, MountOptions,
+    NetworkSource, Operation, Passed, Propagation, Remount, TmpfsInodes, TmpfsMode, TmpfsSize,
+    Unmount, UpperLayer,
 };
 
 use crate::denial::{Asked, Check, Denial, Obstacle};
-use crate::grant::{BindTerms, BlockTerms, FuseTerms, Grant, TmpfsTerms, is_within};
+use crate::grant::{BindTerms, BlockTerms, FuseTerms, Grant, NetworkTerms, TmpfsTerms, is_within};
 use crate::pattern;
 use crate::protected::Protected;
 use crate::{
@@ -185,6 +186,12 @@ fn check_kind(grant: &Grant, peer: &Peer, kind: &Kind) -> Result<(), Check> {
             let granted = image.filesystems.contains(filesystem);
             granted.then_some(()).ok_or(Check::Filesystem)
         }
+        Kind::Network {
+            source, filesystem, ..
+        } => {
+            let network = grant.terms.network.as_ref().ok_or(Check::Kind)?;
+            check_network(network, source, filesystem)
+        }
     }
 }
 
@@ -218,7 +225,7 @@ fn permitted(grant: &Grant, peer: &Peer, kind: &Kind) -> Result<PermittedKind, C
             options,
         } => {
             let block = grant.terms.block.as_ref().ok_or(Check::Kind)?;
-            if block.refused(options.iter()).is_some() {
+            if block.types.refused(options.iter()).is_some() {
                 return Err(Check::FilesystemOption);
             }
             Ok(PermittedKind::Block {
@@ -239,6 +246,26 @@ fn permitted(grant: &Grant, peer: &Peer, kind: &Kind) -> Result<PermittedKind, C
             file: file.clone(),
             filesystem: *filesystem,
         }),
+        Kind::Network {
+            source,
+            filesystem,
+            options,
+            secrets,
+        } => {
+            let network = grant.terms.network.as_ref().ok_or(Check::Kind)?;
+            if network.types.refused(options.iter()).is_some() {
+                return Err(Check::FilesystemOption);
+            }
+            if network.refused_secret(secrets).is_some() {
+                return Err(Check::Secret);
+            }
+            Ok(PermittedKind::Network {
+                source: source.clone(),
+                filesystem: filesystem.clone(),
+                options: options.clone(),
+                secrets: secrets.clone(),
+            })
+        }
     }
 }
 
@@ -253,7 +280,21 @@ fn check_block(
     if !granted.iter().any(|pattern| is_device(pattern, device)) {
         return Err(Check::Device);
     }
-    if !block.filesystems.contains(filesystem) {
+    if !block.types.filesystems.contains(filesystem) {
+        return Err(Check::Filesystem);
+    }
+    Ok(())
+}
+
+fn check_network(
+    network: &NetworkTerms,
+    source: &NetworkSource,
+    filesystem: &FilesystemName,
+) -> Result<(), Check> {
+    if !network.has_source(source) {
+        return Err(Check::NetworkSource);
+    }
+    if !network.types.filesystems.contains(filesystem) {
         return Err(Check::Filesystem);
     }
     Ok(())

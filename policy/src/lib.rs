@@ -29,10 +29,11 @@ mod verdict;
 
 pub use denial::Denial;
 pub use error::PolicyError;
+pub use grant::NETWORK_TYPES;
 pub use limits::Limits;
 pub use lint::Warning;
 pub use peer::{Accounts, Peer};
-pub use policy::{Places, Policy};
+pub use policy::{Kinds, Places, Policy};
 pub use verdict::{
     MountPermit, Permit, PermittedFuse, PermittedKind, PermittedLift, PermittedOverlay,
     RemountPermit, UnmountPermit, Verdict,

@@ -2,7 +2,8 @@
 
 use mountwarden_protocol::{
     AbsPath, FilesystemName, FilesystemOptions, FuseSubtype, ImageType, Layers, MountAttributes,
-    MountId, Passed, Propagation, SourceName, TmpfsInodes, TmpfsMode, TmpfsSize, UpperLayer,
+    MountId, NetworkSource, Passed, Propagation, Secrets, SourceName, TmpfsInodes, TmpfsMode,
+    TmpfsSize, UpperLayer,
 };
 
 use crate::Denial;
@@ -132,6 +133,18 @@ pub enum PermittedKind {
         file: AbsPath,
         /// The type of the file system in it.
         filesystem: ImageType,
+    },
+    /// A file system of a server, or of the machine below.
+    Network {
+        /// What is mounted, in the words of its type.
+        source: NetworkSource,
+        /// The type of the file system.
+        filesystem: FilesystemName,
+        /// Its own options, each of which is granted. Where the attributes have
+        /// [`MountAttributes::READ_ONLY`], the server is not written to either.
+        options: FilesystemOptions,
+        /// More of them, with values that are shown to nobody.
+        secrets: Secrets,
     },
 }
 

@@ -9,6 +9,7 @@
 //! of zero or a flag that nobody has defined does not exist as a value.
 #![forbid(unsafe_code)]
 
+mod batch;
 mod error;
 pub mod escape;
 mod filesystem;
@@ -22,10 +23,11 @@ mod reply;
 mod request;
 mod status;
 
+pub use batch::{AppliedEntry, Batch, InvalidBatch, LeftEntry, NotApplied};
 pub use error::{DenyReason, ErrorCode, ErrorReply};
 pub use filesystem::{
     FilesystemName, FilesystemOption, FilesystemOptions, FuseSubtype, ImageType, InvalidFilesystem,
-    OptionKey, OptionValue, SourceName,
+    NetworkSource, OptionKey, OptionValue, Secrets, SourceName,
 };
 pub use handshake::{Features, Hello, HelloReply, Refusal, VERSION, Versions, Welcome};
 pub use layers::{Layers, UpperLayer};

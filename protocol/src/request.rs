@@ -5,8 +5,9 @@ use std::num::NonZeroU32;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    AbsPath, FilesystemName, FilesystemOptions, FuseSubtype, ImageType, Layers, MountAttributes,
-    MountId, MountOptions, Passed, SourceName, TmpfsInodes, TmpfsMode, TmpfsSize, UpperLayer,
+    AbsPath, Batch, FilesystemName, FilesystemOptions, FuseSubtype, ImageType, Layers,
+    MountAttributes, MountId, MountOptions, NetworkSource, Passed, Secrets, SourceName,
+    TmpfsInodes, TmpfsMode, TmpfsSize, UpperLayer,
 };
 
 /// One request on an open connection; each gets one [`crate::Reply`].
@@ -35,6 +36,8 @@ pub enum Request {
         /// deadline.
         timeout_ms: NonZeroU32,
     },
+    /// Make all of these mounts, or none.
+    Apply(Batch),
 }
 
 impl Request {
@@ -48,7 +51,8 @@ impl Request {
             | Self::Explain(_)
             | Self::List { .. }
             | Self::Status
-            | Self::Probe { .. } => 0,
+            | Self::Probe { .. }
+            | Self::Apply(_) => 0,
         }
     }
 }
@@ -192,6 +196,19 @@ pub enum Kind {
         /// The type of the file system in it.
         filesystem: ImageType,
     },
+    /// A file system of a server, or of the machine below. Where
+    /// [`MountOptions::READ_ONLY`] is asked for, its server is not written to either.
+    Network {
+        /// What is mounted, in the words of its type: `server:/export`, `//server/share`,
+        /// a tag.
+        source: NetworkSource,
+        /// The type of the file system.
+        filesystem: FilesystemName,
+        /// Its own options.
+        options: FilesystemOptions,
+        /// More of them, such as a password.
+        secrets: Secrets,
+    },
 }
 
 impl Kind {
@@ -202,7 +219,10 @@ impl Kind {
             Self::Bind { source, .. } => Some(source),
             Self::Block { device, .. } => Some(device),
             Self::Image { file, .. } => Some(file),
-            Self::Tmpfs { .. } | Self::Fuse { .. } | Self::Overlay { .. } => None,
+            Self::Tmpfs { .. }
+            | Self::Fuse { .. }
+            | Self::Overlay { .. }
+            | Self::Network { .. } => None,
         }
     }
 
@@ -216,6 +236,7 @@ impl Kind {
             Self::Fuse { .. } => "fuse",
             Self::Overlay { .. } => "overlay",
             Self::Image { .. } => "image",
+            Self::Network { .. } => "network",
         }
     }
 }

@@ -13,8 +13,8 @@ use mountwarden_protocol::escape::SafePath;
 use mountwarden_protocol::{MountId, TmpfsInodes, TmpfsMode, TmpfsSize};
 
 pub(super) use self::kinds::Served;
-use self::kinds::{Imaged, Layered, PassTarget, Permissions, Restrictions};
-use super::exit;
+use self::kinds::{Imaged, Layered, Networked, PassTarget, Permissions, Restrictions};
+use super::{batch, exit};
 use crate::Error;
 
 /// Mounts and unmounts what the administrator's policy grants to this user.
@@ -42,6 +42,17 @@ pub(super) struct Arguments {
 pub(super) enum Command {
     #[command(flatten)]
     Change(Change),
+
+    /// Make all mounts that a file lists, or none: see the format below.
+    #[command(after_long_help = batch::FORMAT)]
+    Apply {
+        /// The file, in TOML or JSON; - for standard input.
+        file: PathBuf,
+
+        /// Only say of each whether the policy allows it.
+        #[arg(long)]
+        explain: bool,
+    },
 
     /// List the mounts at places that are granted to this user.
     List,
@@ -104,6 +115,10 @@ pub(super) enum Change {
 
         #[command(flatten)]
         shown: Shown,
+
+        /// The type of the file system on the device.
+        #[arg(long = "type", value_name = "TYPE", requires = "device")]
+        filesystem: Option<String>,
 
         /// Only if the topmost mount has this id.
         #[arg(long, value_name = "N", value_parser = mount_id)]
@@ -217,6 +232,10 @@ pub(super) enum Kind {
         #[arg(long)]
         read_only: bool,
 
+        /// What is mounted on the mount appears in later mount namespaces too.
+        #[arg(long)]
+        shared: bool,
+
         #[command(flatten)]
         passed: PassTarget,
 
@@ -235,6 +254,9 @@ pub(super) enum Kind {
 
     /// Mount the file system in a regular file, which is only read.
     Image(Imaged),
+
+    /// Mount a file system of a server, or of the machine below.
+    Network(Networked),
 }
 
 #[derive(Debug, Args)]
@@ -266,7 +288,7 @@ pub(super) struct Gains {
 #[group(multiple = true, requires = "Shown")]
 #[expect(clippy::struct_excessive_bools, reason = "each is a flag on the line")]
 pub(super) struct Losses {
-    /// It can be written to. This and what follows takes --source or --tmpfs, and
+    /// It can be written to. This and what follows takes --source, --tmpfs or --device, and
     /// a grant that does not force the contrary.
     #[arg(long)]
     read_write: bool,
@@ -298,6 +320,10 @@ pub(super) struct Shown {
     /// The mount is a tmpfs of this user.
     #[arg(long)]
     tmpfs: bool,
+
+    /// The mount is the file system on this device.
+    #[arg(long, value_name = "PATH", requires = "filesystem")]
+    device: Option<OsString>,
 }
 
 /// Whether the words ask for JSON, for words that clap refused.
@@ -360,7 +386,7 @@ fn inodes(text: &str) -> Result<TmpfsInodes, String> {
     TmpfsInodes::try_from(count).map_err(|error| error.to_string())
 }
 
-fn mode(text: &str) -> Result<TmpfsMode, String> {
+pub(super) fn mode(text: &str) -> Result<TmpfsMode, String> {
     let digits = text.strip_prefix("0o").unwrap_or(text);
     // from_str_radix takes a sign too.
     if digits.is_empty() || !digits.bytes().all(|byte| (b'0'..=b'7').contains(&byte)) {

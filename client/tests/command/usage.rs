@@ -58,6 +58,8 @@ const WRONG: &[&[&str]] = &[
     &["remount", "/a", "--read-only", "--suid"],
     &["remount", "/a", "--exec", "--source", "/b", "--tmpfs"],
     &["remount", "/a", "--exec", "--noexec", "--tmpfs"],
+    &["apply"],
+    &["apply", "/a", "/b"],
     &["explain"],
     &["explain", "list"],
     &["list", "/a"],

@@ -19,71 +19,42 @@ use libc::{
     SYS_read, SYS_rt_sigprocmask, SYS_seccomp, SYS_sendmsg, SYS_set_robust_list, SYS_tgkill,
     SYS_wait4, SYS_write, WNOHANG,
 };
-use mountwarden_policy::Policy;
+use mountwarden_policy::Kinds;
 use mountwarden_protocol::Role;
 
 use self::privileged::{
-    mounter_block, mounter_checks, mounter_contexts, mounter_fuse, mounter_image, mounter_overlay,
-    mounter_work, warden, warden_child,
+    mounter_block, mounter_checks, mounter_contexts, mounter_fuse, mounter_image, mounter_network,
+    mounter_overlay, mounter_work, warden, warden_child,
 };
 use self::unprivileged::{gate, gate_child, session};
 use super::entry::{Check, Entry, Int, Value, call, fd, int, is, long, no_flags, null};
 use crate::table::Source;
 
-/// The kinds of mount, beyond those of every mounter, that a mounter's peer is granted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[expect(
-    clippy::struct_excessive_bools,
-    reason = "each is a kind that is granted or not"
-)]
-pub(crate) struct Kinds {
-    pub(crate) block: bool,
-    pub(crate) fuse: bool,
-    pub(crate) overlay: bool,
-    pub(crate) image: bool,
-}
+/// Every kind that there is.
+pub(super) const ALL_KINDS: Kinds = Kinds {
+    block: true,
+    fuse: true,
+    overlay: true,
+    image: true,
+    network: true,
+};
 
-impl Kinds {
-    pub(crate) const NONE: Self = Self {
-        block: false,
-        fuse: false,
-        overlay: false,
-        image: false,
-    };
-    pub(crate) const ALL: Self = Self {
-        block: true,
-        fuse: true,
-        overlay: true,
-        image: true,
-    };
-
-    /// All that a policy grants to anybody.
-    pub(crate) fn of(policy: &Policy) -> Self {
-        let granted = policy.kinds();
-        Self {
-            block: granted.contains("block"),
-            fuse: granted.contains("fuse"),
-            overlay: granted.contains("overlay"),
-            image: granted.contains("image"),
-        }
-    }
-
-    /// Every set of these.
-    pub(crate) fn sets(self) -> impl Iterator<Item = Self> {
-        (0..16_u8)
-            .map(|bits| Self {
-                block: bits & 1 != 0,
-                fuse: bits & 2 != 0,
-                overlay: bits & 4 != 0,
-                image: bits & 8 != 0,
-            })
-            .filter(move |set| {
-                (self.block || !set.block)
-                    && (self.fuse || !set.fuse)
-                    && (self.overlay || !set.overlay)
-                    && (self.image || !set.image)
-            })
-    }
+/// Every set of kinds that a peer can have, of those that some are granted.
+pub(super) fn sets_of(granted: Kinds) -> impl Iterator<Item = Kinds> {
+    let sets = (0..32_u8).map(|set| Kinds {
+        block: set & 1 != 0,
+        fuse: set & 2 != 0,
+        overlay: set & 4 != 0,
+        image: set & 8 != 0,
+        network: set & 16 != 0,
+    });
+    sets.filter(move |set| {
+        (granted.block || !set.block)
+            && (granted.fuse || !set.fuse)
+            && (granted.overlay || !set.overlay)
+            && (granted.image || !set.image)
+            && (granted.network || !set.network)
+    })
 }
 
 /// The table of a role, where the mount table is asked in this way; of a mounter, for a
@@ -132,13 +103,14 @@ fn granted(kinds: Kinds) -> impl Iterator<Item = Entry> {
     let tables = [
         (
             "block, fuse, overlay, image",
-            kinds != Kinds::NONE,
+            kinds.block || kinds.fuse || kinds.overlay || kinds.image,
             mounter_contexts(),
         ),
         ("block", kinds.block, mounter_block()),
         ("fuse", kinds.fuse, mounter_fuse()),
         ("overlay", kinds.overlay, mounter_overlay()),
         ("image", kinds.image, mounter_image()),
+        ("network", kinds.network, mounter_network()),
     ];
     tables
         .into_iter()

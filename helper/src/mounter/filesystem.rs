@@ -10,8 +10,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use mountwarden_policy::{PermittedFuse, PermittedKind, PermittedOverlay};
 use mountwarden_protocol::escape::Safe;
 use mountwarden_protocol::{
-    AbsPath, ErrorCode, ErrorReply, FilesystemName, FilesystemOptions, ImageType, MountAttributes,
-    SourceName,
+    AbsPath, ErrorCode, ErrorReply, FilesystemName, FilesystemOption, FilesystemOptions, ImageType,
+    MountAttributes, SourceName,
 };
 use nix::errno::Errno;
 use nix::sys::statfs::fstatfs;
@@ -68,10 +68,11 @@ pub(super) fn block(
     let failed = |errno| failure::kernel("cannot mount the device", path, errno);
     let name = pinned::name(filesystem.as_str()).ok_or_else(|| failed(Errno::ENOKEY))?;
     let context = mount::open_filesystem(name).map_err(|errno| match errno {
-        Errno::ENODEV => unknown(path, filesystem),
+        Errno::ENODEV => unknown(path, filesystem).at(path),
         other => failed(other),
     })?;
-    let made = configure(context.as_fd(), options, attributes)
+    let made = mount::set_pinned(context.as_fd(), pinned::SOURCE, pinned::DEVICE)
+        .and_then(|()| configure(context.as_fd(), options.iter(), attributes))
         .and_then(|()| mount::mount_filesystem(context.as_fd(), table::kernel_bits(attributes)))
         .map_err(|errno| not_made(context.as_fd(), path, filesystem, errno))?;
     let number = table.status(made.as_fd()).map_err(failed)?.device;
@@ -96,10 +97,11 @@ pub(super) fn image(
         ImageType::Squashfs => pinned::SQUASHFS,
     };
     let context = mount::open_filesystem(name).map_err(|errno| match errno {
-        Errno::ENODEV => unknown(path, filesystem),
+        Errno::ENODEV => unknown(path, filesystem).at(path),
         other => failure::kernel("cannot mount the image", path, other),
     })?;
-    configure(context.as_fd(), &FilesystemOptions::default(), attributes)
+    mount::set_pinned(context.as_fd(), pinned::SOURCE, pinned::DEVICE)
+        .and_then(|()| configure(context.as_fd(), iter::empty(), attributes))
         .and_then(|()| mount::mount_filesystem(context.as_fd(), table::kernel_bits(attributes)))
         .map_err(|errno| match errno {
             Errno::ENOTBLK => needs_device(path, filesystem),
@@ -118,16 +120,16 @@ fn needs_device(path: &AbsPath, filesystem: ImageType) -> ErrorReply {
         .errno(failure::number(Errno::ENOTBLK))
 }
 
-fn configure(
+/// Sets what the policy lets a request set, and makes the file system.
+fn configure<'o>(
     context: BorrowedFd<'_>,
-    options: &FilesystemOptions,
+    options: impl Iterator<Item = &'o FilesystemOption>,
     attributes: MountAttributes,
 ) -> Result<(), Errno> {
-    mount::set_pinned(context, pinned::SOURCE, pinned::DEVICE)?;
     if attributes.contains(MountAttributes::READ_ONLY) {
         mount::set_flag(context, pinned::READ_ONLY)?;
     }
-    for option in options.iter() {
+    for option in options {
         let key = pinned::name(option.key.as_str()).ok_or(Errno::ENOKEY)?;
         match &option.value {
             Some(value) => set(context, key, value.as_str())?,
@@ -201,7 +203,7 @@ pub(super) fn overlay(
     attributes: MountAttributes,
 ) -> Result<OwnedFd, ErrorReply> {
     let context = mount::open_filesystem(pinned::OVERLAY).map_err(|errno| match errno {
-        Errno::ENODEV => unknown(target, "overlay"),
+        Errno::ENODEV => unknown(target, "overlay").at(target),
         other => failure::kernel("cannot make the overlay for", target, other),
     })?;
     stack(context.as_fd(), overlay)
@@ -279,17 +281,59 @@ fn not_stacked(
         .errno(failure::number(errno))
 }
 
+/// A detached mount of a network file system. It takes as long as its server does.
+pub(super) fn network(
+    kind: &PermittedKind,
+    target: &AbsPath,
+    attributes: MountAttributes,
+) -> Result<OwnedFd, ErrorReply> {
+    let failed = |errno| failure::kernel("cannot make the file system for", target, errno);
+    let PermittedKind::Network {
+        source,
+        filesystem,
+        options,
+        secrets,
+    } = kind
+    else {
+        return Err(failed(Errno::EINVAL));
+    };
+    let name = pinned::network_type(filesystem).ok_or_else(|| failed(Errno::ENOKEY))?;
+    let context = mount::open_filesystem(name).map_err(|errno| match errno {
+        Errno::ENODEV => unknown(source, filesystem).at(target),
+        other => failed(other),
+    })?;
+    let options = options.iter().chain(secrets.iter());
+    set(context.as_fd(), pinned::SOURCE, source.as_str())
+        .and_then(|()| configure(context.as_fd(), options, attributes))
+        .and_then(|()| mount::mount_filesystem(context.as_fd(), table::kernel_bits(attributes)))
+        .map_err(|errno| {
+            // The kernel may repeat an option that it refuses.
+            let said = if secrets.keys().next().is_none() {
+                said(context.as_fd())
+            } else {
+                String::new()
+            };
+            let message = format!(
+                "cannot mount {source} as {filesystem}: {}{said}",
+                errno.desc()
+            );
+            ErrorReply::new(ErrorCode::Failed, message)
+                .at(target)
+                .errno(failure::number(errno))
+        })
+}
+
 fn set(context: BorrowedFd<'_>, key: Pinned, value: &str) -> Result<(), Errno> {
     let value = CString::new(value).map_err(|_| Errno::EINVAL)?;
     mount::set_option(context, key, &value)
 }
 
-fn unknown(path: &AbsPath, filesystem: impl Display) -> ErrorReply {
+fn unknown(source: impl Display, filesystem: impl Display) -> ErrorReply {
     let message = format!(
-        "cannot mount {path} as {filesystem}: this kernel has no such file system; load its \
+        "cannot mount {source} as {filesystem}: this kernel has no such file system; load its \
          module, which the helper cannot"
     );
-    ErrorReply::new(ErrorCode::Unsupported, message).at(path)
+    ErrorReply::new(ErrorCode::Unsupported, message)
 }
 
 /// Why the kernel did not make a file system from a device, with what it says itself.

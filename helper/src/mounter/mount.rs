@@ -191,6 +191,9 @@ fn build(
             let made = filesystem::image(file, *filesystem, attributes)?;
             (made, false)
         }
+        (PermittedKind::Network { .. }, Origin::Nothing) => {
+            (filesystem::network(&permit.kind, path, attributes)?, false)
+        }
         _ => return Err(failed("no origin for")(Errno::EINVAL)),
     };
     let made = in_slot(made, Slot::Mount).map_err(failed("cannot keep the mount for"))?;

@@ -45,7 +45,9 @@ impl<'p> Unchecked<'p> {
                 passed: passed.contains(Passed::SOURCE),
                 file: files.next()?,
             },
-            Some(PermittedKind::Tmpfs { .. }) | None => Self::Nothing,
+            Some(PermittedKind::Tmpfs { .. } | PermittedKind::Network { .. }) | None => {
+                Self::Nothing
+            }
             Some(PermittedKind::Block { device, .. }) => {
                 Self::Device(device, files.next()?, files.next()?)
             }
@@ -121,7 +123,7 @@ fn layer(
 pub(super) enum Origin {
     /// A directory or regular file, for a bind.
     Location(Location),
-    /// A tmpfs.
+    /// A tmpfs, or a network file system.
     Nothing,
     /// A device with a file system.
     Device(Device),

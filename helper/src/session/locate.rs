@@ -90,7 +90,7 @@ fn origin<'a>(
             let layers = overlay.directories().map(|path| location(path, roots));
             opened(layers.collect::<Result<Vec<_>, _>>()?)
         }
-        (Some(PermittedKind::Tmpfs { .. }) | None, _) => Vec::new(),
+        (Some(PermittedKind::Tmpfs { .. } | PermittedKind::Network { .. }) | None, _) => Vec::new(),
     })
 }
 

@@ -9,6 +9,7 @@ use std::ffi::CStr;
 use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use mountwarden_protocol::FilesystemName;
 use nix::errno::Errno;
 
 /// A string at a fixed address in read-only memory.
@@ -52,6 +53,16 @@ pub(crate) static OVERLAY: Pinned = Pinned(c"overlay");
 pub(crate) static EROFS: Pinned = Pinned(c"erofs");
 /// As [`TMPFS`].
 pub(crate) static SQUASHFS: Pinned = Pinned(c"squashfs");
+/// The types of network file systems. None of them takes its source for a device.
+pub(crate) static NETWORK_TYPES: [Pinned; 7] = [
+    Pinned(c"nfs"),
+    Pinned(c"nfs4"),
+    Pinned(c"cifs"),
+    Pinned(c"smb3"),
+    Pinned(c"9p"),
+    Pinned(c"ceph"),
+    Pinned(c"virtiofs"),
+];
 /// What the mount table shows as the source of a tmpfs or an overlay.
 pub(crate) static MOUNTWARDEN: Pinned = Pinned(c"mountwarden");
 
@@ -125,10 +136,10 @@ pub(crate) static OVERLAY_LIMITS: [(Pinned, Pinned); 2] = [
 ///
 /// They follow the numbers of its layout in the order in which an order brings
 /// them, and the kernel gives out the lowest number that is free: a descriptor
-/// arrives in its slot. A tmpfs has no source, and its context gets that number; any
-/// other context gets that of the directory, which has been closed by then. A link
-/// has been closed before there is a mount, and so have all layers but the first. With a
-/// passed target the first slot holds that once more, and is not used.
+/// arrives in its slot. A tmpfs has no source, nor has a network file system, and its
+/// context gets that number; any other context gets that of the directory, which has been
+/// closed by then. A link has been closed before there is a mount, and so have all layers
+/// but the first. With a passed target the first slot holds that once more, and is not used.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Slot {
     Directory,
@@ -211,6 +222,7 @@ pub(crate) fn all() -> impl Iterator<Item = Pinned> {
     paths
         .into_iter()
         .chain([TMPFS, MOUNTWARDEN, FUSE, SOURCE, DEVICE, READ_ONLY, FUSE_FD])
+        .chain(NETWORK_TYPES)
         .chain(TMPFS_KEYS)
         .chain(FUSE_KEYS)
         .chain(FUSE_FLAGS)
@@ -326,6 +338,12 @@ pub(crate) fn pin_names<'n>(names: impl Iterator<Item = &'n str>) -> Result<(), 
     Errno::result(protected)?;
     NAMES_PINNED.store(count, Ordering::Relaxed);
     Ok(())
+}
+
+/// The pinned form of a type of network file system; `None` for another type.
+pub(crate) fn network_type(wanted: &FilesystemName) -> Option<Pinned> {
+    let is_wanted = |name: &Pinned| name.0.to_bytes() == wanted.as_str().as_bytes();
+    NETWORK_TYPES.into_iter().find(is_wanted)
 }
 
 /// The pinned form of a name; `None` where the policy does not have it.

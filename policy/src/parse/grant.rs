@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use mountwarden_protocol::{MountAttributes, Propagation, TmpfsInodes, TmpfsSize};
 
-use super::filesystems::{block, fuse, image, overlay};
+use super::filesystems::{block, fuse, image, network, overlay};
 use super::subjects::subjects;
 use super::toml_reader::{Table, Value};
 use crate::Accounts;
@@ -13,7 +13,7 @@ use crate::grant::{BindTerms, Grant, LocationTerms, Terms, TmpfsTerms};
 use crate::subjects::Subjects;
 use crate::template::Template;
 
-pub(super) const KEYS: [&str; 16] = [
+pub(super) const KEYS: [&str; 17] = [
     "name",
     "users",
     "groups",
@@ -26,6 +26,7 @@ pub(super) const KEYS: [&str; 16] = [
     "fuse",
     "overlay",
     "image",
+    "network",
     "remount",
     "propagation",
     "passed_target",
@@ -68,6 +69,7 @@ pub(super) fn grant(table: &Table<'_>, accounts: &dyn Accounts) -> Result<Grant,
     let fuse = table.get("fuse").map(|value| fuse(&value));
     let image = table.get("image").map(|value| image(&value, &subjects));
     let overlay = table.get("overlay").map(|value| overlay(&value, &subjects));
+    let network = table.get("network").map(|value| network(&value));
     let terms = Terms {
         targets,
         force,
@@ -78,6 +80,7 @@ pub(super) fn grant(table: &Table<'_>, accounts: &dyn Accounts) -> Result<Grant,
         fuse: fuse.transpose()?,
         overlay: overlay.transpose()?,
         image: image.transpose()?,
+        network: network.transpose()?,
         remount,
         propagation,
         subjects,
@@ -86,7 +89,7 @@ pub(super) fn grant(table: &Table<'_>, accounts: &dyn Accounts) -> Result<Grant,
     if terms.kinds().is_empty() {
         return Err(table.fault(
             "the grant allows no kind of mount; give it a table [grant.bind], [grant.tmpfs], \
-             [grant.block], [grant.fuse], [grant.overlay] or [grant.image]",
+             [grant.block], [grant.fuse], [grant.overlay], [grant.image] or [grant.network]",
         ));
     }
     Ok(Grant { name, terms })

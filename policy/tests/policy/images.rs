@@ -39,7 +39,7 @@ fn an_image_is_only_read() {
         places.sources,
         [path("/srv/images/1000"), path("/srv/base.erofs")]
     );
-    assert!(places.image && !places.overlay);
+    assert!(places.kinds.image && !places.kinds.overlay);
 }
 
 #[test]

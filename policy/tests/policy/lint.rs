@@ -432,3 +432,37 @@ fn descriptors_of_what_is_anybodys_are_unwise() {
         assert_eq!(warnings, unwise);
     }
 }
+
+#[test]
+fn a_server_that_a_peer_may_choose_is_unwise() {
+    let of_network = |source: &str, option: &str| {
+        of_grant(&format!(
+            "users = ['qemu']\ntarget = ['/run/vms/{{uid}}']\n[grant.network]\n\
+             source = ['{source}']\nfilesystems = ['nfs4']\noptions = ['{option}']"
+        ))
+    };
+    for (source, option, warning) in [
+        (
+            "s:/a",
+            "addr=*",
+            "the option addr=* lets a peer choose the server, whatever its source says; give the \
+             address",
+        ),
+        (
+            "s:/a",
+            "uid=*",
+            "the option uid=* lets a peer say who owns the files; give the number",
+        ),
+        (
+            "*:/a",
+            "soft",
+            "the source pattern stands for every server there is, and the kernel will parse what \
+             they answer; name the servers of this grant",
+        ),
+    ] {
+        assert_eq!(of_network(source, option), [warning]);
+    }
+    for (source, option) in [("s:/a", "addr=192.0.2.7"), ("s*:/a", "timeo=*")] {
+        assert_eq!(of_network(source, option), [""; 0]);
+    }
+}

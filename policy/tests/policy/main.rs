@@ -12,6 +12,8 @@ mod lint;
 #[cfg(test)]
 mod messages;
 #[cfg(test)]
+mod network;
+#[cfg(test)]
 mod overlays;
 #[cfg(test)]
 mod places;

@@ -152,7 +152,7 @@ fn layers_are_no_sources_and_sources_no_layers() {
     }
     let places = both.places(&peer(1000));
     assert_eq!(places.sources, [path("/srv/a"), path("/srv/b")]);
-    assert!(places.overlay && !places.fuse && !places.block);
+    assert!(places.kinds.overlay && !places.kinds.fuse && !places.kinds.block);
     let roots: Vec<_> = both.static_roots().into_iter().collect();
     assert_eq!(roots, [path("/run/vms"), path("/srv/a"), path("/srv/b")]);
     let denial = denied(&both, &peer(1000), &overlay_passed());

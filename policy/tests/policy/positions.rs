@@ -113,16 +113,16 @@ fn every_table_knows_its_keys() {
             3,
             1,
             "unknown key \"user\" in [[grant]]; the keys are name, users, groups, target, force, \
-             shared_target, bind, tmpfs, block, fuse, overlay, image, remount, propagation, \
-             passed_target, target_owner",
+             shared_target, bind, tmpfs, block, fuse, overlay, image, network, remount, \
+             propagation, passed_target, target_owner",
         ),
         (
             "version = 1\n[[grant]]\nname = 'x'\n  [grant.blocks]\n  device = []\n",
             4,
             10,
             "unknown key \"blocks\" in [[grant]]; the keys are name, users, groups, target, force, \
-             shared_target, bind, tmpfs, block, fuse, overlay, image, remount, propagation, \
-             passed_target, target_owner",
+             shared_target, bind, tmpfs, block, fuse, overlay, image, network, remount, \
+             propagation, passed_target, target_owner",
         ),
     ]);
 }
@@ -438,7 +438,7 @@ fn the_other_keys_of_a_grant_have_types() {
             2,
             1,
             "the grant allows no kind of mount; give it a table [grant.bind], [grant.tmpfs], \
-             [grant.block], [grant.fuse], [grant.overlay] or [grant.image]",
+             [grant.block], [grant.fuse], [grant.overlay], [grant.image] or [grant.network]",
         ),
         (
             "force = ['nodev', 'suid']",
@@ -649,6 +649,55 @@ fn attack_14_an_image_has_one_of_two_types() {
             "unknown key \"read_only\" in [grant.image]; the keys are file, filesystems",
         ),
     ]);
+}
+
+#[test]
+fn what_a_network_file_system_may_be_is_spelt_out() {
+    const START: &str = "name = 'g'\nusers = ['qemu']\ntarget = ['/run/a']\n[grant.network]\n";
+    for (rest, line, column, message) in [
+        (
+            "source = ['s:/a']",
+            6,
+            1,
+            "[grant.network] lacks the key filesystems, which is required",
+        ),
+        (
+            "source = []\nfilesystems = ['nfs4']",
+            7,
+            10,
+            "source must be a list of at least one pattern, in which * stands for any characters \
+             but /, not an empty list",
+        ),
+        (
+            "source = ['s:/a']\nfilesystems = ['nfs4', 'ext4']",
+            8,
+            24,
+            "\"ext4\" is refused: no type of network file system is called so; there are nfs, \
+             nfs4, cifs, smb3, 9p, ceph, virtiofs",
+        ),
+        (
+            "source = ['s:/a']\nfilesystems = ['9p']\noptions = ['rfdno=*']",
+            9,
+            12,
+            "the option \"rfdno=*\" is refused: the helper sets it itself, from the grant or from \
+             what the kernel says of the peer",
+        ),
+        (
+            "source = ['s:/a']\nfilesystems = ['cifs']\noptions = ['password=*']",
+            6,
+            1,
+            "\"password\" is a secret, which options are not: put its key into secrets, for the \
+             peer to bring the value",
+        ),
+        (
+            "source = ['s:/a']\nfilesystems = ['cifs']\nsecrets = ['pass', 'source']",
+            9,
+            20,
+            "the secret \"source\" is refused: the helper sets it itself",
+        ),
+    ] {
+        check_grant(&[(&format!("{START}{rest}"), line, column, message)]);
+    }
 }
 
 #[test]

@@ -159,7 +159,8 @@ fn golden_vectors_hold_every_variant_of_every_enumeration() {
             "Request(Explain(",
             "Request(List {",
             "Request(Status)",
-            "Request(Probe {"
+            "Request(Probe {",
+            "Request(Apply(",
         ])
     );
     assert_eq!(
@@ -182,7 +183,8 @@ fn golden_vectors_hold_every_variant_of_every_enumeration() {
             "kind: Block {",
             "kind: Fuse {",
             "kind: Overlay {",
-            "kind: Image {"
+            "kind: Image {",
+            "kind: Network {"
         ])
     );
     assert_eq!(
@@ -199,7 +201,9 @@ fn golden_vectors_hold_every_variant_of_every_enumeration() {
             "Reply(Explained(",
             "Reply(Status(",
             "Reply(Remounted(",
-            "Reply(Probed("
+            "Reply(Probed(",
+            "Reply(Applied(",
+            "Reply(NotApplied("
         ])
     );
     assert_eq!(

@@ -4,11 +4,12 @@
 use std::num::NonZeroU32;
 
 use mountwarden_protocol::{
-    AbsPath, Counters, DenyReason, ErrorCode, ErrorReply, Explanation, Features, Hello, HelloReply,
-    ImageType, Kind, LandlockReport, Layers, Lift, Limits, ListPage, Mount, MountAttributes,
-    MountId, MountInfo, MountOptions, Mounted, Operation, Outcome, Passed, ProbeAnswer, Probed,
-    Propagation, Refusal, Remount, Reply, Request, Role, RoleReport, Status, TmpfsInodes,
-    TmpfsLimits, TmpfsMode, TmpfsSize, Unmount, Unmounted, UpperLayer, Versions, Welcome,
+    AbsPath, AppliedEntry, Batch, Counters, DenyReason, ErrorCode, ErrorReply, Explanation,
+    Features, FilesystemOptions, Hello, HelloReply, ImageType, Kind, LandlockReport, Layers,
+    LeftEntry, Lift, Limits, ListPage, Mount, MountAttributes, MountId, MountInfo, MountOptions,
+    Mounted, NotApplied, Operation, Outcome, Passed, ProbeAnswer, Probed, Propagation, Refusal,
+    Remount, Reply, Request, Role, RoleReport, Status, TmpfsInodes, TmpfsLimits, TmpfsMode,
+    TmpfsSize, Unmount, Unmounted, UpperLayer, Versions, Welcome,
 };
 
 #[derive(Debug)]
@@ -110,10 +111,30 @@ fn bind() -> Operation {
     })
 }
 
+fn batch() -> Batch {
+    let scratch = Mount {
+        kind: Kind::Tmpfs {
+            size: None,
+            inodes: None,
+            mode: None,
+        },
+        target: path("/run/vms/7/tmp"),
+        options: MountOptions::NO_EXEC,
+        propagation: Propagation::Private,
+        passed: Passed::empty(),
+        lease: true,
+    };
+    match bind() {
+        Operation::Mount(bind) => Batch::try_from(vec![bind, scratch]).unwrap(),
+        other => panic!("{other:?}"),
+    }
+}
+
 fn requests() -> Vec<(&'static str, Request)> {
     let mut requests = mounts();
     requests.extend(overlays());
     requests.extend(images());
+    requests.extend(other_kinds());
     requests.extend(unmounts());
     requests.extend(remounts());
     requests.extend([
@@ -142,6 +163,7 @@ fn requests() -> Vec<(&'static str, Request)> {
                 timeout_ms: NonZeroU32::new(5000).unwrap(),
             },
         ),
+        ("request-apply", Request::Apply(batch())),
     ]);
     requests
 }
@@ -208,6 +230,60 @@ fn overlays() -> Vec<(&'static str, Request)> {
     ]
 }
 
+/// Kinds of mount that take more of the kernel.
+fn other_kinds() -> Vec<(&'static str, Request)> {
+    vec![
+        (
+            "request-perform-mount-block",
+            Request::Perform(Operation::Mount(Mount {
+                kind: Kind::Block {
+                    device: path("/dev/vg0/data"),
+                    filesystem: "ext4".parse().unwrap(),
+                    options: options(&["discard", "commit=30"]),
+                },
+                target: path("/run/vms/7/data"),
+                options: MountOptions::READ_ONLY,
+                propagation: Propagation::Private,
+                passed: Passed::empty(),
+                lease: false,
+            })),
+        ),
+        (
+            "request-perform-mount-fuse",
+            Request::Perform(Operation::Mount(Mount {
+                kind: Kind::Fuse {
+                    subtype: "sshfs".parse().unwrap(),
+                    source: Some("build@example.org:/srv".parse().unwrap()),
+                    allow_other: true,
+                    default_permissions: false,
+                    max_read: Some(0x0002_0003),
+                },
+                target: path("/run/vms/7/remote"),
+                options: MountOptions::NO_EXEC,
+                propagation: Propagation::Private,
+                passed: Passed::empty(),
+                lease: false,
+            })),
+        ),
+        (
+            "request-perform-mount-network",
+            Request::Perform(Operation::Mount(Mount {
+                kind: Kind::Network {
+                    source: "files.example.org:/srv/vm".parse().unwrap(),
+                    filesystem: "nfs4".parse().unwrap(),
+                    options: options(&["addr=192.0.2.7", "soft"]),
+                    secrets: options(&["password=hunter2"]).try_into().unwrap(),
+                },
+                target: path("/run/vms/7/files"),
+                options: MountOptions::empty(),
+                propagation: Propagation::Private,
+                passed: Passed::empty(),
+                lease: false,
+            })),
+        ),
+    ]
+}
+
 fn mounts() -> Vec<(&'static str, Request)> {
     let tmpfs = |size, inodes, mode| {
         Request::Perform(Operation::Mount(Mount {
@@ -257,42 +333,6 @@ fn mounts() -> Vec<(&'static str, Request)> {
                 Some(TmpfsInodes::try_from(4096).unwrap()),
                 Some(TmpfsMode::try_from(0o1777).unwrap()),
             ),
-        ),
-        (
-            "request-perform-mount-block",
-            Request::Perform(Operation::Mount(Mount {
-                kind: Kind::Block {
-                    device: path("/dev/vg0/data"),
-                    filesystem: "ext4".parse().unwrap(),
-                    options: ["discard", "commit=30"]
-                        .map(|option| option.parse().unwrap())
-                        .to_vec()
-                        .try_into()
-                        .unwrap(),
-                },
-                target: path("/run/vms/7/data"),
-                options: MountOptions::READ_ONLY,
-                propagation: Propagation::Private,
-                passed: Passed::empty(),
-                lease: false,
-            })),
-        ),
-        (
-            "request-perform-mount-fuse",
-            Request::Perform(Operation::Mount(Mount {
-                kind: Kind::Fuse {
-                    subtype: "sshfs".parse().unwrap(),
-                    source: Some("build@example.org:/srv".parse().unwrap()),
-                    allow_other: true,
-                    default_permissions: false,
-                    max_read: Some(0x0002_0003),
-                },
-                target: path("/run/vms/7/remote"),
-                options: MountOptions::NO_EXEC,
-                propagation: Propagation::Private,
-                passed: Passed::empty(),
-                lease: false,
-            })),
         ),
         (
             "request-perform-mount-bind-passed",
@@ -437,7 +477,36 @@ fn replies() -> Vec<(&'static str, Reply)> {
         ("reply-probed-private", probed(77, ProbeAnswer::Private)),
         ("reply-probed-absent", probed(0, ProbeAnswer::Absent)),
     ]);
+    replies.extend(applied());
     replies
+}
+
+fn applied() -> Vec<(&'static str, Reply)> {
+    let entry = |outcome, number, attributes| AppliedEntry {
+        outcome,
+        id: id(number),
+        attributes,
+    };
+    vec![
+        (
+            "reply-applied",
+            Reply::Applied(vec![
+                entry(Outcome::AlreadyMounted, 77, MountAttributes::READ_ONLY),
+                entry(Outcome::Mounted, 78, MountAttributes::all()),
+            ]),
+        ),
+        (
+            "reply-not-applied",
+            Reply::NotApplied(NotApplied {
+                entry: 2,
+                error: ErrorReply::new(ErrorCode::NotFound, "not there"),
+                left: vec![LeftEntry {
+                    entry: 1,
+                    id: id(78),
+                }],
+            }),
+        ),
+    ]
 }
 
 fn errors() -> Vec<(&'static str, Reply)> {
@@ -565,4 +634,9 @@ fn status() -> Status {
             remounted: 10,
         },
     }
+}
+
+fn options(texts: &[&str]) -> FilesystemOptions {
+    let options: Vec<_> = texts.iter().map(|text| text.parse().unwrap()).collect();
+    options.try_into().unwrap()
 }

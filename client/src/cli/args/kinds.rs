@@ -6,6 +6,7 @@ use clap::Args;
 
 /// A file system that a program serves, and the program.
 #[derive(Debug, Args)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag on the line")]
 pub(in crate::cli) struct Served {
     /// Where: an existing directory or regular file.
     pub(super) target: OsString,
@@ -34,6 +35,10 @@ pub(in crate::cli) struct Served {
     #[arg(long)]
     pub(super) read_only: bool,
 
+    /// What is mounted on the mount appears in later mount namespaces too.
+    #[arg(long)]
+    pub(super) shared: bool,
+
     #[command(flatten)]
     pub(super) passed: PassTarget,
 
@@ -51,6 +56,48 @@ pub(in crate::cli) struct Served {
     pub(in crate::cli) program: Vec<OsString>,
 }
 
+/// A network file system.
+#[derive(Debug, Args)]
+pub(in crate::cli) struct Networked {
+    /// What, in the words of its type: an export with its server, a share, or a tag.
+    pub(super) source: String,
+
+    /// Where: an existing directory.
+    pub(super) target: OsString,
+
+    /// The type of the file system: nfs4, cifs, 9p, virtiofs and the like.
+    #[arg(long = "type", value_name = "TYPE")]
+    pub(super) filesystem: String,
+
+    /// An option of the file system, where the grant allows it; may be given again.
+    /// No name is resolved: NFS takes its server's address as addr=, CIFS as ip=.
+    #[arg(long = "option", value_name = "KEY[=VALUE]")]
+    pub(super) own: Vec<String>,
+
+    /// An option whose value is the first line of a file, such as
+    /// password=/run/keys/images: the words of a command are for all to see. May be
+    /// given again.
+    #[arg(long = "secret-file", value_name = "KEY=FILE")]
+    pub(super) secrets: Vec<String>,
+
+    /// Nothing can be written, neither through the mount nor to the server.
+    #[arg(long)]
+    pub(super) read_only: bool,
+
+    /// What is mounted on the mount appears in later mount namespaces too.
+    #[arg(long)]
+    pub(super) shared: bool,
+
+    #[command(flatten)]
+    pub(super) passed: PassTarget,
+
+    #[command(flatten)]
+    pub(super) without: Restrictions,
+
+    #[command(flatten)]
+    pub(super) with: Permissions,
+}
+
 /// A file system in a regular file.
 #[derive(Debug, Args)]
 pub(in crate::cli) struct Imaged {
@@ -63,6 +110,10 @@ pub(in crate::cli) struct Imaged {
     /// The type of the file system: erofs or squashfs.
     #[arg(long = "type", value_name = "TYPE")]
     pub(super) filesystem: String,
+
+    /// What is mounted on the mount appears in later mount namespaces too.
+    #[arg(long)]
+    pub(super) shared: bool,
 
     #[command(flatten)]
     pub(super) passed: PassTarget,
@@ -95,6 +146,10 @@ pub(in crate::cli) struct Layered {
     /// Nothing can be written through the mount.
     #[arg(long)]
     pub(super) read_only: bool,
+
+    /// What is mounted on the mount appears in later mount namespaces too.
+    #[arg(long)]
+    pub(super) shared: bool,
 
     #[command(flatten)]
     pub(super) passed: PassTarget,

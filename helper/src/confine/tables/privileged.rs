@@ -22,9 +22,9 @@ use crate::sys::mount::{
     FSMOUNT_CLOEXEC, FSOPEN_CLOEXEC,
 };
 use crate::sys::pinned::{
-    DEVICE, EMPTY, EROFS, FUSE, FUSE_FD, FUSE_FLAGS, FUSE_KEYS, LOWER_DIR, MOUNTWARDEN, OVERLAY,
-    OVERLAY_LIMITS, PROC_SELF_FD, READ_ONLY, SOURCE, SQUASHFS, Slot, TMPFS, TMPFS_KEYS, UPPER_DIR,
-    WORK_DIR,
+    DEVICE, EMPTY, EROFS, FUSE, FUSE_FD, FUSE_FLAGS, FUSE_KEYS, LOWER_DIR, MOUNTWARDEN,
+    NETWORK_TYPES, OVERLAY, OVERLAY_LIMITS, PROC_SELF_FD, READ_ONLY, SOURCE, SQUASHFS, Slot, TMPFS,
+    TMPFS_KEYS, UPPER_DIR, WORK_DIR,
 };
 
 pub(super) fn warden() -> Vec<Entry> {
@@ -145,26 +145,24 @@ pub(super) fn mounter_checks() -> Vec<Entry> {
 
 /// What a mounter does to the mount table.
 pub(super) fn mounter_work() -> Vec<Entry> {
-    // A tmpfs has no source, so that its context gets that number.
-    let of_tmpfs = fd(0, Slot::Source.number(), "the free slot of a source");
     let mut options = call!(
         SYS_fsconfig,
         "the options of a tmpfs, by pinned keys",
         [
-            of_tmpfs,
+            SOURCELESS,
             is!(1, cmd = FSCONFIG_CMD_CREATE),
             null(2, "key"),
             null(3, "value")
         ],
         [
-            of_tmpfs,
+            SOURCELESS,
             is!(1, cmd = FSCONFIG_SET_STRING),
             pinned(2, "key", SOURCE),
             pinned(3, "value", MOUNTWARDEN)
         ]
     );
     let set = is!(1, cmd = FSCONFIG_SET_STRING);
-    let keys = TMPFS_KEYS.map(|key| vec![of_tmpfs, set, pinned(2, "key", key)]);
+    let keys = TMPFS_KEYS.map(|key| vec![SOURCELESS, set, pinned(2, "key", key)]);
     options.forms.extend(keys);
     let (made, target) = (slot(0, Slot::Mount), slot(0, Slot::Target));
     let empty = pinned(1, "path", EMPTY);
@@ -178,8 +176,8 @@ pub(super) fn mounter_work() -> Vec<Entry> {
         ),
         call!(
             SYS_fsmount,
-            "a detached mount of a tmpfs",
-            [of_tmpfs, is!(1, flags = FSMOUNT_CLOEXEC)]
+            "a detached mount of what has no source",
+            [SOURCELESS, is!(1, flags = FSMOUNT_CLOEXEC)]
         ),
         call!(
             SYS_fsopen,
@@ -438,7 +436,45 @@ pub(super) fn mounter_image() -> Vec<Entry> {
     ]
 }
 
-/// The context of a file system other than a tmpfs.
+/// What only a mounter does whose peer is granted network file systems. The source may be
+/// any text, but of these types alone, none of which takes it for a device.
+pub(super) fn mounter_network() -> Vec<Entry> {
+    let set = is!(1, cmd = FSCONFIG_SET_STRING);
+    let flag = is!(1, cmd = FSCONFIG_SET_FLAG);
+    let value = null(3, "value");
+    let mut types = call!(SYS_fsopen, "a network file system");
+    types.forms = NETWORK_TYPES
+        .map(|name| vec![pinned(0, "type", name), is!(1, flags = FSOPEN_CLOEXEC)])
+        .to_vec();
+    vec![
+        types,
+        call!(
+            SYS_fsconfig,
+            "its source, and options that the policy names",
+            [SOURCELESS, set, pinned(2, "key", SOURCE)],
+            [SOURCELESS, flag, pinned(2, "key", READ_ONLY), value],
+            [SOURCELESS, flag, policy_name(2, "key"), value],
+            [SOURCELESS, set, policy_name(2, "key")]
+        ),
+        call!(
+            SYS_read,
+            "what the kernel says of a network file system that it does not make",
+            [SOURCELESS]
+        ),
+    ]
+}
+
+/// The context of a file system that is made from no descriptor.
+const SOURCELESS: Check = Check {
+    index: 0,
+    name: "fd",
+    value: Value::Int {
+        bits: Slot::Source.number().cast_unsigned(),
+        means: "the free slot of a source",
+    },
+};
+
+/// The context of a file system other than that.
 const CONTEXT: Check = Check {
     index: 0,
     name: "fd",

@@ -119,6 +119,7 @@ pub(crate) fn attack_20_bytes_that_are_no_order(sandbox: &Sandbox) -> Result<(),
         encoded(&Order::Note {
             operation: None,
             error,
+            entry: None,
         })
     };
     let longest = note(MAX_MESSAGE - note(0).len());
@@ -456,7 +457,12 @@ pub(crate) fn attack_33_notes(sandbox: &Sandbox) -> Result<(), Skip> {
                 error.reason = reason;
                 error.errno = Some(-1);
                 let operation = operation.clone();
-                let note = Order::Note { operation, error };
+                let entry = None;
+                let note = Order::Note {
+                    operation,
+                    error,
+                    entry,
+                };
                 hostile.channel.send(&note, &[]);
                 hostile.channel.taken();
                 sent += 1;

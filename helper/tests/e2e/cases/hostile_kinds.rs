@@ -6,7 +6,7 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 
 use mountwarden_client::protocol::Operation;
-use mountwarden_client::{Block, ErrorCode, Fuse, Image, Outcome, Overlay};
+use mountwarden_client::{Block, ErrorCode, Fuse, Image, Network, Outcome, Overlay};
 use nix::libc;
 
 use super::{images, overlays};
@@ -315,7 +315,8 @@ pub(crate) fn attack_26_a_connection_in_use(sandbox: &Sandbox) -> Result<(), Ski
 pub(crate) fn attack_26_what_others_are_granted(sandbox: &Sandbox) -> Result<(), Skip> {
     let theirs = "\n[[grant]]\nname = \"theirs\"\nusers = [4001]\ntarget = [\"@DIR@/mnt\"]\n  \
                   [grant.block]\n  device = [\"/dev/*\"]\n  filesystems = [\"ext4\"]\n  \
-                  [grant.fuse]\n  subtypes = [\"*\"]\n";
+                  [grant.fuse]\n  subtypes = [\"*\"]\n  \
+                  [grant.network]\n  source = [\"*\"]\n  filesystems = [\"nfs4\"]\n";
     sandbox.policy(&format!("{POLICY}{theirs}"));
     let daemon = Daemon::start(sandbox);
     let hostile = HostileSession::take(&daemon)?;
@@ -323,6 +324,7 @@ pub(crate) fn attack_26_what_others_are_granted(sandbox: &Sandbox) -> Result<(),
     for operation in [
         Operation::from(Block::new("/dev/loop0", "ext4", &target).unwrap()),
         Operation::from(Fuse::new("none", &target).unwrap()),
+        Operation::from(Network::new("server", "nfs4", &target).unwrap()),
     ] {
         let null = directory("/dev/null");
         let files = [directory(sandbox.path("mnt")), directory(&target), null];

@@ -269,6 +269,7 @@ pub(crate) fn attack_22_counts_of_descriptors(sandbox: &Sandbox) -> Result<(), S
     let noted = Order::Note {
         operation: None,
         error: ErrorReply::new(ErrorCode::NotFound, "not there"),
+        entry: None,
     };
     let two = "a mount or remount takes a directory and a target";
     let kind = "the descriptors are not those of this kind";

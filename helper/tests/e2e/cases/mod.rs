@@ -3,6 +3,10 @@
 mod absent;
 mod asking;
 mod audit;
+mod batch_attacks;
+mod batch_command;
+mod batch_deaths;
+mod batches;
 pub(crate) mod between;
 mod block;
 mod cli;
@@ -28,6 +32,7 @@ mod limits;
 mod manager;
 mod mountinfo;
 mod mounting;
+mod networked;
 mod overlay_attacks;
 mod overlays;
 mod pace;
@@ -89,12 +94,14 @@ cases! {
         attack_26_what_others_are_granted
     }
     rounds {
+        batch
         bind
         tmpfs
         block
         fuse
         overlay
         image
+        network
     }
     serving {
         a_client_serves_it
@@ -119,6 +126,8 @@ cases! {
         attack_14_refused_unless_granted
         attack_19_read_only_reaches_the_device
         a_corrupt_file_system_is_an_error
+        a_remount_lifts
+        attack_31_a_device_that_vanishes
         an_unknown_type_is_unsupported
         by_the_command
     }
@@ -152,8 +161,20 @@ cases! {
         at_a_passed_target
         by_the_command
     }
+    networked {
+        nfs4
+        virtiofs
+        a_lease_ends_it
+        attack_14_refusals
+        attack_31_a_server_that_never_answers
+        attack_31_a_server_that_goes
+        a_secret_is_nobodys
+        an_export_that_is_not_there
+        each_type_is_asked_of_the_kernel
+    }
     mounting {
         bind_directory
+        from_all_of_the_tree
         bind_file
         bind_read_only
         attack_09_recursive_only_where_granted
@@ -456,6 +477,7 @@ cases! {
     passed_kinds {
         a_device
         a_served_file_system
+        a_program_that_does_not_start
         a_lease
     }
     passed_attacks {
@@ -483,6 +505,38 @@ cases! {
         many_at_once
         attack_34_no_descriptor_for_it
         the_command_holds_it
+    }
+    batches {
+        a_tree_is_applied
+        a_failure_at_any_place_leaves_nothing
+        attack_26_denied_last_and_nothing_is_tried
+        what_is_there_already_stays
+        a_device_among_others
+        leases_of_a_batch
+        limits_hold_across_a_batch
+        busy_and_covered_when_taken_back
+        unfinished_is_not_already_mounted
+        two_clients_apply_the_same
+        not_without_unique_ids
+    }
+    batch_command {
+        applies_a_file
+        holds_leases
+    }
+    batch_deaths {
+        attack_30_whoever_is_killed
+        attack_30_a_client_that_has_gone
+        attack_30_killed_at_any_moment
+        attack_31_a_source_that_hangs
+        a_stop_takes_it_back
+        a_killed_helper_leaves_a_part
+    }
+    batch_attacks {
+        attack_26_entries_without_an_end
+        attack_26_orders_out_of_place
+        attack_26_what_it_did_not_make
+        attack_26_places_run_out
+        attack_21_a_spent_budget_holds_up_no_end
     }
     probes {
         alive_and_absent

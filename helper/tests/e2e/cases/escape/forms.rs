@@ -50,6 +50,7 @@ impl Pinned {
             ("6pinned11MOUNTWARDEN", 1),
             ("6pinned10TMPFS_KEYS", 5),
             ("6pinned4FUSE", 1),
+            ("6pinned13NETWORK_TYPES", 7),
             ("6pinned6SOURCE", 1),
             ("6pinned6DEVICE", 1),
             ("6pinned9READ_ONLY", 1),

@@ -165,6 +165,9 @@ target = ["@DIR@/served"]
   [grant.image]
   file = ["@DIR@/src"]
   filesystems = ["erofs"]
+  [grant.network]
+  source = ["none"]
+  filesystems = ["nfs4"]
 "#;
 
 impl<'a> Scene<'a> {
