@@ -74,7 +74,7 @@ pub struct Client {
     connection: Option<Connection>,
     welcome: Welcome,
     /// The mounts that end with that connection.
-    leases: BTreeSet<MountId>,
+    pub(crate) leases: BTreeSet<MountId>,
 }
 
 /// How to connect; made by [`Client::builder`].
@@ -291,7 +291,7 @@ impl Client {
         }
     }
 
-    fn call(&mut self, request: &Request) -> Result<Reply, Error> {
+    pub(crate) fn call(&mut self, request: &Request) -> Result<Reply, Error> {
         let mut call = self.begin();
         self.exchange(request, &mut call)
     }
@@ -361,7 +361,7 @@ impl Client {
         Ok(connection)
     }
 
-    fn misfit(&mut self, reply: &Reply, wanted: &str) -> Error {
+    pub(crate) fn misfit(&mut self, reply: &Reply, wanted: &str) -> Error {
         let got = match reply {
             Reply::Error(_) => "an error",
             Reply::Mounted(_) => "a mount",
@@ -372,11 +372,13 @@ impl Client {
             Reply::Remounted(_) => "a remount",
             Reply::Probed(_) => "a probe",
             Reply::Detached(_) => "a detached mount",
+            Reply::Applied(_) => "a batch",
+            Reply::NotApplied(_) => "the failure of a batch",
         };
         self.broken(&format!("it answered a request for {wanted} with {got}"))
     }
 
-    fn broken(&mut self, what: &str) -> Error {
+    pub(crate) fn broken(&mut self, what: &str) -> Error {
         self.connection = None;
         Error::protocol(&self.socket, what)
     }
@@ -401,7 +403,7 @@ impl<'fd> Call<'fd> {
 
 /// Whether a request changes the mount table.
 fn changes(request: &Request) -> bool {
-    matches!(request, Request::Perform(_))
+    matches!(request, Request::Perform(_) | Request::Apply(_))
 }
 
 /// Whether a request that may have been carried out can be sent again.
@@ -413,6 +415,8 @@ fn repeatable(request: &Request) -> bool {
         Request::Perform(Operation::Mount(mount)) => {
             !mount.lease && !mount.passed.contains(Passed::TARGET)
         }
+        // What was made of it may end in a moment.
+        Request::Apply(_) => false,
         Request::Perform(Operation::Remount(_) | Operation::Detach(_))
         | Request::Explain(_)
         | Request::List { .. }

@@ -1,7 +1,7 @@
 //! What can go wrong, for a program and for a person.
 
 use std::collections::BTreeSet;
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -10,8 +10,8 @@ use mountwarden_protocol::{
     DenyReason, ErrorCode, ErrorReply, InvalidFilesystem, InvalidPath, MountId, Refusal, Versions,
 };
 
-use crate::SOCKET_VARIABLE;
 use crate::connection::Failure;
+use crate::{BatchFailure, SOCKET_VARIABLE};
 
 type Source = Box<dyn std::error::Error + Send + Sync>;
 
@@ -49,6 +49,7 @@ struct Inner {
     message: String,
     path: Option<PathBuf>,
     reply: Option<ErrorReply>,
+    batch: Option<BatchFailure>,
     source: Option<Source>,
 }
 
@@ -207,12 +208,19 @@ impl Error {
         self.reply()?.mount
     }
 
+    /// Which mount of a batch could not be made, and what is left of the others.
+    #[must_use]
+    pub fn batch(&self) -> Option<&BatchFailure> {
+        self.0.batch.as_ref()
+    }
+
     fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
         Self(Box::new(Inner {
             kind,
             message: message.into(),
             path: None,
             reply: None,
+            batch: None,
             source: None,
         }))
     }
@@ -222,7 +230,7 @@ impl Error {
         self
     }
 
-    fn caused_by(mut self, source: impl Into<Source>) -> Self {
+    pub(crate) fn caused_by(mut self, source: impl Into<Source>) -> Self {
         self.0.source = Some(source.into());
         self
     }
@@ -242,6 +250,30 @@ impl Error {
         .caused_by(error)
     }
 
+    pub(crate) fn invalid_request(message: impl Into<String>) -> Self {
+        Self::new(ErrorKind::InvalidRequest, message)
+    }
+
+    /// Says which mount of a batch it was, and what could not be taken back.
+    pub(crate) fn of_batch(mut self, failure: BatchFailure) -> Self {
+        let message = &mut self.0.message;
+        *message = format!("mount[{}]: {message}", failure.entry);
+        if failure.left.is_empty() {
+            message.push_str("; nothing of the batch was done");
+        }
+        for left in &failure.left {
+            let target = SafePath(left.target.as_path());
+            let id = left.id;
+            // Writing to a string cannot fail.
+            let _ = write!(
+                message,
+                "; the mount {id} at {target} could not be taken back"
+            );
+        }
+        self.0.batch = Some(failure);
+        self
+    }
+
     pub(crate) fn invalid_value(what: &str, error: InvalidFilesystem) -> Self {
         Self::new(
             ErrorKind::InvalidRequest,
@@ -256,6 +288,12 @@ impl Error {
             ErrorKind::InvalidRequest,
             format!("a mount that brings a descriptor is asked for by {method}"),
         )
+    }
+
+    #[cfg(feature = "cli")]
+    pub(crate) fn unreadable(file: &Path, error: &std::io::Error) -> Self {
+        let message = format!("the secret cannot be read from {}: {error}", file.display());
+        Self::new(ErrorKind::InvalidRequest, message)
     }
 
     #[cfg(feature = "cli")]
@@ -283,12 +321,12 @@ impl Error {
         self
     }
 
-    pub(crate) fn cannot_open(path: &Path, error: std::io::Error) -> Self {
+    pub(crate) fn cannot_open(path: &Path, purpose: &str, error: std::io::Error) -> Self {
         let kind = match error.kind() {
             std::io::ErrorKind::NotFound => ErrorKind::NotFound,
             _ => ErrorKind::Failed,
         };
-        let message = format!("cannot open \"{}\" to pass it: {error}", SafePath(path));
+        let message = format!("cannot open \"{}\" to {purpose}: {error}", SafePath(path));
         Self::new(kind, message).at(path).caused_by(error)
     }
 
@@ -303,6 +341,16 @@ impl Error {
         let message = format!("cannot attach at \"{}\": {error}{advice}", SafePath(path));
         let failed = Self::new(ErrorKind::Failed, message);
         failed.at(path).caused_by(error)
+    }
+
+    #[cfg(feature = "cli")]
+    pub(crate) fn unreadable_batch(path: &Path, why: &str) -> Self {
+        let message = format!(
+            "the batch in \"{}\" is not understood: {}",
+            SafePath(path),
+            Safe(why)
+        );
+        Self::invalid_request(message).at(path)
     }
 
     /// Adds what the person at the command line should do.

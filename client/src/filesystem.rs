@@ -1,12 +1,13 @@
-//! File systems on devices, and those that a program of the caller serves.
+//! File systems on devices and in files, those that a program of the caller serves, and
+//! overlays.
 
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use mountwarden_protocol::{
-    AbsPath, FilesystemName, FilesystemOption, FilesystemOptions, FuseSubtype, InvalidFilesystem,
-    Kind, Mount, MountOptions, Mounted, Operation, OptionKey, OptionValue, Passed, Propagation,
-    SourceName,
+    AbsPath, FilesystemName, FilesystemOption, FilesystemOptions, FuseSubtype, ImageType,
+    InvalidFilesystem, Kind, Layers, Mount, MountOptions, Mounted, Operation, OptionKey,
+    OptionValue, Passed, Propagation, SourceName, UpperLayer,
 };
 
 use crate::Error;
@@ -80,15 +81,7 @@ impl Block {
     /// value of an option, such as several in one text, for a key that was given
     /// before, and for more options than [`FilesystemOptions::MAX`].
     pub fn option(mut self, key: &str, value: Option<&str>) -> Result<Self, Error> {
-        let key: OptionKey = read("option", key)?;
-        let value: Option<OptionValue> = value
-            .map(|value| read("value of an option", value))
-            .transpose()?;
-        let mut options: Vec<FilesystemOption> = self.own.into();
-        options.push(FilesystemOption { key, value });
-        self.own = options
-            .try_into()
-            .map_err(|error: InvalidFilesystem| Error::invalid_value("options", error))?;
+        self.own = with(self.own, key, value)?;
         Ok(self)
     }
 
@@ -182,6 +175,141 @@ impl Fuse {
     common_options!();
 }
 
+/// Directories that are seen as one.
+///
+/// Unless an upper layer is asked for, it is read-only; it is `nosuid` and `nodev`, and has
+/// every attribute of the mounts that its layers lie on.
+///
+/// The kernel reads the layers with the rights of the helper's user: what that user may not
+/// read, nobody reads through the overlay, whoever owns it.
+///
+/// ```
+/// # fn main() -> Result<(), mountwarden_client::Error> {
+/// use mountwarden_client::{ErrorKind, Overlay};
+///
+/// // The first layer hides what the second has under the same name.
+/// let root = Overlay::new(["/srv/layers/app", "/srv/layers/base"], "/run/vms/7/root")?;
+///
+/// let none: [&str; 0] = [];
+/// let error = Overlay::new(none, "/run/vms/7/root").unwrap_err();
+/// assert_eq!(error.kind(), ErrorKind::InvalidRequest);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[must_use = "it does nothing until Client::mount is given it"]
+pub struct Overlay {
+    lower: Layers,
+    upper: Option<UpperLayer>,
+    target: AbsPath,
+    options: MountOptions,
+    propagation: Propagation,
+    lease: bool,
+}
+
+impl Overlay {
+    /// The directories `lower`, the topmost first, at `target`, an existing directory.
+    ///
+    /// # Errors
+    /// [`InvalidRequest`](crate::ErrorKind::InvalidRequest) as for
+    /// [`Bind::new`](crate::Bind::new), and for no layer or more than [`Layers::MAX`].
+    pub fn new<P: AsRef<Path>>(
+        lower: impl IntoIterator<Item = P>,
+        target: impl AsRef<Path>,
+    ) -> Result<Self, Error> {
+        let lower: Vec<AbsPath> = lower
+            .into_iter()
+            .map(|layer| checked("layer", layer.as_ref()))
+            .collect::<Result<_, _>>()?;
+        Ok(Self {
+            lower: lower
+                .try_into()
+                .map_err(|error: InvalidFilesystem| Error::invalid_value("layers", error))?,
+            upper: None,
+            target: checked("target", target.as_ref())?,
+            options: MountOptions::empty(),
+            propagation: Propagation::Private,
+            lease: false,
+        })
+    }
+
+    /// What is written goes to the directory `upper`, for which the kernel needs `work`, a
+    /// directory on the same file system. Denied unless the grant allows it, and then
+    /// [`Unsupported`](crate::ErrorKind::Unsupported) where the kernel asks for more
+    /// capabilities than the helper has, as all do that are known.
+    ///
+    /// # Errors
+    /// [`InvalidRequest`](crate::ErrorKind::InvalidRequest) as for
+    /// [`Bind::new`](crate::Bind::new).
+    pub fn upper(mut self, upper: impl AsRef<Path>, work: impl AsRef<Path>) -> Result<Self, Error> {
+        self.upper = Some(UpperLayer {
+            upper: checked("upper layer", upper.as_ref())?,
+            work: checked("work directory", work.as_ref())?,
+        });
+        Ok(self)
+    }
+
+    /// Nothing can be written through the mount (`ro`), as without an upper layer.
+    pub fn read_only(mut self) -> Self {
+        self.options.insert(MountOptions::READ_ONLY);
+        self
+    }
+
+    common_options!();
+}
+
+/// A file system in a regular file, which is only read.
+///
+/// Unless more is asked for, it is `nosuid` and `nodev`.
+///
+/// ```
+/// # fn main() -> Result<(), mountwarden_client::Error> {
+/// use mountwarden_client::{ErrorKind, Image};
+///
+/// let base = Image::new("/srv/images/base.erofs", "erofs", "/run/vms/7/base")?.no_exec();
+///
+/// let error = Image::new("/srv/images/base.img", "ext4", "/run/vms/7/base").unwrap_err();
+/// assert_eq!(error.kind(), ErrorKind::InvalidRequest);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[must_use = "it does nothing until Client::mount is given it"]
+pub struct Image {
+    file: AbsPath,
+    filesystem: ImageType,
+    target: AbsPath,
+    options: MountOptions,
+    propagation: Propagation,
+    lease: bool,
+}
+
+impl Image {
+    /// The file system of that type, `erofs` or `squashfs`, in `file` at `target`, an
+    /// existing directory. [`Unsupported`](crate::ErrorKind::Unsupported) where the kernel
+    /// reads such a file system from a block device alone, as every one does with squashfs.
+    ///
+    /// # Errors
+    /// [`InvalidRequest`](crate::ErrorKind::InvalidRequest) as for
+    /// [`Bind::new`](crate::Bind::new), and for another type.
+    pub fn new(
+        file: impl AsRef<Path>,
+        filesystem: &str,
+        target: impl AsRef<Path>,
+    ) -> Result<Self, Error> {
+        Ok(Self {
+            file: checked("image", file.as_ref())?,
+            filesystem: read("type", filesystem)?,
+            target: checked("target", target.as_ref())?,
+            options: MountOptions::empty(),
+            propagation: Propagation::Private,
+            lease: false,
+        })
+    }
+
+    common_options!();
+}
+
 /// A FUSE file system that was mounted and waits for its program.
 #[derive(Debug)]
 #[non_exhaustive]
@@ -235,13 +363,74 @@ impl From<Fuse> for Mount {
     }
 }
 
+impl From<Image> for Mount {
+    fn from(image: Image) -> Self {
+        Self {
+            kind: Kind::Image {
+                file: image.file,
+                filesystem: image.filesystem,
+            },
+            target: image.target,
+            options: image.options,
+            propagation: image.propagation,
+            passed: Passed::empty(),
+            lease: image.lease,
+        }
+    }
+}
+
+impl From<Image> for Operation {
+    fn from(image: Image) -> Self {
+        Self::Mount(image.into())
+    }
+}
+
+impl From<Overlay> for Mount {
+    fn from(overlay: Overlay) -> Self {
+        Self {
+            kind: Kind::Overlay {
+                lower: overlay.lower,
+                upper: overlay.upper,
+            },
+            target: overlay.target,
+            options: overlay.options,
+            propagation: overlay.propagation,
+            passed: Passed::empty(),
+            lease: overlay.lease,
+        }
+    }
+}
+
+impl From<Overlay> for Operation {
+    fn from(overlay: Overlay) -> Self {
+        Self::Mount(overlay.into())
+    }
+}
+
 impl From<Fuse> for Operation {
     fn from(fuse: Fuse) -> Self {
         Self::Mount(fuse.into())
     }
 }
 
-fn read<T>(what: &str, text: &str) -> Result<T, Error>
+/// The options and one more.
+pub(crate) fn with(
+    options: FilesystemOptions,
+    key: &str,
+    value: Option<&str>,
+) -> Result<FilesystemOptions, Error> {
+    let key: OptionKey = read("option", key)?;
+    let value: Option<OptionValue> = value
+        .map(|value| read("value of an option", value))
+        .transpose()?;
+    let mut options: Vec<FilesystemOption> = options.into();
+    options.push(FilesystemOption { key, value });
+    options
+        .try_into()
+        .map_err(|error: InvalidFilesystem| Error::invalid_value("options", error))
+}
+
+pub(crate) fn read<T>(what: &str, text: &str) -> Result<T, Error>
 where
     T: std::str::FromStr<Err = InvalidFilesystem>,
 {

@@ -31,6 +31,7 @@
 //! that may be repeated reconnect once when the helper was restarted ([`Client`]).
 #![forbid(unsafe_code)]
 
+mod batch;
 #[cfg(feature = "cli")]
 pub mod cli;
 mod client;
@@ -41,21 +42,24 @@ mod detach;
 mod error;
 mod filesystem;
 mod list;
+mod network;
 mod operation;
 mod passing;
 mod probe;
 
+pub use batch::{Applied, Batch, BatchFailure, Left};
 pub use client::{Builder, Client, DEFAULT_SOCKET, DEFAULT_TIMEOUT, SOCKET_VARIABLE};
 pub use detach::{Detach, DetachedMount};
 pub use error::{Error, ErrorKind};
-pub use filesystem::{Block, Fuse, FuseMount};
+pub use filesystem::{Block, Fuse, FuseMount, Image, Overlay};
 pub use mountwarden_protocol as protocol;
 pub use mountwarden_protocol::{
     AbsPath, Counters, DenyReason, Detached, ErrorCode, ErrorReply, Explanation, FilesystemOptions,
-    InvalidFilesystem, InvalidOption, InvalidPath, LandlockReport, Limits, MountAttributes,
-    MountId, MountInfo, Mounted, Operation, Outcome, Role, RoleReport, Status, TmpfsInodes,
-    TmpfsLimits, TmpfsMode, TmpfsSize, Unmounted, Versions,
+    InvalidBatch, InvalidFilesystem, InvalidOption, InvalidPath, LandlockReport, Layers, Limits,
+    MountAttributes, MountId, MountInfo, Mounted, Operation, Outcome, Role, RoleReport, Status,
+    TmpfsInodes, TmpfsLimits, TmpfsMode, TmpfsSize, Unmounted, Versions,
 };
+pub use network::Network;
 pub use operation::{Bind, Remount, Tmpfs, Unmount};
 pub use passing::Passing;
 pub use probe::{Health, Probe};

@@ -3,12 +3,13 @@
 use std::path::Path;
 
 use mountwarden_protocol::{
-    AbsPath, Kind, Lift, Mount, MountAttributes, MountId, MountInfo, MountOptions, Mounted,
-    Operation, Passed, Propagation, Remount as RemountRequest, TmpfsInodes, TmpfsMode, TmpfsSize,
-    Unmount as UnmountRequest,
+    AbsPath, FilesystemOptions, Kind, Lift, Mount, MountAttributes, MountId, MountInfo,
+    MountOptions, Mounted, Operation, Passed, Propagation, Remount as RemountRequest, TmpfsInodes,
+    TmpfsMode, TmpfsSize, Unmount as UnmountRequest,
 };
 
 use crate::Error;
+use crate::filesystem::read;
 
 /// Flags that every mount takes.
 macro_rules! common_flags {
@@ -316,6 +317,27 @@ impl Remount {
     pub fn lift_from_tmpfs(self, attributes: MountAttributes) -> Self {
         let (size, inodes, mode) = (None, None, None);
         self.lift(attributes, Kind::Tmpfs { size, inodes, mode })
+    }
+
+    /// Attributes that the mount loses, which must be the file system of that type on
+    /// `device`. [`Denied`](crate::ErrorKind::Denied) where the grant forces one of them.
+    /// A file system that was mounted to read alone goes on writing nothing.
+    ///
+    /// # Errors
+    /// [`InvalidRequest`](crate::ErrorKind::InvalidRequest) as for
+    /// [`Block::new`](crate::Block::new).
+    pub fn lift_from_block(
+        self,
+        attributes: MountAttributes,
+        device: impl AsRef<Path>,
+        filesystem: &str,
+    ) -> Result<Self, Error> {
+        let kind = Kind::Block {
+            device: checked("device", device.as_ref())?,
+            filesystem: read("type", filesystem)?,
+            options: FilesystemOptions::default(),
+        };
+        Ok(self.lift(attributes, kind))
     }
 
     fn lift(mut self, attributes: MountAttributes, kind: Kind) -> Self {

@@ -81,6 +81,6 @@ impl<'fd> Passing<'fd> {
 /// The kernel's path of a descriptor (`proc_pid_fd(5)`).
 pub(crate) fn path_of(what: &str, file: BorrowedFd<'_>) -> Result<AbsPath, Error> {
     let link = PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
-    let path = fs::read_link(&link).map_err(|error| Error::cannot_open(&link, error))?;
+    let path = fs::read_link(&link).map_err(|error| Error::cannot_open(&link, "pass it", error))?;
     AbsPath::new(&path).map_err(|error| Error::invalid_path(what, &path, error))
 }

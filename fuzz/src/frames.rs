@@ -66,8 +66,14 @@ fn message(body: &[u8]) {
     let _ = agree::<Hello>(body);
     let _ = agree::<HelloReply>(body);
     let _ = agree::<Reply>(body);
-    if let Ok(Request::Perform(operation) | Request::Explain(operation)) = agree::<Request>(body) {
-        paths(&operation);
+    match agree::<Request>(body) {
+        Ok(Request::Perform(operation) | Request::Explain(operation)) => paths(&operation),
+        Ok(Request::Apply(batch)) => {
+            for mount in batch.iter() {
+                paths(&Operation::Mount(mount.clone()));
+            }
+        }
+        _ => {}
     }
 }
 

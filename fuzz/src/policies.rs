@@ -109,7 +109,7 @@ pub fn policy_parse(data: &[u8]) {
                 Permit::Unmount(permit) => &permit.target,
                 Permit::Detach(permit) => {
                     assert_eq!(Some(&permit.source), operation.source());
-                    assert!(places.detached && operation.target().is_none());
+                    assert!(places.kinds.detached && operation.target().is_none());
                     let source = &permit.source;
                     let granted = |root: &AbsPath| source == root || source.is_beneath(root);
                     assert!(places.sources.iter().any(granted), "{source} is no source");

@@ -6,21 +6,21 @@
 //! long for that ends in `...`.
 #![forbid(unsafe_code)]
 
-use std::fmt::Write as _;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+mod line;
+
+use std::fmt::Display;
+use std::time::Duration;
 
 use mountwarden_protocol::{
-    AbsPath, ErrorCode, ErrorReply, Kind, Operation, Outcome, Propagation, Reply, Role, Unmount,
+    AbsPath, ErrorCode, ErrorReply, Kind, Mount, Operation, Outcome, Propagation, Reply, Role,
+    Unmount,
 };
 use nix::errno::Errno;
 use nix::unistd::{Pid, getpid};
 
+use self::line::Line;
 use crate::peer::AttestedPeer;
 use crate::reports::MAX_MESSAGE;
-
-/// The most bytes that one value takes, escapes included: two paths, a grant and
-/// a message stay within a line.
-const MAX_VALUE: usize = 860;
 
 /// Who decided.
 #[derive(Debug, Clone, Copy)]
@@ -39,8 +39,10 @@ pub(crate) enum By {
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Subject<'a> {
     Operation(&'a Operation),
-    /// The end of a mount whose connection has ended.
-    Lease(&'a Unmount),
+    /// One mount of a batch, by its number.
+    Entry(&'a Operation, u32),
+    /// The end of a mount that was held, and why.
+    Held(&'a Unmount, &'static str),
     /// The question whether the file system at a place answers.
     Probe(&'a AbsPath),
     /// Bytes that are no request.
@@ -67,19 +69,16 @@ impl Record<'_> {
     }
 
     fn line(&self) -> String {
-        let mut line = Line::of_now();
-        line.name("event", self.subject.event());
-        line.name("by", self.by.name());
-        if let Some(peer) = self.peer {
-            line.number("uid", peer.identity().uid);
-            line.number("gid", peer.identity().gid);
-            line.number("pid", peer.pid());
-        }
+        let mut line = about(self.subject.event(), self.by, self.peer);
         match self.subject {
             Subject::Operation(operation) => asked(&mut line, operation),
-            Subject::Lease(unmount) => {
+            Subject::Entry(operation, number) => {
+                line.number("entry", number);
+                asked(&mut line, operation);
+            }
+            Subject::Held(unmount, why) => {
                 line.text("target", unmount.target.as_bytes());
-                line.name("why", "the lease's connection ended");
+                line.name("why", why);
             }
             Subject::Probe(target) => line.text("target", target.as_bytes()),
             Subject::Protocol | Subject::Connection => {}
@@ -98,6 +97,34 @@ impl Record<'_> {
     }
 }
 
+/// The beginning of a line about a peer.
+fn about(event: &str, by: By, peer: Option<&AttestedPeer>) -> Line {
+    let mut line = Line::of_now();
+    line.name("event", event);
+    line.name("by", by.name());
+    if let Some(peer) = peer {
+        line.number("uid", peer.identity().uid);
+        line.number("gid", peer.identity().gid);
+        line.number("pid", peer.pid());
+    }
+    line
+}
+
+/// Writes down what became of the mounts that a batch made: kept, or taken back but for
+/// these.
+pub(crate) fn batch(peer: &AttestedPeer, made: usize, left: Option<usize>) -> Result<(), Errno> {
+    let mut line = about("batch", By::Mounter, Some(peer));
+    line.number("made", made);
+    match left {
+        None => line.name("result", "kept"),
+        Some(left) => {
+            line.name("result", "taken-back");
+            line.number("left", left);
+        }
+    }
+    write_all(line.finish().as_bytes())
+}
+
 impl By {
     fn name(self) -> &'static str {
         match self {
@@ -109,19 +136,32 @@ impl By {
     }
 }
 
-impl Subject<'_> {
+impl<'a> Subject<'a> {
+    /// Of an operation, which may be a mount of a batch.
+    pub(crate) fn of(operation: &'a Operation, entry: Option<u32>) -> Self {
+        match entry {
+            None => Self::Operation(operation),
+            Some(number) => Self::Entry(operation, number),
+        }
+    }
+
     fn event(self) -> &'static str {
         match self {
-            Self::Operation(Operation::Mount(mount)) => match mount.kind {
-                Kind::Bind { .. } => "mount-bind",
-                Kind::Tmpfs { .. } => "mount-tmpfs",
-                Kind::Block { .. } => "mount-block",
-                Kind::Fuse { .. } => "mount-fuse",
+            Self::Operation(operation) | Self::Entry(operation, _) => match operation {
+                Operation::Mount(mount) => match mount.kind {
+                    Kind::Bind { .. } => "mount-bind",
+                    Kind::Tmpfs { .. } => "mount-tmpfs",
+                    Kind::Block { .. } => "mount-block",
+                    Kind::Fuse { .. } => "mount-fuse",
+                    Kind::Overlay { .. } => "mount-overlay",
+                    Kind::Image { .. } => "mount-image",
+                    Kind::Network { .. } => "mount-network",
+                },
+                Operation::Unmount(_) => "unmount",
+                Operation::Remount(_) => "remount",
+                Operation::Detach(_) => "detach-bind",
             },
-            Self::Operation(Operation::Unmount(_)) => "unmount",
-            Self::Operation(Operation::Remount(_)) => "remount",
-            Self::Operation(Operation::Detach(_)) => "detach-bind",
-            Self::Lease(_) => "lease-end",
+            Self::Held(..) => "lease-end",
             Self::Probe(_) => "probe",
             Self::Protocol => "protocol",
             Self::Connection => "connection",
@@ -135,60 +175,7 @@ fn asked(line: &mut Line, operation: &Operation) {
         line.text("target", target.as_bytes());
     }
     match operation {
-        Operation::Mount(mount) => {
-            match &mount.kind {
-                Kind::Block {
-                    device,
-                    filesystem,
-                    options,
-                } => {
-                    line.text("source", device.as_bytes());
-                    line.name("type", filesystem.as_str());
-                    let options: Vec<String> = options.iter().map(ToString::to_string).collect();
-                    line.text("type_options", options.join(",").as_bytes());
-                }
-                Kind::Fuse {
-                    subtype,
-                    source,
-                    allow_other,
-                    default_permissions,
-                    max_read,
-                } => {
-                    line.name("type", &format!("fuse.{subtype}"));
-                    if let Some(source) = source {
-                        line.text("source", source.as_str().as_bytes());
-                    }
-                    line.truth("allow_other", *allow_other);
-                    line.truth("default_permissions", *default_permissions);
-                    if let Some(bytes) = max_read {
-                        line.number("max_read", *bytes);
-                    }
-                }
-                Kind::Bind { source, recursive } => {
-                    line.text("source", source.as_bytes());
-                    line.truth("recursive", *recursive);
-                }
-                Kind::Tmpfs { size, inodes, mode } => {
-                    if let Some(size) = size {
-                        line.number("size", size.get());
-                    }
-                    if let Some(inodes) = inodes {
-                        line.number("inodes", inodes.get());
-                    }
-                    if let Some(mode) = mode {
-                        line.name("mode", &format!("{:04o}", mode.bits()));
-                    }
-                }
-            }
-            line.name("options", &mount.options.names().join(","));
-            if mount.propagation != Propagation::Private {
-                line.name("propagation", mount.propagation.name());
-            }
-            passed(line, &mount.passed.names());
-            if mount.lease {
-                line.truth("lease", true);
-            }
-        }
+        Operation::Mount(mount) => asked_mount(line, mount),
         Operation::Unmount(unmount) => {
             line.truth("lazy", unmount.lazy);
             if let Some(id) = unmount.id {
@@ -216,6 +203,86 @@ fn asked(line: &mut Line, operation: &Operation) {
             line.name("options", &detach.options.names().join(","));
         }
     }
+}
+
+fn asked_mount(line: &mut Line, mount: &Mount) {
+    match &mount.kind {
+        Kind::Block {
+            device,
+            filesystem,
+            options,
+        } => {
+            line.text("source", device.as_bytes());
+            line.name("type", filesystem.as_str());
+            line.name("type_options", &joined(options.iter()));
+        }
+        Kind::Network {
+            source,
+            filesystem,
+            options,
+            secrets,
+        } => {
+            line.name("source", source.as_str());
+            line.name("type", filesystem.as_str());
+            line.name("type_options", &joined(options.iter()));
+            line.name("secrets", &joined(secrets.keys()));
+        }
+        Kind::Fuse {
+            subtype,
+            source,
+            allow_other,
+            default_permissions,
+            max_read,
+        } => {
+            line.name("type", &format!("fuse.{subtype}"));
+            if let Some(source) = source {
+                line.text("source", source.as_str().as_bytes());
+            }
+            line.truth("allow_other", *allow_other);
+            line.truth("default_permissions", *default_permissions);
+            if let Some(bytes) = max_read {
+                line.number("max_read", *bytes);
+            }
+        }
+        Kind::Image { file, filesystem } => {
+            line.text("source", file.as_bytes());
+            line.name("type", filesystem.name());
+        }
+        Kind::Overlay { lower, upper } => {
+            let written = upper.iter().flat_map(|layer| [&layer.upper, &layer.work]);
+            let layers = written.chain(lower.iter());
+            line.texts("layers", layers.map(AbsPath::as_bytes));
+            line.truth("upper", upper.is_some());
+        }
+        Kind::Bind { source, recursive } => {
+            line.text("source", source.as_bytes());
+            line.truth("recursive", *recursive);
+        }
+        Kind::Tmpfs { size, inodes, mode } => {
+            if let Some(size) = size {
+                line.number("size", size.get());
+            }
+            if let Some(inodes) = inodes {
+                line.number("inodes", inodes.get());
+            }
+            if let Some(mode) = mode {
+                line.name("mode", &format!("{:04o}", mode.bits()));
+            }
+        }
+    }
+    line.name("options", &mount.options.names().join(","));
+    if mount.propagation != Propagation::Private {
+        line.name("propagation", mount.propagation.name());
+    }
+    passed(line, &mount.passed.names());
+    if mount.lease {
+        line.truth("lease", true);
+    }
+}
+
+fn joined(items: impl Iterator<Item: Display>) -> String {
+    let items: Vec<String> = items.map(|item| item.to_string()).collect();
+    items.join(",")
 }
 
 /// Which locations came as descriptors.
@@ -302,98 +369,13 @@ fn write_all(mut rest: &[u8]) -> Result<(), Errno> {
     Ok(())
 }
 
-/// A JSON object that is being written.
-struct Line(String);
-
-impl Line {
-    fn new() -> Self {
-        Self(String::from("{"))
-    }
-
-    fn of_now() -> Self {
-        let mut line = Self::new();
-        let now = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .unwrap_or_default();
-        line.number("time_ms", now.as_millis());
-        line
-    }
-
-    fn key(&mut self, key: &str) {
-        if self.0.len() > 1 {
-            self.0.push(',');
-        }
-        self.0.push('"');
-        self.0.push_str(key);
-        self.0.push_str("\":");
-    }
-
-    fn number(&mut self, key: &str, number: impl std::fmt::Display) {
-        self.key(key);
-        // Writing to a string cannot fail.
-        let _ = write!(self.0, "{number}");
-    }
-
-    fn truth(&mut self, key: &str, value: bool) {
-        self.key(key);
-        self.0.push_str(if value { "true" } else { "false" });
-    }
-
-    /// One of our own words.
-    fn name(&mut self, key: &str, name: &str) {
-        self.text(key, name.as_bytes());
-    }
-
-    /// Whatever the bytes are, the value is one line of printable ASCII. A byte
-    /// that is not UTF-8 stands as `\\xNN` in the decoded value.
-    fn text(&mut self, key: &str, bytes: &[u8]) {
-        self.key(key);
-        self.0.push('"');
-        let end = self.0.len().saturating_add(MAX_VALUE);
-        for chunk in bytes.utf8_chunks() {
-            for character in chunk.valid().chars() {
-                if self.0.len() > end {
-                    break;
-                }
-                self.character(character);
-            }
-            if self.0.len() > end {
-                self.0.push_str("...");
-                break;
-            }
-            for byte in chunk.invalid() {
-                let _ = write!(self.0, "\\\\x{byte:02x}");
-            }
-        }
-        self.0.push('"');
-    }
-
-    fn character(&mut self, character: char) {
-        match character {
-            '"' => self.0.push_str("\\\""),
-            '\\' => self.0.push_str("\\\\"),
-            ' '..='~' => self.0.push(character),
-            other => {
-                for unit in other.encode_utf16(&mut [0; 2]) {
-                    let _ = write!(self.0, "\\u{unit:04x}");
-                }
-            }
-        }
-    }
-
-    fn finish(mut self) -> String {
-        self.0.push_str("}\n");
-        self.0
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
 
     use mountwarden_protocol::{
         AbsPath, DenyReason, ErrorCode, ErrorReply, Kind, Mount, MountId, MountOptions, Operation,
-        Passed, Propagation,
+        Passed, Propagation, UpperLayer,
     };
     use proptest::prelude::*;
 
@@ -439,12 +421,28 @@ mod tests {
             let path = [b"/".to_vec(), vec![0xff; 254], vec![last]].concat();
             AbsPath::from_bytes(&path.repeat(15)).expect("a path")
         };
+        let bind = Kind::Bind {
+            source: path(1),
+            recursive: false,
+        };
+        let layers = AbsPath::new("/\u{7f}".repeat(60)).expect("a path");
+        let overlay = Kind::Overlay {
+            lower: vec![layers; 16].try_into().expect("layers"),
+            upper: Some(UpperLayer {
+                upper: path(1),
+                work: path(1),
+            }),
+        };
+        let text = longest(bind, path(2));
+        assert!(text.len() <= 4096 - 60, "{}", text.len());
+        let text = longest(overlay, path(2));
+        assert!(text.len() <= 4096 - 60, "{}", text.len());
+    }
+
+    fn longest(kind: Kind, target: AbsPath) -> String {
         let mount = Mount {
-            kind: Kind::Bind {
-                source: path(1),
-                recursive: false,
-            },
-            target: path(2),
+            kind,
+            target,
             options: MountOptions::all(),
             propagation: Propagation::Shared,
             passed: Passed::all(),
@@ -457,14 +455,34 @@ mod tests {
         let record = Record {
             peer: None,
             by: By::Mounter,
-            subject: Subject::Operation(&Operation::Mount(mount)),
+            subject: Subject::Entry(&Operation::Mount(mount), u32::MAX),
             grant: Some(&"\n".repeat(500)),
             outcome: Err(&error),
             took: Some(Duration::MAX),
         };
         let text = record.line();
-        assert!(text.len() <= 4096 - 60, "{}", text.len());
-        assert!(serde_json::from_str::<serde_json::Value>(&text).is_ok());
+        let parsed: serde_json::Value = serde_json::from_str(&text).expect(&text);
+        assert_eq!(parsed["result"], "error");
+        text
+    }
+
+    #[test]
+    fn a_list_has_the_room_of_one_value() {
+        let values = |count: usize, length: usize| {
+            let value = "x".repeat(length);
+            let mut line = Line::new();
+            line.texts("a", std::iter::repeat_n(value.as_bytes(), count));
+            let parsed: serde_json::Value = serde_json::from_str(&line.finish()).expect("JSON");
+            parsed["a"].as_array().expect("a list").clone()
+        };
+        assert!(values(0, 1).is_empty());
+        let all = values(8, 100);
+        assert_eq!(all.len(), 8);
+        assert!(all.iter().all(|value| *value == "x".repeat(100)), "{all:?}");
+        let some = values(16, 100);
+        assert_eq!(some.len(), 9);
+        let last = some.last().and_then(serde_json::Value::as_str);
+        assert!(last.is_some_and(|last| last.ends_with("...")), "{some:?}");
     }
 
     #[test]

@@ -56,10 +56,11 @@ pub(crate) struct Board {
 }
 
 impl Board {
-    /// A board with a place for each of `users` users, and for as many leases.
+    /// A board with a place for each of `users` users, for as many leases, and for batches.
     pub(crate) fn new(users: usize) -> Result<Self, Errno> {
         let words_of_user = Places::WORDS.saturating_add(2);
-        let words = Count::NUMBER.saturating_add(users.saturating_mul(words_of_user));
+        let others = Count::NUMBER.saturating_add(Places::BATCHES.saturating_mul(Places::WORDS));
+        let words = others.saturating_add(users.saturating_mul(words_of_user));
         let words = process::shared_words(words)?;
         let split = |words: &'static [AtomicU64], at| words.split_at_checked(at);
         let (counts, words) = split(words, Count::NUMBER).ok_or(Errno::ENOMEM)?;
@@ -69,7 +70,7 @@ impl Board {
             counts,
             mounts,
             budgets,
-            leases: Places::new(leases),
+            leases: Places::new(leases).ok_or(Errno::ENOMEM)?,
         })
     }
 

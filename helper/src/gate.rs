@@ -63,7 +63,7 @@ const BACK_OFF: Duration = Duration::from_millis(100);
 /// Serves until the warden closes its channel.
 pub(crate) fn run(context: Context<'_>) -> Result<(), ConfineError> {
     let granted = context.policy.static_roots();
-    let (_, roots) = Roots::open(granted, context.policy.grants_fuse());
+    let (_, roots) = Roots::open(granted, context.policy.kinds().fuse);
     let mut descriptors = vec![
         context.listener.as_raw_fd(),
         context.warden.as_raw_fd(),

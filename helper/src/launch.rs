@@ -20,7 +20,7 @@ use nix::unistd::{User, geteuid, getpid};
 use thiserror::Error;
 
 use crate::board::Board;
-use crate::confine::{self, ConfineError, Filters, Identity, Kinds};
+use crate::confine::{self, ConfineError, Filters, Identity};
 use crate::files::{FileError, Trust};
 use crate::leases::{self, Lessor};
 use crate::listener::{ListenError, Listener};
@@ -160,14 +160,12 @@ fn part(
     step("set up the heap", sys::process::heap_without_mmap())?;
     children::begin(Role::Warden, c"mw-warden");
     let notifier = Notifier::connect().map_err(StartError::Notify)?;
-    let granted = Kinds {
-        block: policy.grants_block(),
-        fuse: policy.grants_fuse(),
-        detached: policy.grants_detached(),
-    };
-    let filters = Filters::compile(source, granted)?;
+    let filters = Filters::compile(source, policy.kinds())?;
+    // To compile them took many times what they are.
+    sys::process::trim_heap();
     let locker = policy
-        .grants_detached()
+        .kinds()
+        .detached
         .then(|| Locker::start(&filters.locker, identity))
         .transpose()?;
     let (ours, theirs) = step(
@@ -336,9 +334,9 @@ fn is_read_only(maps: &str, address: u64) -> bool {
     })
 }
 
-/// The gate keeps a descriptor for each connection; see that they fit.
+/// The warden needs most: for leases, as many as connections, and for batches. See that they fit.
 fn raise_descriptor_limit(policy: &Policy) -> Result<(), StartError> {
-    let needed = gate::max_descriptors(policy);
+    let needed = warden::max_descriptors(policy);
     let (_, hard) = step(
         "read the descriptor limit",
         getrlimit(Resource::RLIMIT_NOFILE),

@@ -22,12 +22,15 @@ use crate::sys::socket;
 ///
 /// | order | descriptors | reply |
 /// |---|---|---|
-/// | `Perform` | the directory above the target; for a mount or a remount also the target, and what the kind is made from: a source; a device and what stands at its path; a FUSE connection; with a passed target that one twice, instead of the directory and it; for a detached mount its source three times; none when the session's own judgement is a denial | `Done` |
+/// | `Perform` | the directory above the target; for a mount or a remount also the target, and what the kind is made from: a source; a device and what stands at its path; a FUSE connection; an image; an upper layer, its work directory, the lower layers; with a passed target that one twice, instead of the directory and it; for a detached mount its source three times; none when the session's own judgement is a denial | `Done` |
 /// | `Note` | none | `Taken` |
 /// | `Admit` | none | `Taken` |
 /// | `Status` | none | `Status` |
 /// | `List` | none | `Done` |
 /// | `NoteProbe` | none | `Taken` |
+/// | `Entry` | as `Perform` of a mount | `Done` |
+/// | `Keep` | none | `Taken` |
+/// | `TakeBack` | none | `TakenBack` |
 ///
 /// Each takes from the budget of the session's user, and waits for it. When that
 /// would take too long, the reply is `Done` with the error.
@@ -39,6 +42,8 @@ pub(crate) enum Order {
     Note {
         operation: Option<Operation>,
         error: ErrorReply,
+        /// Which mount of a batch it is about.
+        entry: Option<u32>,
     },
     /// The session has a reply of its own; it may send it when its user's turn
     /// comes.
@@ -52,6 +57,12 @@ pub(crate) enum Order {
     List { after: Option<MountId> },
     /// A probe ended in the session; it goes into the audit log.
     NoteProbe { target: AbsPath, error: ErrorReply },
+    /// Judge a mount and make it, until it is taken back or the connection ends.
+    Entry { operation: Operation, number: u32 },
+    /// What the `Entry` orders have mounted is to stay.
+    Keep,
+    /// What the `Entry` orders have mounted is to end.
+    TakeBack,
 }
 
 /// What a mounter answers.
@@ -63,7 +74,7 @@ pub(crate) enum OrderReply {
     Refused(ErrorReply),
     /// The end of a `Perform` or a `List`, or of any order that was not let through.
     Done(Reply),
-    /// The end of a `Note` or an `Admit`.
+    /// The end of a `Note`, an `Admit` or a `Keep`.
     Taken,
     /// The privileged half's part of the status.
     Status {
@@ -74,10 +85,13 @@ pub(crate) enum OrderReply {
     /// The end of a `Perform` whose reply the mounter has sent to the client itself,
     /// with a descriptor.
     Answered,
+    /// The end of a `TakeBack`, with what is still there.
+    TakenBack { left: Vec<MountId> },
 }
 
-/// More than any order needs: two paths and the fixed parts.
-const MAX_MESSAGE: usize = 16 * 1024;
+/// More than any order needs: the layers of an overlay, four paths, a message and the
+/// fixed parts.
+const MAX_MESSAGE: usize = 32 * 1024;
 
 /// How long to wait for descriptors that are on their way to be taken.
 const IN_FLIGHT: Duration = Duration::from_millis(2);
@@ -155,9 +169,13 @@ impl OrderChannel {
     pub(crate) fn receive<T: DeserializeOwned + Serialize>(
         &self,
     ) -> Result<(T, Vec<OwnedFd>), ChannelError> {
+        #[expect(
+            clippy::large_stack_arrays,
+            reason = "room that is there even when the heap cannot grow"
+        )]
         let mut buffer = [0_u8; MAX_MESSAGE];
         let message = loop {
-            match socket::receive(self.0.as_fd(), &mut buffer, MsgFlags::empty()) {
+            match socket::receive_order(self.0.as_fd(), &mut buffer) {
                 Err(Errno::EINTR) => {}
                 Err(Errno::ECONNRESET) => return Err(ChannelError::Closed),
                 other => break other?,
@@ -222,9 +240,15 @@ mod tests {
             3 => Order::List {
                 after: MountId::try_from(7).ok(),
             },
+            4 => Order::Keep,
+            5 => Order::Entry {
+                operation,
+                number: 7,
+            },
             _ => Order::Note {
                 operation: Some(operation),
                 error,
+                entry: Some(7),
             },
         }
     }
@@ -235,7 +259,7 @@ mod tests {
         /// Attack 20: an order has one spelling, and nothing else is an order.
         #[test]
         fn attack_20_only_what_is_sent_is_received(
-            number in 0_u8..5,
+            number in 0_u8..7,
             noise in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..3),
             cut in prop::option::of(any::<prop::sample::Index>()),
             more in prop::collection::vec(any::<u8>(), 0..3),

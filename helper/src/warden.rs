@@ -11,7 +11,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use mountwarden_policy::Policy;
+use mountwarden_policy::{Kinds, Policy};
 use mountwarden_protocol::{ErrorCode, ErrorReply, Role};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, ppoll};
@@ -26,8 +26,8 @@ use thiserror::Error;
 use self::users::Users;
 use crate::audit::By;
 use crate::board::{Board, Count};
-use crate::confine::{ConfineError, Confined, Domain, Filters, Identity, Kinds, Plan, Warden};
-use crate::leases::Lessor;
+use crate::confine::{ConfineError, Confined, Domain, Filters, Identity, Plan, Warden};
+use crate::leases::{Lessor, Places};
 use crate::locker::Locker;
 use crate::order::OrderReply;
 use crate::peer::{AttestedPeer, Attestor};
@@ -338,12 +338,7 @@ impl<'a> Keeper<'a> {
             return Err(Ended::Kernel(Errno::EOVERFLOW));
         };
         let parent = getpid();
-        let granted = self.context.policy.places(peer.identity());
-        let kinds = Kinds {
-            block: granted.block,
-            fuse: granted.fuse,
-            detached: granted.detached,
-        };
+        let kinds = self.context.policy.places(peer.identity()).kinds;
         let filter = self.context.filters.mounter(kinds).ok_or(Errno::EINVAL)?;
         match process::fork() {
             Ok(Forked::Parent(pid)) => {
@@ -405,7 +400,7 @@ impl<'a> Keeper<'a> {
     /// does not do it itself: the end of a file system may take its time.
     fn end_leases(&mut self) {
         let (context, parent) = (&self.context, getpid());
-        let Some(filter) = context.filters.mounter(Kinds::NONE) else {
+        let Some(filter) = context.filters.mounter(Kinds::default()) else {
             return;
         };
         self.lessor.end_due(|lease| match process::fork()? {
@@ -525,7 +520,9 @@ impl<'a> Keeper<'a> {
     }
 }
 
-/// A directory for each lease, and one connection's descriptors at a time.
+/// A directory for each mount that is held, and one connection's descriptors at a time.
 pub(crate) fn max_descriptors(policy: &Policy) -> u64 {
-    u64::from(policy.limits().connections).saturating_add(64)
+    let batches = u64::try_from(Places::BATCHES).unwrap_or(u64::MAX);
+    let leases = u64::from(policy.limits().connections);
+    leases.saturating_add(batches).saturating_add(64)
 }

@@ -3,12 +3,12 @@
 use std::fmt::{Display, Write as _};
 
 use mountwarden_protocol::{
-    AbsPath, DenyReason, ErrorCode, ErrorReply, Kind, MountAttributes, Operation, Remount,
-    TmpfsInodes, TmpfsSize,
+    AbsPath, DenyReason, ErrorCode, ErrorReply, FilesystemName, FilesystemOptions, Kind,
+    MountAttributes, Operation, Remount, TmpfsInodes, TmpfsSize,
 };
 
 use crate::Peer;
-use crate::grant::{Grant, distinct};
+use crate::grant::{Grant, TypeTerms, distinct};
 
 /// How many characters of roots a message lists; a reply has to fit in a frame.
 const MAX_LISTING: usize = 400;
@@ -45,7 +45,10 @@ pub(crate) enum Check {
     Kind,
     Source,
     Recursive,
+    Layers,
+    Upper,
     Device,
+    NetworkSource,
     Filesystem,
     Suid,
     Dev,
@@ -54,6 +57,7 @@ pub(crate) enum Check {
     Size,
     Inodes,
     FilesystemOption,
+    Secret,
     Subtype,
     SourceName,
     AllowOther,
@@ -68,8 +72,10 @@ impl Check {
             Self::Detached => DenyReason::DetachedNotGranted,
             Self::Remount => DenyReason::RemountNotGranted,
             Self::Kind => DenyReason::KindNotGranted,
-            Self::Source => DenyReason::SourceNotGranted,
+            Self::Source | Self::NetworkSource => DenyReason::SourceNotGranted,
             Self::Recursive => DenyReason::RecursiveNotGranted,
+            Self::Layers => DenyReason::LayersAboveMaximum,
+            Self::Upper => DenyReason::UpperNotGranted,
             Self::Suid => DenyReason::SuidNotGranted,
             Self::Dev => DenyReason::DevNotGranted,
             Self::Forced => DenyReason::AttributeForced,
@@ -78,7 +84,7 @@ impl Check {
             Self::Inodes => DenyReason::InodesAboveMaximum,
             Self::Device => DenyReason::DeviceNotGranted,
             Self::Filesystem => DenyReason::FilesystemNotGranted,
-            Self::FilesystemOption => DenyReason::OptionNotGranted,
+            Self::FilesystemOption | Self::Secret => DenyReason::OptionNotGranted,
             Self::Subtype => DenyReason::SubtypeNotGranted,
             Self::SourceName => DenyReason::SourceNameNotGranted,
             Self::AllowOther => DenyReason::AllowOtherNotGranted,
@@ -190,7 +196,11 @@ impl Denial {
         };
         let target = operation.path();
         let path = match check {
-            Check::Source | Check::Recursive | Check::Device | Check::PassedSource => {
+            Check::Source | Check::Upper => {
+                let layer = nearest.and_then(|obstacle| layer_refused(&obstacle, peer, operation));
+                layer.or(operation.source()).unwrap_or(target)
+            }
+            Check::Recursive | Check::Device | Check::PassedSource => {
                 operation.source().unwrap_or(target)
             }
             _ => target,
@@ -239,6 +249,15 @@ fn refused_by(grant: &Grant, check: Check, peer: &Peer, operation: &Operation) -
             kind.map_or("", Kind::name),
             grant.terms.kinds().join(" and ")
         ),
+        Check::Layers | Check::Upper => overlay_refused(grant, check, peer, operation),
+        Check::Source if kind.is_some_and(|kind| matches!(kind, Kind::Overlay { .. })) => {
+            overlay_refused(grant, check, peer, operation)
+        }
+        Check::Source if kind.is_some_and(|kind| matches!(kind, Kind::Image { .. })) => format!(
+            "the image {source} is refused: it lies in none of the image roots of your grant \
+             '{name}': {}",
+            listing(&grant.terms.image_roots(peer.uid))
+        ),
         Check::Source => format!(
             "binding {source} is refused: the source lies in none of the source roots of your \
              grant '{name}': {}",
@@ -277,7 +296,10 @@ fn refused_by(grant: &Grant, check: Check, peer: &Peer, operation: &Operation) -
              {}",
             listing(&grant.terms.devices(peer.uid))
         ),
-        Check::Filesystem | Check::FilesystemOption => block_refused(grant, kind),
+        Check::NetworkSource => network_source_refused(grant, kind),
+        Check::Filesystem | Check::FilesystemOption | Check::Secret => {
+            filesystem_refused(grant, kind)
+        }
         Check::Subtype | Check::SourceName | Check::AllowOther => {
             fuse_refused(grant, check, target, kind)
         }
@@ -287,6 +309,46 @@ fn refused_by(grant: &Grant, check: Check, peer: &Peer, operation: &Operation) -
             Asked::of(operation).verb
         ),
         Check::PassedSource => passed_source(kind, target, name),
+    }
+}
+
+/// The layer that a grant refuses.
+fn layer_refused<'o>(
+    obstacle: &Obstacle<'_>,
+    peer: &Peer,
+    operation: &'o Operation,
+) -> Option<&'o AbsPath> {
+    let terms = &obstacle.grant.terms;
+    match (operation.kind()?, obstacle.check) {
+        (Kind::Overlay { lower, .. }, Check::Source) => terms.refused_layer(lower, peer.uid),
+        (Kind::Overlay { upper, .. }, _) => terms.refused_upper(upper.as_ref()?, peer.uid),
+        _ => None,
+    }
+}
+
+fn overlay_refused(grant: &Grant, check: Check, peer: &Peer, operation: &Operation) -> String {
+    let (target, terms, name) = (operation.path(), &grant.terms, &grant.name);
+    let obstacle = Obstacle { grant, check };
+    let layer = layer_refused(&obstacle, peer, operation).unwrap_or(target);
+    match check {
+        Check::Source => format!(
+            "the layer {layer} is refused: it lies in none of the layer roots of your grant \
+             '{name}': {}",
+            listing(&terms.layer_roots(peer.uid))
+        ),
+        Check::Upper => format!(
+            "the upper layer {layer} is refused: what is written to lies, as its work directory \
+             does, in one of these roots of your grant '{name}': {}",
+            listing(&terms.upper_roots(peer.uid))
+        ),
+        _ => format!(
+            "an overlay of so many layers at {target} is refused: your grant '{name}' allows at \
+             most {}",
+            terms
+                .overlay
+                .as_ref()
+                .map_or(0, |overlay| overlay.max_layers)
+        ),
     }
 }
 
@@ -303,30 +365,85 @@ fn passed_source(kind: Option<&Kind>, target: &AbsPath, name: &str) -> String {
     }
 }
 
-/// What the grant has instead of the type, or the option, that was asked for.
-fn block_refused(grant: &Grant, kind: Option<&Kind>) -> String {
-    let (
-        Some(block),
-        Some(Kind::Block {
-            device,
-            filesystem,
-            options,
-        }),
-    ) = (&grant.terms.block, kind)
-    else {
+fn filesystem_refused(grant: &Grant, kind: Option<&Kind>) -> String {
+    match (&grant.terms.image, kind) {
+        (Some(image), Some(Kind::Image { file, filesystem })) => format!(
+            "mounting {file} as {filesystem} is refused: your grant '{}' has only these types of \
+             images: {}",
+            grant.name,
+            listing(&image.filesystems)
+        ),
+        _ => type_refused(grant, kind),
+    }
+}
+
+fn network_source_refused(grant: &Grant, kind: Option<&Kind>) -> String {
+    let (Some(network), Some(Kind::Network { source, .. })) = (&grant.terms.network, kind) else {
         return String::new();
     };
+    format!(
+        "mounting {source} is refused: your grant '{}' has only these sources: {}",
+        grant.name,
+        listing(&network.sources)
+    )
+}
+
+/// What the grant has instead of the type, the option or the secret that was asked for.
+fn type_refused(grant: &Grant, kind: Option<&Kind>) -> String {
     let name = &grant.name;
-    match block.refused(options.iter()) {
-        Some(option) if block.filesystems.contains(filesystem) => format!(
-            "the option {option} for {device} is refused: your grant '{name}' has only these \
+    match (kind, &grant.terms.block, &grant.terms.network) {
+        (
+            Some(Kind::Block {
+                device,
+                filesystem,
+                options,
+            }),
+            Some(block),
+            _,
+        ) => type_or_option_refused(&block.types, name, device, filesystem, options),
+        (
+            Some(Kind::Network {
+                source,
+                filesystem,
+                options,
+                secrets,
+            }),
+            _,
+            Some(network),
+        ) => match network.refused_secret(secrets) {
+            Some(key)
+                if network.types.filesystems.contains(filesystem)
+                    && network.types.refused(options.iter()).is_none() =>
+            {
+                format!(
+                    "the secret {key} for {source} is refused: your grant '{name}' has only these \
+                     secrets: {}",
+                    listing(&network.secrets)
+                )
+            }
+            _ => type_or_option_refused(&network.types, name, source, filesystem, options),
+        },
+        _ => String::new(),
+    }
+}
+
+fn type_or_option_refused(
+    types: &TypeTerms,
+    name: &str,
+    what: &dyn Display,
+    filesystem: &FilesystemName,
+    options: &FilesystemOptions,
+) -> String {
+    match types.refused(options.iter()) {
+        Some(option) if types.filesystems.contains(filesystem) => format!(
+            "the option {option} for {what} is refused: your grant '{name}' has only these \
              options: {}",
-            listing(&block.options)
+            listing(&types.options)
         ),
         _ => format!(
-            "mounting {device} as {filesystem} is refused: your grant '{name}' has only these \
+            "mounting {what} as {filesystem} is refused: your grant '{name}' has only these \
              types: {}",
-            listing(&block.filesystems)
+            listing(&types.filesystems)
         ),
     }
 }
@@ -394,14 +511,14 @@ fn above(
 fn asked_size(kind: Option<&Kind>) -> Option<u64> {
     match kind? {
         Kind::Tmpfs { size, .. } => size.map(TmpfsSize::get),
-        Kind::Bind { .. } | Kind::Block { .. } | Kind::Fuse { .. } => None,
+        _ => None,
     }
 }
 
 fn asked_inodes(kind: Option<&Kind>) -> Option<u64> {
     match kind? {
         Kind::Tmpfs { inodes, .. } => inodes.map(TmpfsInodes::get),
-        Kind::Bind { .. } | Kind::Block { .. } | Kind::Fuse { .. } => None,
+        _ => None,
     }
 }
 

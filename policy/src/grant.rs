@@ -3,8 +3,9 @@
 use std::collections::BTreeSet;
 
 use mountwarden_protocol::{
-    AbsPath, FilesystemName, FilesystemOption, FuseSubtype, Kind, MountAttributes, Propagation,
-    SourceName, TmpfsInodes, TmpfsSize,
+    AbsPath, FilesystemName, FilesystemOption, FuseSubtype, ImageType, Kind, Layers,
+    MountAttributes, NetworkSource, OptionKey, Propagation, Secrets, SourceName, TmpfsInodes,
+    TmpfsSize, UpperLayer,
 };
 
 use crate::pattern;
@@ -29,6 +30,9 @@ pub(crate) struct Terms {
     pub(crate) tmpfs: Option<TmpfsTerms>,
     pub(crate) block: Option<BlockTerms>,
     pub(crate) fuse: Option<FuseTerms>,
+    pub(crate) overlay: Option<OverlayTerms>,
+    pub(crate) image: Option<ImageTerms>,
+    pub(crate) network: Option<NetworkTerms>,
     pub(crate) remount: bool,
     /// Beside private.
     pub(crate) propagation: BTreeSet<Propagation>,
@@ -67,9 +71,15 @@ pub(crate) struct TmpfsTerms {
 pub(crate) struct BlockTerms {
     /// Paths, once they are expanded patterns.
     pub(crate) devices: Vec<Template>,
+    pub(crate) types: TypeTerms,
+    pub(crate) read_only: bool,
+}
+
+/// The types of file systems, and their options.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct TypeTerms {
     pub(crate) filesystems: Vec<FilesystemName>,
     pub(crate) options: Vec<FilesystemOption>,
-    pub(crate) read_only: bool,
 }
 
 /// `[grant.fuse]`
@@ -84,10 +94,41 @@ pub(crate) struct FuseTerms {
     pub(crate) read_only: bool,
 }
 
+/// `[grant.overlay]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct OverlayTerms {
+    pub(crate) layers: Vec<Template>,
+    /// Of what is written, and of what the kernel needs for that; none where an overlay
+    /// is only read.
+    pub(crate) uppers: Vec<Template>,
+    pub(crate) max_layers: usize,
+}
+
+/// `[grant.image]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct ImageTerms {
+    pub(crate) files: Vec<Template>,
+    pub(crate) filesystems: Vec<ImageType>,
+}
+
+/// `[grant.network]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct NetworkTerms {
+    /// Patterns.
+    pub(crate) sources: Vec<String>,
+    pub(crate) types: TypeTerms,
+    /// The keys whose values are secrets.
+    pub(crate) secrets: Vec<OptionKey>,
+    pub(crate) read_only: bool,
+}
+
+/// The types of file systems whose source is a place on a network, or of the machine below.
+pub const NETWORK_TYPES: [&str; 7] = ["nfs", "nfs4", "cifs", "smb3", "9p", "ceph", "virtiofs"];
+
 /// The value in a grant that stands for any value.
 pub(crate) const ANY_VALUE: &str = "*";
 
-impl BlockTerms {
+impl TypeTerms {
     /// The first option that is not granted.
     pub(crate) fn refused<'o>(
         &self,
@@ -118,6 +159,18 @@ impl FuseTerms {
     }
 }
 
+impl NetworkTerms {
+    pub(crate) fn has_source(&self, source: &NetworkSource) -> bool {
+        let mut patterns = self.sources.iter();
+        patterns.any(|pattern| pattern::matches(pattern, source.as_str()))
+    }
+
+    /// The first key of a secret that is not granted.
+    pub(crate) fn refused_secret<'s>(&self, secrets: &'s Secrets) -> Option<&'s OptionKey> {
+        secrets.keys().find(|key| !self.secrets.contains(key))
+    }
+}
+
 impl Terms {
     /// The target roots for this user.
     pub(crate) fn target_roots(&self, uid: u32) -> Vec<AbsPath> {
@@ -140,7 +193,10 @@ impl Terms {
             Kind::Bind { .. } => self.bind.as_ref().is_some_and(|bind| bind.read_only),
             Kind::Block { .. } => self.block.as_ref().is_some_and(|block| block.read_only),
             Kind::Fuse { .. } => self.fuse.as_ref().is_some_and(|fuse| fuse.read_only),
+            Kind::Network { .. } => self.network.as_ref().is_some_and(|terms| terms.read_only),
             Kind::Tmpfs { .. } => false,
+            Kind::Overlay { upper, .. } => upper.is_none(),
+            Kind::Image { .. } => true,
         };
         if read_only {
             self.force | MountAttributes::READ_ONLY
@@ -155,7 +211,11 @@ impl Terms {
         let tmpfs = self.tmpfs.map(|_| "tmpfs");
         let block = self.block.as_ref().map(|_| "block");
         let fuse = self.fuse.as_ref().map(|_| "fuse");
-        [bind, tmpfs, block, fuse].into_iter().flatten().collect()
+        let overlay = self.overlay.as_ref().map(|_| "overlay");
+        let image = self.image.as_ref().map(|_| "image");
+        let network = self.network.as_ref().map(|_| "network");
+        let all = [bind, tmpfs, block, fuse, overlay, image, network];
+        all.into_iter().flatten().collect()
     }
 
     /// The patterns of the devices for this user; none where the grant has no block.
@@ -164,10 +224,53 @@ impl Terms {
         self.expand(devices.map_or(&[], Vec::as_slice), uid)
     }
 
+    /// The roots of lower layers for this user; none where the grant has no overlay.
+    pub(crate) fn layer_roots(&self, uid: u32) -> Vec<AbsPath> {
+        self.expand(self.overlay.as_ref().map_or(&[], |o| &o.layers), uid)
+    }
+
+    /// The roots of upper layers for this user; none where the grant has none.
+    pub(crate) fn upper_roots(&self, uid: u32) -> Vec<AbsPath> {
+        self.expand(self.overlay.as_ref().map_or(&[], |o| &o.uppers), uid)
+    }
+
+    /// The roots of images for this user; none where the grant has no images.
+    pub(crate) fn image_roots(&self, uid: u32) -> Vec<AbsPath> {
+        self.expand(self.image.as_ref().map_or(&[], |image| &image.files), uid)
+    }
+
+    /// The first lower layer that is not granted.
+    pub(crate) fn refused_layer<'l>(&self, layers: &'l Layers, uid: u32) -> Option<&'l AbsPath> {
+        let roots = self.layer_roots(uid);
+        layers.iter().find(|layer| !is_within(&roots, layer))
+    }
+
+    /// What is not granted of an upper layer.
+    pub(crate) fn refused_upper<'l>(&self, layer: &'l UpperLayer, uid: u32) -> Option<&'l AbsPath> {
+        let roots = self.upper_roots(uid);
+        let paths = [&layer.upper, &layer.work];
+        paths.into_iter().find(|path| !is_within(&roots, path))
+    }
+
+    /// All roots of what mounts are made from, as they are written.
+    pub(crate) fn origins(&self) -> impl Iterator<Item = &Template> {
+        let overlay = self.overlay.iter();
+        let layers = overlay.flat_map(|overlay| overlay.layers.iter().chain(&overlay.uppers));
+        let images = self.image.iter().flat_map(|image| &image.files);
+        self.sources().iter().chain(layers).chain(images)
+    }
+
     fn expand(&self, roots: &[Template], uid: u32) -> Vec<AbsPath> {
         let names = self.subjects.names_of(uid);
         distinct(roots.iter().flat_map(|root| root.expand(uid, &names)))
     }
+}
+
+/// Whether a path is one of the roots, or lies beneath one.
+pub(crate) fn is_within(roots: &[AbsPath], path: &AbsPath) -> bool {
+    roots
+        .iter()
+        .any(|root| path == root || path.is_beneath(root))
 }
 
 /// Each path once, where it comes first.

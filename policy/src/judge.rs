@@ -1,17 +1,18 @@
 //! The decision.
 
 use mountwarden_protocol::{
-    AbsPath, Detach, FilesystemName, Kind, Lift, Mount, MountAttributes, MountOptions, Operation,
-    Passed, Propagation, Remount, TmpfsInodes, TmpfsMode, TmpfsSize, Unmount,
+    AbsPath, Detach, FilesystemName, Kind, Layers, Lift, Mount, MountAttributes, MountOptions,
+    NetworkSource, Operation, Passed, Propagation, Remount, TmpfsInodes, TmpfsMode, TmpfsSize,
+    Unmount, UpperLayer,
 };
 
 use crate::denial::{Asked, Check, Denial, Obstacle};
-use crate::grant::{BindTerms, BlockTerms, FuseTerms, Grant, TmpfsTerms};
+use crate::grant::{BindTerms, BlockTerms, FuseTerms, Grant, NetworkTerms, TmpfsTerms, is_within};
 use crate::pattern;
 use crate::protected::Protected;
 use crate::{
     DetachPermit, MountPermit, Peer, Permit, PermittedFuse, PermittedKind, PermittedLift,
-    RemountPermit, UnmountPermit, Verdict,
+    PermittedOverlay, RemountPermit, UnmountPermit, Verdict,
 };
 
 pub(crate) fn judge<'p>(
@@ -214,6 +215,21 @@ fn check_kind(grant: &Grant, peer: &Peer, kind: &Kind) -> Result<(), Check> {
             check_block(grant, block, peer, device, filesystem)
         }
         Kind::Fuse { .. } => grant.terms.fuse.as_ref().map(drop).ok_or(Check::Kind),
+        Kind::Overlay { lower, upper } => check_overlay(grant, peer, lower, upper.as_ref()),
+        Kind::Image { file, filesystem } => {
+            let image = grant.terms.image.as_ref().ok_or(Check::Kind)?;
+            if !is_within(&grant.terms.image_roots(peer.uid), file) {
+                return Err(Check::Source);
+            }
+            let granted = image.filesystems.contains(filesystem);
+            granted.then_some(()).ok_or(Check::Filesystem)
+        }
+        Kind::Network {
+            source, filesystem, ..
+        } => {
+            let network = grant.terms.network.as_ref().ok_or(Check::Kind)?;
+            check_network(network, source, filesystem)
+        }
     }
 }
 
@@ -247,7 +263,7 @@ fn permitted(grant: &Grant, peer: &Peer, kind: &Kind) -> Result<PermittedKind, C
             options,
         } => {
             let block = grant.terms.block.as_ref().ok_or(Check::Kind)?;
-            if block.refused(options.iter()).is_some() {
+            if block.types.refused(options.iter()).is_some() {
                 return Err(Check::FilesystemOption);
             }
             Ok(PermittedKind::Block {
@@ -259,6 +275,34 @@ fn permitted(grant: &Grant, peer: &Peer, kind: &Kind) -> Result<PermittedKind, C
         Kind::Fuse { .. } => {
             let fuse = grant.terms.fuse.as_ref().ok_or(Check::Kind)?;
             permitted_fuse(fuse, peer, kind).map(PermittedKind::Fuse)
+        }
+        Kind::Overlay { lower, upper } => Ok(PermittedKind::Overlay(PermittedOverlay {
+            lower: lower.clone(),
+            upper: upper.clone(),
+        })),
+        Kind::Image { file, filesystem } => Ok(PermittedKind::Image {
+            file: file.clone(),
+            filesystem: *filesystem,
+        }),
+        Kind::Network {
+            source,
+            filesystem,
+            options,
+            secrets,
+        } => {
+            let network = grant.terms.network.as_ref().ok_or(Check::Kind)?;
+            if network.types.refused(options.iter()).is_some() {
+                return Err(Check::FilesystemOption);
+            }
+            if network.refused_secret(secrets).is_some() {
+                return Err(Check::Secret);
+            }
+            Ok(PermittedKind::Network {
+                source: source.clone(),
+                filesystem: filesystem.clone(),
+                options: options.clone(),
+                secrets: secrets.clone(),
+            })
         }
     }
 }
@@ -274,8 +318,41 @@ fn check_block(
     if !granted.iter().any(|pattern| is_device(pattern, device)) {
         return Err(Check::Device);
     }
-    if !block.filesystems.contains(filesystem) {
+    if !block.types.filesystems.contains(filesystem) {
         return Err(Check::Filesystem);
+    }
+    Ok(())
+}
+
+fn check_network(
+    network: &NetworkTerms,
+    source: &NetworkSource,
+    filesystem: &FilesystemName,
+) -> Result<(), Check> {
+    if !network.has_source(source) {
+        return Err(Check::NetworkSource);
+    }
+    if !network.types.filesystems.contains(filesystem) {
+        return Err(Check::Filesystem);
+    }
+    Ok(())
+}
+
+fn check_overlay(
+    grant: &Grant,
+    peer: &Peer,
+    lower: &Layers,
+    upper: Option<&UpperLayer>,
+) -> Result<(), Check> {
+    let overlay = grant.terms.overlay.as_ref().ok_or(Check::Kind)?;
+    if grant.terms.refused_layer(lower, peer.uid).is_some() {
+        return Err(Check::Source);
+    }
+    if lower.count() > overlay.max_layers {
+        return Err(Check::Layers);
+    }
+    if upper.is_some_and(|layer| grant.terms.refused_upper(layer, peer.uid).is_some()) {
+        return Err(Check::Upper);
     }
     Ok(())
 }
@@ -356,11 +433,7 @@ fn check_bind(
     source: &AbsPath,
     recursive: bool,
 ) -> Result<(), Check> {
-    let roots = grant.terms.source_roots(peer.uid);
-    if !roots
-        .iter()
-        .any(|root| source == root || source.is_beneath(root))
-    {
+    if !is_within(&grant.terms.source_roots(peer.uid), source) {
         return Err(Check::Source);
     }
     if recursive && !bind.recursive {

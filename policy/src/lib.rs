@@ -29,11 +29,12 @@ mod verdict;
 
 pub use denial::Denial;
 pub use error::PolicyError;
+pub use grant::NETWORK_TYPES;
 pub use limits::Limits;
 pub use lint::Warning;
 pub use peer::{Accounts, Peer};
-pub use policy::{Places, Policy};
+pub use policy::{Kinds, Places, Policy};
 pub use verdict::{
-    DetachPermit, MountPermit, Permit, PermittedFuse, PermittedKind, PermittedLift, RemountPermit,
-    UnmountPermit, Verdict,
+    DetachPermit, MountPermit, Permit, PermittedFuse, PermittedKind, PermittedLift,
+    PermittedOverlay, RemountPermit, UnmountPermit, Verdict,
 };

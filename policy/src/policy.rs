@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use mountwarden_protocol::{AbsPath, FilesystemName, Operation};
+use mountwarden_protocol::{AbsPath, FilesystemName, Operation, OptionKey};
 
 use crate::grant::{Grant, distinct};
 use crate::protected::Protected;
@@ -22,16 +22,52 @@ pub struct Policy {
 /// The roots of every grant of one peer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Places {
-    /// What it may bind: these and what lies beneath.
+    /// What it may make mounts from: these and what lies beneath.
     pub sources: Vec<AbsPath>,
     /// Where it may mount: what lies beneath these.
     pub targets: Vec<AbsPath>,
-    /// Whether a grant has file systems on devices.
+    /// What it may mount beside binds and tmpfs.
+    pub kinds: Kinds,
+}
+
+/// The kinds of mount that take more of the kernel than a bind and a tmpfs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a kind that is granted or not"
+)]
+pub struct Kinds {
+    /// File systems on block devices.
     pub block: bool,
-    /// Whether a grant has FUSE file systems.
+    /// File systems that a program of the peer serves.
     pub fuse: bool,
-    /// Whether a grant hands over detached mounts.
+    /// Directories that are seen as one.
+    pub overlay: bool,
+    /// File systems in regular files.
+    pub image: bool,
+    /// File systems of servers, or of the machine below.
+    pub network: bool,
+    /// Binds that are handed over.
     pub detached: bool,
+}
+
+impl Kinds {
+    /// Whether a reply may bring the client a descriptor.
+    #[must_use]
+    pub fn hands_over(self) -> bool {
+        self.fuse || self.detached
+    }
+
+    fn of<'g>(grants: impl Iterator<Item = &'g Grant>) -> Self {
+        grants.fold(Self::default(), |kinds, Grant { terms, .. }| Self {
+            block: kinds.block || terms.block.is_some(),
+            fuse: kinds.fuse || terms.fuse.is_some(),
+            overlay: kinds.overlay || terms.overlay.is_some(),
+            image: kinds.image || terms.image.is_some(),
+            network: kinds.network || terms.network.is_some(),
+            detached: kinds.detached || terms.detached,
+        })
+    }
 }
 
 impl Policy {
@@ -86,7 +122,7 @@ impl Policy {
     pub fn static_roots(&self) -> BTreeSet<AbsPath> {
         self.grants
             .iter()
-            .flat_map(|grant| grant.terms.targets.iter().chain(grant.terms.sources()))
+            .flat_map(|grant| grant.terms.targets.iter().chain(grant.terms.origins()))
             .map(Template::constant_prefix)
             .cloned()
             .collect()
@@ -96,43 +132,42 @@ impl Policy {
     #[must_use]
     pub fn places(&self, peer: &Peer) -> Places {
         let own = || self.grants.iter().filter(|g| g.terms.subjects.cover(peer));
+        let origins = own().flat_map(|Grant { terms, .. }| {
+            let uid = peer.uid;
+            [
+                terms.source_roots(uid),
+                terms.layer_roots(uid),
+                terms.upper_roots(uid),
+                terms.image_roots(uid),
+            ]
+            .concat()
+        });
         Places {
-            sources: distinct(own().flat_map(|grant| grant.terms.source_roots(peer.uid))),
+            sources: distinct(origins),
             targets: distinct(own().flat_map(|grant| grant.terms.target_roots(peer.uid))),
-            block: own().any(|grant| grant.terms.block.is_some()),
-            fuse: own().any(|grant| grant.terms.fuse.is_some()),
-            detached: own().any(|grant| grant.terms.detached),
+            kinds: Kinds::of(own()),
         }
     }
 
-    /// Whether any grant has file systems on devices.
+    /// The kinds of mount that any grant has.
     #[must_use]
-    pub fn grants_block(&self) -> bool {
-        self.grants.iter().any(|grant| grant.terms.block.is_some())
-    }
-
-    /// Whether any grant hands over detached mounts.
-    #[must_use]
-    pub fn grants_detached(&self) -> bool {
-        self.grants.iter().any(|grant| grant.terms.detached)
-    }
-
-    /// Whether any grant has FUSE file systems.
-    #[must_use]
-    pub fn grants_fuse(&self) -> bool {
-        self.grants.iter().any(|grant| grant.terms.fuse.is_some())
+    pub fn kinds(&self) -> Kinds {
+        Kinds::of(self.grants.iter())
     }
 
     /// Every type of file system and every key of an option that a grant names: all
     /// that the kernel is ever given as such from a request.
     #[must_use]
     pub fn kernel_names(&self) -> BTreeSet<&str> {
-        let blocks = || self.grants.iter().filter_map(|g| g.terms.block.as_ref());
-        let filesystems = blocks().flat_map(|block| &block.filesystems);
-        let options = blocks().flat_map(|block| &block.options);
-        filesystems
-            .map(FilesystemName::as_str)
-            .chain(options.map(|option| option.key.as_str()))
-            .collect()
+        let terms = || self.grants.iter().map(|grant| &grant.terms);
+        let networks = || terms().filter_map(|terms| terms.network.as_ref());
+        let of_block = terms().filter_map(|terms| terms.block.as_ref().map(|block| &block.types));
+        let types = of_block.chain(networks().map(|network| &network.types));
+        let names = types.flat_map(|types| {
+            let filesystems = types.filesystems.iter().map(FilesystemName::as_str);
+            filesystems.chain(types.options.iter().map(|option| option.key.as_str()))
+        });
+        let secrets = networks().flat_map(|network| &network.secrets);
+        names.chain(secrets.map(OptionKey::as_str)).collect()
     }
 }

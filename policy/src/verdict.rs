@@ -1,8 +1,9 @@
 //! What the policy says of one operation.
 
 use mountwarden_protocol::{
-    AbsPath, FilesystemName, FilesystemOptions, FuseSubtype, MountAttributes, MountId, Passed,
-    Propagation, SourceName, TmpfsInodes, TmpfsMode, TmpfsSize,
+    AbsPath, FilesystemName, FilesystemOptions, FuseSubtype, ImageType, Layers, MountAttributes,
+    MountId, NetworkSource, Passed, Propagation, Secrets, SourceName, TmpfsInodes, TmpfsMode,
+    TmpfsSize, UpperLayer,
 };
 
 use crate::Denial;
@@ -126,6 +127,28 @@ pub enum PermittedKind {
     },
     /// A file system that a program of the peer serves.
     Fuse(PermittedFuse),
+    /// Directories that are seen as one.
+    Overlay(PermittedOverlay),
+    /// A file system in a regular file. The attributes have
+    /// [`MountAttributes::READ_ONLY`].
+    Image {
+        /// The file.
+        file: AbsPath,
+        /// The type of the file system in it.
+        filesystem: ImageType,
+    },
+    /// A file system of a server, or of the machine below.
+    Network {
+        /// What is mounted, in the words of its type.
+        source: NetworkSource,
+        /// The type of the file system.
+        filesystem: FilesystemName,
+        /// Its own options, each of which is granted. Where the attributes have
+        /// [`MountAttributes::READ_ONLY`], the server is not written to either.
+        options: FilesystemOptions,
+        /// More of them, with values that are shown to nobody.
+        secrets: Secrets,
+    },
 }
 
 /// A FUSE file system, with every value decided.
@@ -145,6 +168,27 @@ pub struct PermittedFuse {
     pub uid: u32,
     /// That user's group: the peer's.
     pub gid: u32,
+}
+
+/// An overlay whose layers are granted. Without an upper one, its attributes have
+/// [`MountAttributes::READ_ONLY`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PermittedOverlay {
+    /// What is only read.
+    pub lower: Layers,
+    /// What is written.
+    pub upper: Option<UpperLayer>,
+}
+
+impl PermittedOverlay {
+    /// Every directory that it is made from: what is written and what the kernel needs
+    /// for that, then what is only read, the topmost first.
+    pub fn directories(&self) -> impl Iterator<Item = &AbsPath> {
+        let upper = self.upper.iter();
+        upper
+            .flat_map(|layer| [&layer.upper, &layer.work])
+            .chain(self.lower.iter())
+    }
 }
 
 /// An unmount that may be done.

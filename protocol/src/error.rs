@@ -61,7 +61,7 @@ open_enum! {
         TargetProtected = 3, "target-protected";
         /// A grant covers the target, and grants no mount of this kind there.
         KindNotGranted = 4, "kind-not-granted";
-        /// The source lies beneath no source root of the grant.
+        /// The source, or a layer, lies beneath no source root of the grant.
         SourceNotGranted = 5, "source-not-granted";
         /// The grant does not allow a recursive bind.
         RecursiveNotGranted = 6, "recursive-not-granted";
@@ -101,8 +101,12 @@ open_enum! {
         TargetNotOwned = 22, "target-not-owned";
         /// The source belongs to somebody else, and the grant asks for the peer's own.
         SourceNotOwned = 23, "source-not-owned";
+        /// More layers than the grant's `max_layers`.
+        LayersAboveMaximum = 24, "layers-above-maximum";
+        /// The grant has no overlay with an upper layer there.
+        UpperNotGranted = 25, "upper-not-granted";
         /// No grant hands over detached mounts.
-        DetachedNotGranted = 24, "detached-not-granted";
+        DetachedNotGranted = 26, "detached-not-granted";
     }
 }
 

@@ -1,5 +1,5 @@
-//! Checked names and values of file systems that are mounted from a device, and of
-//! those that a program serves.
+//! Checked names and values of file systems: of those on a device, of those that a program
+//! serves, and of those on a network.
 
 use std::fmt;
 use std::str::FromStr;
@@ -41,6 +41,24 @@ pub enum InvalidFilesystem {
     /// Not what the mount table can show as a source.
     #[error("the name of a source is 1 to 255 printable ASCII characters without a comma")]
     Source,
+    /// Nothing for an overlay to show.
+    #[error("an overlay has at least one lower layer")]
+    NoLayer,
+    /// More layers than a request can hold.
+    #[error("there are more than 16 lower layers")]
+    TooManyLayers,
+    /// Longer paths than a request can hold.
+    #[error("the paths of the lower layers are longer than 8192 bytes, all together")]
+    LongLayers,
+    /// Not a type of images.
+    #[error("the type of an image is erofs or squashfs")]
+    Image,
+    /// A way out of what a pattern describes.
+    #[error("the source of a network file system has no component . or .. : name the place itself")]
+    Dots,
+    /// An option without a value is no secret.
+    #[error("a secret is a key and its value")]
+    Secret,
 }
 
 /// Defines a text that is checked whenever one is made or decoded.
@@ -118,6 +136,57 @@ checked_text! {
 checked_text! {
     /// What the mount table shows as the source of a FUSE file system.
     SourceName, |text| check(text, 255, InvalidFilesystem::Source, is_of_value)
+}
+
+/// The type of a file system that is read from a regular file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum ImageType {
+    /// `erofs`
+    Erofs,
+    /// `squashfs`
+    Squashfs,
+}
+
+impl ImageType {
+    /// The name, as `/proc/filesystems` has it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Erofs => "erofs",
+            Self::Squashfs => "squashfs",
+        }
+    }
+}
+
+impl FromStr for ImageType {
+    type Err = InvalidFilesystem;
+
+    fn from_str(text: &str) -> Result<Self, InvalidFilesystem> {
+        [Self::Erofs, Self::Squashfs]
+            .into_iter()
+            .find(|of| of.name() == text)
+            .ok_or(InvalidFilesystem::Image)
+    }
+}
+
+impl fmt::Display for ImageType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+checked_text! {
+    /// What a network file system is mounted from, as its server or the machine below
+    /// names it: `server:/export`, `//server/share`, a tag. Servers read `/` and `\` as
+    /// separators, and follow `..`.
+    NetworkSource, |text| {
+        check(text, 255, InvalidFilesystem::Source, is_of_value)?;
+        let mut components = text.split(['/', '\\', ':']);
+        if components.any(|component| matches!(component, "." | "..")) {
+            return Err(InvalidFilesystem::Dots);
+        }
+        Ok(())
+    }
 }
 
 fn is_of_name(byte: u8) -> bool {
@@ -212,6 +281,58 @@ impl From<FilesystemOptions> for Vec<FilesystemOption> {
     }
 }
 
+/// Options whose values are nobody's but the kernel's: nothing here shows them.
+#[derive(Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(try_from = "FilesystemOptions", into = "FilesystemOptions")]
+pub struct Secrets(FilesystemOptions);
+
+impl Secrets {
+    /// Each with its value, in order.
+    pub fn iter(&self) -> impl Iterator<Item = &FilesystemOption> {
+        self.0.iter()
+    }
+
+    /// The keys, in order.
+    pub fn keys(&self) -> impl Iterator<Item = &OptionKey> {
+        self.iter().map(|option| &option.key)
+    }
+}
+
+/// A secret as it may be shown.
+struct Hidden<'a>(&'a OptionKey);
+
+impl fmt::Debug for Hidden<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("FilesystemOption")
+            .field("key", self.0)
+            .field("value", &format_args!("hidden"))
+            .finish()
+    }
+}
+
+impl fmt::Debug for Secrets {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.keys().map(Hidden)).finish()
+    }
+}
+
+impl TryFrom<FilesystemOptions> for Secrets {
+    type Error = InvalidFilesystem;
+
+    fn try_from(options: FilesystemOptions) -> Result<Self, InvalidFilesystem> {
+        if options.iter().any(|option| option.value.is_none()) {
+            return Err(InvalidFilesystem::Secret);
+        }
+        Ok(Self(options))
+    }
+}
+
+impl From<Secrets> for FilesystemOptions {
+    fn from(secrets: Secrets) -> Self {
+        secrets.0
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -244,6 +365,17 @@ mod tests {
         assert_eq!(refused, InvalidFilesystem::Name);
         let refused = "auto".parse::<FilesystemName>().unwrap_err();
         assert_eq!(refused, InvalidFilesystem::Auto);
+    }
+
+    #[test]
+    fn attack_14_an_image_is_of_one_of_two_types() {
+        for text in ["erofs", "squashfs"] {
+            assert_eq!(text.parse::<ImageType>().unwrap().to_string(), text);
+        }
+        for text in ["", "auto", "ext4", "EROFS", "erofs "] {
+            let refused = text.parse::<ImageType>().unwrap_err();
+            assert_eq!(refused, InvalidFilesystem::Image, "{text}");
+        }
     }
 
     #[test]
@@ -290,5 +422,41 @@ mod tests {
         assert_eq!(options(&numbered(33)), Err(InvalidFilesystem::TooMany));
         let twice = ["b".to_owned(), "a=1".to_owned(), "a=2".to_owned()];
         assert_eq!(options(&twice), Err(InvalidFilesystem::Twice));
+    }
+
+    #[test]
+    fn attack_01_a_network_source_leads_nowhere_else() {
+        for text in [
+            "server:/export/vm",
+            "//server/share",
+            "[fe80::1]:/a/..b/c..",
+            "tag",
+        ] {
+            assert!(text.parse::<NetworkSource>().is_ok(), "{text}");
+        }
+        for text in [
+            "server:/export/../etc",
+            "server:..",
+            "server:/export/.",
+            "..",
+            "//server/share\\..\\other",
+        ] {
+            let refused = text.parse::<NetworkSource>();
+            assert_eq!(refused, Err(InvalidFilesystem::Dots), "{text}");
+        }
+        for text in ["", "a,b", "a\n", "server:/\u{e9}"] {
+            let refused = text.parse::<NetworkSource>();
+            assert_eq!(refused, Err(InvalidFilesystem::Source), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_secret_is_not_shown() {
+        let options = |text: &str| FilesystemOptions::try_from(vec![text.parse().unwrap()]);
+        let secrets = Secrets::try_from(options("password=hunter2").unwrap()).unwrap();
+        let shown = r#"[FilesystemOption { key: OptionKey("password"), value: hidden }]"#;
+        assert_eq!(format!("{secrets:?}"), shown);
+        let refused = Secrets::try_from(options("password").unwrap());
+        assert_eq!(refused, Err(InvalidFilesystem::Secret));
     }
 }

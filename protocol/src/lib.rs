@@ -9,11 +9,13 @@
 //! of zero or a flag that nobody has defined does not exist as a value.
 #![forbid(unsafe_code)]
 
+mod batch;
 mod error;
 pub mod escape;
 mod filesystem;
 pub mod frame;
 mod handshake;
+mod layers;
 mod open_enum;
 mod options;
 mod path;
@@ -21,12 +23,14 @@ mod reply;
 mod request;
 mod status;
 
+pub use batch::{AppliedEntry, Batch, InvalidBatch, LeftEntry, NotApplied};
 pub use error::{DenyReason, ErrorCode, ErrorReply};
 pub use filesystem::{
-    FilesystemName, FilesystemOption, FilesystemOptions, FuseSubtype, InvalidFilesystem, OptionKey,
-    OptionValue, SourceName,
+    FilesystemName, FilesystemOption, FilesystemOptions, FuseSubtype, ImageType, InvalidFilesystem,
+    NetworkSource, OptionKey, OptionValue, Secrets, SourceName,
 };
 pub use handshake::{Features, Hello, HelloReply, Refusal, VERSION, Versions, Welcome};
+pub use layers::{Layers, UpperLayer};
 pub use options::{
     InvalidOption, MountAttributes, MountId, MountOptions, Passed, TmpfsInodes, TmpfsMode,
     TmpfsSize,

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{AbsPath, ErrorReply, MountAttributes, MountId, Status};
+use crate::{AbsPath, AppliedEntry, ErrorReply, MountAttributes, MountId, NotApplied, Status};
 
 /// The answer to one [`crate::Request`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -23,6 +23,10 @@ pub enum Reply {
     Remounted(MountInfo),
     /// Whether a file system answers.
     Probed(Probed),
+    /// All mounts of a batch are there: one for each, in its order.
+    Applied(Vec<AppliedEntry>),
+    /// A batch was not done.
+    NotApplied(NotApplied),
     /// A mount that is attached nowhere; its root comes with the reply.
     Detached(Detached),
 }

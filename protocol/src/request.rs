@@ -5,8 +5,9 @@ use std::num::NonZeroU32;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    AbsPath, FilesystemName, FilesystemOptions, FuseSubtype, MountAttributes, MountId,
-    MountOptions, Passed, SourceName, TmpfsInodes, TmpfsMode, TmpfsSize,
+    AbsPath, Batch, FilesystemName, FilesystemOptions, FuseSubtype, ImageType, Layers,
+    MountAttributes, MountId, MountOptions, NetworkSource, Passed, Secrets, SourceName,
+    TmpfsInodes, TmpfsMode, TmpfsSize, UpperLayer,
 };
 
 /// One request on an open connection; each gets one [`crate::Reply`].
@@ -35,6 +36,8 @@ pub enum Request {
         /// deadline.
         timeout_ms: NonZeroU32,
     },
+    /// Make all of these mounts, or none.
+    Apply(Batch),
 }
 
 impl Request {
@@ -48,7 +51,8 @@ impl Request {
             | Self::Explain(_)
             | Self::List { .. }
             | Self::Status
-            | Self::Probe { .. } => 0,
+            | Self::Probe { .. }
+            | Self::Apply(_) => 0,
         }
     }
 }
@@ -196,16 +200,47 @@ pub enum Kind {
         /// The most bytes of one read; `None` for what the kernel takes.
         max_read: Option<u32>,
     },
+    /// Directories that are seen as one. Without an upper layer it is read-only.
+    Overlay {
+        /// What is only read.
+        lower: Layers,
+        /// What is written.
+        upper: Option<UpperLayer>,
+    },
+    /// A file system in a regular file, which is only read.
+    Image {
+        /// The file.
+        file: AbsPath,
+        /// The type of the file system in it.
+        filesystem: ImageType,
+    },
+    /// A file system of a server, or of the machine below. Where
+    /// [`MountOptions::READ_ONLY`] is asked for, its server is not written to either.
+    Network {
+        /// What is mounted, in the words of its type: `server:/export`, `//server/share`,
+        /// a tag.
+        source: NetworkSource,
+        /// The type of the file system.
+        filesystem: FilesystemName,
+        /// Its own options.
+        options: FilesystemOptions,
+        /// More of them, such as a password.
+        secrets: Secrets,
+    },
 }
 
 impl Kind {
-    /// The path that is mounted, for kinds that have one.
+    /// The path that is mounted, for kinds that have a single one.
     #[must_use]
     pub fn source(&self) -> Option<&AbsPath> {
         match self {
             Self::Bind { source, .. } => Some(source),
             Self::Block { device, .. } => Some(device),
-            Self::Tmpfs { .. } | Self::Fuse { .. } => None,
+            Self::Image { file, .. } => Some(file),
+            Self::Tmpfs { .. }
+            | Self::Fuse { .. }
+            | Self::Overlay { .. }
+            | Self::Network { .. } => None,
         }
     }
 
@@ -217,6 +252,9 @@ impl Kind {
             Self::Tmpfs { .. } => "tmpfs",
             Self::Block { .. } => "block",
             Self::Fuse { .. } => "fuse",
+            Self::Overlay { .. } => "overlay",
+            Self::Image { .. } => "image",
+            Self::Network { .. } => "network",
         }
     }
 }

@@ -1,5 +1,6 @@
 //! The command line.
 
+mod kinds;
 mod operation;
 
 use std::ffi::{OsStr, OsString};
@@ -11,7 +12,9 @@ use clap::{ArgGroup, Args, Parser, Subcommand};
 use mountwarden_protocol::escape::SafePath;
 use mountwarden_protocol::{MountId, TmpfsInodes, TmpfsMode, TmpfsSize};
 
-use super::exit;
+pub(super) use self::kinds::Served;
+use self::kinds::{Imaged, Layered, Networked, PassTarget, Permissions, Restrictions};
+use super::{batch, exit};
 use crate::Error;
 
 /// Mounts and unmounts what the administrator's policy grants to this user.
@@ -39,6 +42,17 @@ pub(super) struct Arguments {
 pub(super) enum Command {
     #[command(flatten)]
     Change(Change),
+
+    /// Make all mounts that a file lists, or none: see the format below.
+    #[command(after_long_help = batch::FORMAT)]
+    Apply {
+        /// The file, in TOML or JSON; - for standard input.
+        file: PathBuf,
+
+        /// Only say of each whether the policy allows it.
+        #[arg(long)]
+        explain: bool,
+    },
 
     /// List the mounts at places that are granted to this user.
     List,
@@ -101,6 +115,10 @@ pub(super) enum Change {
 
         #[command(flatten)]
         shown: Shown,
+
+        /// The type of the file system on the device.
+        #[arg(long = "type", value_name = "TYPE", requires = "device")]
+        filesystem: Option<String>,
 
         /// Only if the topmost mount has this id.
         #[arg(long, value_name = "N", value_parser = mount_id)]
@@ -243,6 +261,10 @@ pub(super) enum Kind {
         #[arg(long)]
         read_only: bool,
 
+        /// What is mounted on the mount appears in later mount namespaces too.
+        #[arg(long)]
+        shared: bool,
+
         #[command(flatten)]
         passed: PassTarget,
 
@@ -255,88 +277,15 @@ pub(super) enum Kind {
 
     /// Mount a file system that a program serves, and become that program.
     Fuse(Served),
-}
 
-/// A file system that a program serves, and the program.
-#[derive(Debug, Args)]
-pub(super) struct Served {
-    /// Where: an existing directory or regular file.
-    target: OsString,
+    /// Show several directories as one; read-only without an upper layer.
+    Overlay(Layered),
 
-    /// What the mount table calls the type, after 'fuse.'.
-    #[arg(long, value_name = "NAME")]
-    subtype: String,
+    /// Mount the file system in a regular file, which is only read.
+    Image(Imaged),
 
-    /// What the mount table shows as the source [default: the subtype].
-    #[arg(long, value_name = "NAME")]
-    source: Option<String>,
-
-    /// Other users may use it too, where the grant allows it.
-    #[arg(long)]
-    allow_other: bool,
-
-    /// The kernel checks permissions.
-    #[arg(long)]
-    default_permissions: bool,
-
-    /// The most bytes that one read asks the program for.
-    #[arg(long, value_name = "BYTES")]
-    max_read: Option<u32>,
-
-    /// Nothing can be written through the mount.
-    #[arg(long)]
-    read_only: bool,
-
-    #[command(flatten)]
-    passed: PassTarget,
-
-    #[command(flatten)]
-    without: Restrictions,
-
-    #[command(flatten)]
-    with: Permissions,
-
-    /// The program that becomes of this one and serves the file system, with its
-    /// arguments; {fd} in one stands for the number of the connection, as in
-    /// /dev/fd/{fd}, which libfuse takes for a place. Not with --lease, which takes
-    /// a command that stays.
-    #[arg(last = true, value_name = "PROGRAM", conflicts_with = "lease")]
-    pub(super) program: Vec<OsString>,
-}
-
-#[derive(Debug, Args)]
-pub(super) struct PassTarget {
-    /// Open the target here and pass the descriptor, for a directory that the helper's
-    /// user cannot reach, where the grant allows it.
-    #[arg(long)]
-    pass_target: bool,
-}
-
-#[derive(Debug, Args)]
-pub(super) struct Restrictions {
-    /// Hold the mount until this command is interrupted, and end it then: however
-    /// the command ends, the mount does.
-    #[arg(long)]
-    lease: bool,
-
-    /// No program may be executed from the mount.
-    #[arg(long)]
-    noexec: bool,
-
-    /// Symbolic links on the mount are not followed.
-    #[arg(long)]
-    nosymfollow: bool,
-}
-
-#[derive(Debug, Args)]
-pub(super) struct Permissions {
-    /// Honour set-user-id bits, where the grant allows it.
-    #[arg(long)]
-    suid: bool,
-
-    /// Honour device nodes, where the grant allows it.
-    #[arg(long)]
-    dev: bool,
+    /// Mount a file system of a server, or of the machine below.
+    Network(Networked),
 }
 
 #[derive(Debug, Args)]
@@ -368,7 +317,7 @@ pub(super) struct Gains {
 #[group(multiple = true, requires = "Shown")]
 #[expect(clippy::struct_excessive_bools, reason = "each is a flag on the line")]
 pub(super) struct Losses {
-    /// It can be written to. This and what follows takes --source or --tmpfs, and
+    /// It can be written to. This and what follows takes --source, --tmpfs or --device, and
     /// a grant that does not force the contrary.
     #[arg(long)]
     read_write: bool,
@@ -400,6 +349,10 @@ pub(super) struct Shown {
     /// The mount is a tmpfs of this user.
     #[arg(long)]
     tmpfs: bool,
+
+    /// The mount is the file system on this device.
+    #[arg(long, value_name = "PATH", requires = "filesystem")]
+    device: Option<OsString>,
 }
 
 /// Whether the words ask for JSON, for words that clap refused.
@@ -462,7 +415,7 @@ fn inodes(text: &str) -> Result<TmpfsInodes, String> {
     TmpfsInodes::try_from(count).map_err(|error| error.to_string())
 }
 
-fn mode(text: &str) -> Result<TmpfsMode, String> {
+pub(super) fn mode(text: &str) -> Result<TmpfsMode, String> {
     let digits = text.strip_prefix("0o").unwrap_or(text);
     // from_str_radix takes a sign too.
     if digits.is_empty() || !digits.bytes().all(|byte| (b'0'..=b'7').contains(&byte)) {

@@ -1,8 +1,8 @@
-//! A mount that lasts as long as the command: `mount ... --lease`.
+//! Mounts that last as long as the command: `mount ... --lease`, and those of a batch.
 
 use std::os::fd::AsFd as _;
 
-use mountwarden_protocol::{Mount, Mounted};
+use mountwarden_protocol::Mount;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
@@ -11,12 +11,14 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use super::exit::Exit;
 use super::{Answer, output};
 use crate::client::Builder;
-use crate::{Client, Error, ErrorKind, Passing, Unmount};
+use crate::{Batch, Client, Error, ErrorKind, Passing, Unmount};
 
-/// A mount that ends with this process.
+/// Mounts that end with this process.
 pub(super) struct Held {
     client: Client,
-    mounted: Mounted,
+    made: Answer,
+    /// The last first.
+    leased: Vec<Unmount>,
     signals: SignalFd,
 }
 
@@ -27,25 +29,49 @@ impl Held {
         mount: Mount,
         passing: Passing<'_>,
     ) -> Result<Self, Error> {
-        let signals = listen().map_err(|errno| Error::system("wait for signals", errno.into()))?;
+        let signals = listen()?;
         let mut client = builder.connect()?;
         let mounted = client.mount_passing(mount, passing)?;
         Ok(Self {
             client,
-            mounted,
+            leased: vec![Unmount::from(&mounted)],
+            made: Answer::Mounted(mounted),
             signals,
         })
     }
 
-    /// Says what was mounted, waits for SIGINT, SIGTERM or SIGHUP, and ends the mount.
+    /// Applies a batch, of which not all mounts need be leased.
+    pub(super) fn apply(builder: Builder, batch: Batch) -> Result<Self, Error> {
+        let signals = listen()?;
+        let mut client = builder.connect()?;
+        let leased: Vec<bool> = batch.mounts().iter().map(|mount| mount.lease).collect();
+        let applied = client.apply(batch)?;
+        let leased = applied
+            .iter()
+            .zip(leased)
+            .rev()
+            .filter(|(_, leased)| *leased);
+        Ok(Self {
+            client,
+            leased: leased.map(|(mount, _)| Unmount::from(mount)).collect(),
+            made: Answer::Applied(applied),
+            signals,
+        })
+    }
+
+    /// Says what was mounted, waits for SIGINT, SIGTERM or SIGHUP, and ends what was leased.
     pub(super) fn until_interrupted(mut self, json: bool) -> Result<Exit, Error> {
-        let told = output::answer(&Answer::Mounted(self.mounted.clone()), json);
+        let mut told = output::answer(&self.made, json);
         if told != Exit::Done {
             return Ok(told);
         }
         self.wait()?;
-        let ended = self.end()?;
-        Ok(ended.map_or(Exit::Done, |ended| output::answer(&ended, json)))
+        for unmount in std::mem::take(&mut self.leased) {
+            if let Some(ended) = self.end(unmount)? {
+                told = output::answer(&ended, json);
+            }
+        }
+        Ok(told)
     }
 
     /// Waits for a signal, or for the end of the lease, which is an error.
@@ -75,9 +101,9 @@ impl Held {
         }
     }
 
-    /// Ends the mount, unless somebody else has.
-    fn end(&mut self) -> Result<Option<Answer>, Error> {
-        match self.client.unmount(Unmount::from(&self.mounted).lazy()) {
+    /// Ends a mount, unless somebody else has.
+    fn end(&mut self, unmount: Unmount) -> Result<Option<Answer>, Error> {
+        match self.client.unmount(unmount.lazy()) {
             Ok(unmounted) => Ok(Some(Answer::Unmounted(unmounted))),
             Err(error) => match error.kind() {
                 ErrorKind::NotMounted | ErrorKind::IdMismatch => Ok(None),
@@ -88,10 +114,12 @@ impl Held {
 }
 
 /// Makes what interrupts a command something to be read (`signalfd(2)`).
-fn listen() -> Result<SignalFd, Errno> {
+fn listen() -> Result<SignalFd, Error> {
     let signals: SigSet = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP]
         .into_iter()
         .collect();
-    signals.thread_block()?;
-    SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC)
+    let listening = signals
+        .thread_block()
+        .and_then(|()| SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC));
+    listening.map_err(|errno| Error::system("wait for signals", errno.into()))
 }

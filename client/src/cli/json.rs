@@ -1,4 +1,5 @@
-//! What `--json` prints. README.md describes the shapes; every key is always there.
+//! What `--json` prints. README.md describes the shapes; every key of a shape is always
+//! there.
 
 use std::io;
 use std::path::Path;
@@ -13,16 +14,20 @@ use serde::Serialize;
 use serde_json::ser::{Formatter, Serializer};
 
 use super::{Answer, status, text};
-use crate::{Error, Health, Probe};
+use crate::{BatchFailure, Error, Health, Probe};
 
 fn mount(mounted: &Mounted) -> String {
     print(&Changed {
-        result: match mounted.outcome {
-            Outcome::Mounted => "mounted",
-            Outcome::AlreadyMounted => "already-mounted",
-        },
+        result: outcome(mounted.outcome),
         mount: Mount::of(&mounted.mount),
     })
+}
+
+fn outcome(outcome: Outcome) -> &'static str {
+    match outcome {
+        Outcome::Mounted => "mounted",
+        Outcome::AlreadyMounted => "already-mounted",
+    }
 }
 
 /// A result.
@@ -39,26 +44,17 @@ pub(super) fn answer(answer: &Answer) -> String {
             mount: Mount::of(mount),
         }),
         Answer::List(mounts) => print(&mounts.iter().map(Mount::of).collect::<Vec<_>>()),
-        Answer::Explained { explanation, .. } => match explanation {
-            Explanation::Allowed {
-                grant,
-                attributes,
-                tmpfs,
-            } => print(&Allowed {
-                result: "allowed",
-                grant,
-                flags: attributes.names(),
-                tmpfs: tmpfs.map(|limits| Tmpfs {
-                    size: limits.size,
-                    inodes: limits.inodes,
-                    mode: text::mode(limits.mode),
-                }),
-            }),
-            Explanation::Denied(reply) => print(&Denied {
-                result: "denied",
-                failure: Failure::of(&reply.clone().into()),
-            }),
-        },
+        Answer::Explained { explanation, .. } => print(&Explained::of(explanation)),
+        Answer::ExplainedAll(all) => {
+            let each = all
+                .iter()
+                .map(|(_, explanation)| Explained::of(explanation));
+            print(&each.collect::<Vec<_>>())
+        }
+        Answer::Applied(mounts) => print(&Applied {
+            result: "applied",
+            mounts: mounts.iter().map(Entry::of).collect(),
+        }),
         Answer::Status(status) => print(&Helper::of(status)),
         Answer::Probed(probe) => print(&Probed::of(probe)),
         Answer::Attached { detached, place } => print(&Attached {
@@ -103,6 +99,7 @@ pub(super) fn usage(error: &clap::Error) -> String {
             errno: None,
             path: None,
             mount: None,
+            batch: None,
         },
     })
 }
@@ -177,6 +174,63 @@ impl Probed {
 }
 
 #[derive(Serialize)]
+struct Applied {
+    result: &'static str,
+    mounts: Vec<Entry>,
+}
+
+#[derive(Serialize)]
+struct Entry {
+    result: &'static str,
+    id: u64,
+    target: String,
+    flags: Vec<&'static str>,
+}
+
+impl Entry {
+    fn of(mount: &crate::Applied) -> Self {
+        Self {
+            result: outcome(mount.outcome),
+            id: mount.id.into(),
+            target: path(mount.target.as_path()),
+            flags: mount.attributes.names(),
+        }
+    }
+}
+
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Explained<'a> {
+    Allowed(Allowed<'a>),
+    Denied(Denied),
+}
+
+impl<'a> Explained<'a> {
+    fn of(explanation: &'a Explanation) -> Self {
+        match explanation {
+            Explanation::Allowed {
+                grant,
+                attributes,
+                tmpfs,
+            } => Self::Allowed(Allowed {
+                result: "allowed",
+                grant,
+                flags: attributes.names(),
+                tmpfs: tmpfs.map(|limits| Tmpfs {
+                    size: limits.size,
+                    inodes: limits.inodes,
+                    mode: text::mode(limits.mode),
+                }),
+            }),
+            Explanation::Denied(reply) => Self::Denied(Denied {
+                result: "denied",
+                failure: Failure::of(&reply.clone().into()),
+            }),
+        }
+    }
+}
+
+#[derive(Serialize)]
 struct Allowed<'a> {
     result: &'static str,
     grant: &'a str,
@@ -211,6 +265,34 @@ struct Failure {
     errno: Option<i32>,
     path: Option<String>,
     mount: Option<u64>,
+    #[serde(flatten)]
+    batch: Option<NotApplied>,
+}
+
+/// What is there only of a batch.
+#[derive(Serialize)]
+struct NotApplied {
+    entry: usize,
+    left: Vec<Left>,
+}
+
+#[derive(Serialize)]
+struct Left {
+    id: u64,
+    target: String,
+}
+
+impl NotApplied {
+    fn of(failure: &BatchFailure) -> Self {
+        let left = |left: &crate::Left| Left {
+            id: left.id.into(),
+            target: path(left.target.as_path()),
+        };
+        Self {
+            entry: failure.entry,
+            left: failure.left.iter().map(left).collect(),
+        }
+    }
 }
 
 impl Failure {
@@ -225,6 +307,7 @@ impl Failure {
             errno: error.errno(),
             path: error.path().map(path),
             mount: error.mount().map(u64::from),
+            batch: error.batch().map(NotApplied::of),
         }
     }
 }

@@ -2,6 +2,7 @@
 //! are several commands in one.
 
 mod args;
+mod batch;
 mod exit;
 mod hold;
 mod json;
@@ -22,7 +23,7 @@ use mountwarden_protocol::{
     Detached, Explanation, MountInfo, Mounted, Operation, Status, Unmounted,
 };
 
-use crate::{Client, Error, Health, Probe};
+use crate::{Applied, Batch, Client, Error, Health, Probe};
 use args::{Arguments, Change, Command, Kind};
 use exit::Exit;
 use opened::Opened;
@@ -64,6 +65,8 @@ enum Answer {
         detached: Detached,
         place: PathBuf,
     },
+    Applied(Vec<Applied>),
+    ExplainedAll(Vec<(Operation, Explanation)>),
 }
 
 /// How long a file system has to answer.
@@ -76,6 +79,14 @@ impl Answer {
                 explanation: Explanation::Denied(_),
                 ..
             } => Exit::Denied,
+            Self::ExplainedAll(all) => {
+                let denied = |(_, said): &(_, _)| matches!(said, Explanation::Denied(_));
+                if all.iter().any(denied) {
+                    Exit::Denied
+                } else {
+                    Exit::Done
+                }
+            }
             Self::Probed(probe) => match probe.health {
                 Health::Alive => Exit::Done,
                 Health::Absent => Exit::NotThere,
@@ -137,6 +148,17 @@ fn perform(arguments: Arguments) -> Result<Exit, Error> {
                 operation,
             }
         }
+        Command::Apply { file, explain } => {
+            let batch = batch::read(&file)?;
+            if explain {
+                Answer::ExplainedAll(explain_all(&mut builder.connect()?, &batch)?)
+            } else if batch.mounts().iter().any(|mount| mount.lease) {
+                let held = hold::Held::apply(builder, batch)?;
+                return held.until_interrupted(arguments.json);
+            } else {
+                Answer::Applied(builder.connect()?.apply(batch)?)
+            }
+        }
         Command::List => Answer::List(builder.connect()?.list()?),
         Command::Probe { target } => {
             let within = arguments.timeout.unwrap_or(PROBE);
@@ -146,4 +168,11 @@ fn perform(arguments: Arguments) -> Result<Exit, Error> {
         Command::Status => Answer::Status(Box::new(builder.connect()?.status()?)),
     };
     Ok(output::answer(&answer, arguments.json))
+}
+
+fn explain_all(client: &mut Client, batch: &Batch) -> Result<Vec<(Operation, Explanation)>, Error> {
+    let mounts = batch.mounts().iter().cloned().map(Operation::Mount);
+    mounts
+        .map(|operation| Ok((operation.clone(), client.explain(operation)?)))
+        .collect()
 }

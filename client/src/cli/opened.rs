@@ -70,5 +70,5 @@ fn open(path: &AbsPath, flags: OFlags) -> Result<File, Error> {
         .read(true)
         .custom_flags(flags.bits().cast_signed())
         .open(path)
-        .map_err(|error| Error::cannot_open(path.as_path(), error))
+        .map_err(|error| Error::cannot_open(path.as_path(), "pass it", error))
 }

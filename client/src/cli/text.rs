@@ -9,7 +9,7 @@ use mountwarden_protocol::{
 
 use super::style::{BAD, GOOD, HEADING};
 use super::{Answer, status};
-use crate::{Error, Health, Probe};
+use crate::{Applied, Error, Health, Probe};
 
 /// A result as lines of text.
 pub(super) fn answer(answer: &Answer) -> String {
@@ -30,15 +30,30 @@ pub(super) fn answer(answer: &Answer) -> String {
             flags(detached.attributes),
             detached.id
         ),
+        Answer::Applied(mounts) => mounts.iter().map(applied).collect(),
+        Answer::ExplainedAll(all) => {
+            let each = all.iter();
+            each.map(|(operation, explanation)| explain(operation, explanation))
+                .collect()
+        }
     }
 }
 
 fn mount(mounted: &Mounted) -> String {
-    let what = match mounted.outcome {
+    described(what(mounted.outcome), &mounted.mount)
+}
+
+fn what(outcome: Outcome) -> &'static str {
+    match outcome {
         Outcome::Mounted => "Mounted",
         Outcome::AlreadyMounted => "Already mounted:",
-    };
-    described(what, &mounted.mount)
+    }
+}
+
+fn applied(mount: &Applied) -> String {
+    let (what, target) = (what(mount.outcome), shown(&mount.target));
+    let (id, flags) = (mount.id, flags(mount.attributes));
+    format!("{GOOD}{what}{GOOD:#} {target} ({flags}, id {id})\n")
 }
 
 fn described(what: &str, mount: &MountInfo) -> String {

@@ -12,8 +12,9 @@ use crate::passing::path_of;
 use crate::{DetachedMount, Error, ErrorKind, Fuse, FuseMount, Passing, Remount, Unmount};
 
 impl Client {
-    /// Mounts a [`Bind`](crate::Bind), a [`Tmpfs`](crate::Tmpfs) or a
-    /// [`Block`](crate::Block).
+    /// Mounts a [`Bind`](crate::Bind), a [`Tmpfs`](crate::Tmpfs), a
+    /// [`Block`](crate::Block), an [`Image`](crate::Image) or an
+    /// [`Overlay`](crate::Overlay).
     ///
     /// Asking for what is there already is no error: the reply's
     /// [`outcome`](Mounted::outcome) tells.

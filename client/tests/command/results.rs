@@ -4,8 +4,8 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 
 use mountwarden_client::protocol::{
-    Kind, Lift, ListPage, Mount, MountOptions, Operation, Passed, ProbeAnswer, Probed, Propagation,
-    Remount, Reply, Request, Unmount,
+    AppliedEntry, Kind, LeftEntry, Lift, ListPage, Mount, MountOptions, NotApplied, Operation,
+    Passed, ProbeAnswer, Probed, Propagation, Remount, Reply, Request, Unmount,
 };
 use mountwarden_client::{
     AbsPath, DenyReason, ErrorCode, ErrorReply, Explanation, MountAttributes, MountInfo, Outcome,
@@ -121,6 +121,115 @@ fn a_probe_is_told() {
         assert_eq!(json["waited_ms"].is_u64(), name == "hung");
         assert_eq!(json["id"].is_null(), ["hung", "absent"].contains(&name));
     }
+}
+
+/// A file with a batch of two.
+fn batch_file() -> tempfile::NamedTempFile {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let text = "[[mount]]\ntarget = \"/a\"\ntmpfs = {}\n\
+                [[mount]]\ntarget = \"/a/b\"\nbind = { source = \"/srv\" }\n";
+    std::fs::write(file.path(), text).unwrap();
+    file
+}
+
+#[test]
+fn a_batch_is_told() {
+    let file = batch_file();
+    let name = file.path().to_str().unwrap();
+    let entry = |outcome, number| AppliedEntry {
+        outcome,
+        id: id(number),
+        attributes: MountAttributes::NO_DEV,
+    };
+    let made = entry(Outcome::Mounted, 77);
+    let applied = Reply::Applied(vec![made, entry(Outcome::AlreadyMounted, 78)]);
+    let ended = answered(&applied, &["apply", name]);
+    assert_eq!((ended.status, &ended.stderr[..]), (0, ""));
+    assert_eq!(
+        ended.stdout,
+        "Mounted /a (rw,nodev, id 77)\nAlready mounted: /a/b (rw,nodev, id 78)\n"
+    );
+    assert_eq!(
+        answered(&applied, &["--json", "apply", name]).json(),
+        json!({"result": "applied", "mounts": [
+            {"result": "mounted", "id": 77, "target": "/a", "flags": ["nodev"]},
+            {"result": "already-mounted", "id": 78, "target": "/a/b", "flags": ["nodev"]},
+        ]})
+    );
+    let failed = Reply::NotApplied(NotApplied {
+        entry: 1,
+        error: ErrorReply::new(ErrorCode::Busy, "taken").at(&path("/a/b")),
+        left: vec![LeftEntry {
+            entry: 0,
+            id: id(77),
+        }],
+    });
+    let ended = answered(&failed, &["apply", name]);
+    assert_eq!((ended.status, &ended.stdout[..]), (4, ""));
+    assert_eq!(
+        ended.stderr,
+        "error: mount[1]: /a/b: taken; the mount 77 at /a could not be taken back\n"
+    );
+    let error = &answered(&failed, &["--json", "apply", name]).json_error()["error"];
+    assert_eq!(
+        (&error["code"], &error["entry"]),
+        (&json!("busy"), &json!(1))
+    );
+    assert_eq!(error["left"], json!([{"id": 77, "target": "/a"}]));
+}
+
+#[test]
+fn a_batch_is_explained_mount_by_mount() {
+    let file = batch_file();
+    let name = file.path().to_str().unwrap();
+    let allowed = Reply::Explained(Explanation::Allowed {
+        grant: "g".to_owned(),
+        attributes: MountAttributes::empty(),
+        tmpfs: None,
+    });
+    let denied = ErrorReply::new(ErrorCode::Denied, "no");
+    let denied = Reply::Explained(Explanation::Denied(denied));
+    for (last, status, word) in [(&allowed, 0, "allowed"), (&denied, 3, "denied")] {
+        let script = || vec![answering(&[allowed.clone(), last.clone()])];
+        let (ended, log) = scripted(script(), &["--json", "apply", "--explain", name]);
+        assert_eq!((ended.status, &ended.stderr[..]), (status, ""));
+        let json = ended.json();
+        assert_eq!(
+            (&json[0]["result"], &json[1]["result"]),
+            (&json!("allowed"), &json!(word))
+        );
+        let asked = |request: &Request| matches!(request, Request::Explain(Operation::Mount(_)));
+        assert!(log[0].len() == 2 && log[0].iter().all(asked), "{log:?}");
+        let (ended, _) = scripted(script(), &["apply", "--explain", name]);
+        assert_eq!((ended.status, ended.stdout.lines().count()), (status, 2));
+    }
+}
+
+#[test]
+fn a_batch_that_is_not_understood_asks_no_helper() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), "[[mount]]\ntarget = \"/a\"\nro = true\n").unwrap();
+    let name = file.path().to_str().unwrap();
+    let (ended, log) = scripted(Vec::new(), &["apply", name]);
+    assert_eq!((ended.status, &ended.stdout[..]), (9, ""));
+    assert!(
+        ended.stderr.contains("unknown field `ro`"),
+        "{}",
+        ended.stderr
+    );
+    assert!(
+        ended.stderr.contains("at line 3 column 1"),
+        "{}",
+        ended.stderr
+    );
+    let (ended, _) = scripted(Vec::new(), &["apply", "/no/such/file"]);
+    assert_eq!(ended.status, 5);
+    assert!(
+        ended
+            .stderr
+            .starts_with("error: cannot open \"/no/such/file\" to read it: ")
+    );
+    assert!(log.is_empty());
 }
 
 fn bind(recursive: bool, options: MountOptions) -> Operation {

@@ -1,8 +1,8 @@
 //! A lost connection: what is asked once more, and what is not.
 
-use mountwarden_client::protocol::{Operation, Reply, Request};
+use mountwarden_client::protocol::{AppliedEntry, Operation, Reply, Request};
 use mountwarden_client::{
-    Client, ErrorCode, ErrorKind, ErrorReply, Explanation, Outcome, Tmpfs, Unmount,
+    Batch, Client, ErrorCode, ErrorKind, ErrorReply, Explanation, Outcome, Tmpfs, Unmount,
 };
 
 use crate::support::{
@@ -82,6 +82,31 @@ fn an_unmount_that_may_have_been_done_is_not_repeated() {
         assert_eq!(log.len(), 1);
         assert_eq!(log[0].len(), 1);
     }
+}
+
+/// What was made of it may end in a moment: to ask again could find that.
+#[test]
+fn a_batch_that_may_have_been_done_is_not_repeated() {
+    let batch = || Batch::new().mount(Tmpfs::new("/a").unwrap());
+    for loss in losses(&Reply::Applied(Vec::new())) {
+        let fake = Fake::new(vec![loss, answering(&[unmounted()])]);
+        let mut client = Client::connect_to(fake.path()).unwrap();
+        let error = client.apply(batch()).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::ConnectionLost);
+        assert!(error.to_string().contains("not known"), "{error}");
+        assert_eq!(fake.finish()[0].len(), 1);
+    }
+    let applied = Reply::Applied(vec![AppliedEntry {
+        outcome: Outcome::Mounted,
+        id: id(77),
+        attributes: mountwarden_client::MountAttributes::empty(),
+    }]);
+    // Nothing was asked of the first helper.
+    let fake = Fake::new(vec![welcomed([]), answering(&[applied])]);
+    let mut client = Client::connect_to(fake.path()).unwrap();
+    fake.wait_for_ended(1);
+    assert_eq!(client.apply(batch()).unwrap()[0].id, id(77));
+    assert_eq!(fake.finish()[1].len(), 1);
 }
 
 /// The helper closed the idle connection: the write fails with nothing sent.

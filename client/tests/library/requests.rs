@@ -4,12 +4,13 @@ use std::num::NonZeroU32;
 use std::time::Duration;
 
 use mountwarden_client::protocol::{
-    Kind, Lift, Mount, MountOptions, Operation, Passed, ProbeAnswer, Probed, Propagation,
-    Remount as RemountRequest, Reply, Request, Unmount as UnmountRequest,
+    AppliedEntry, ImageType, Kind, LeftEntry, Lift, Mount, MountOptions, NotApplied, Operation,
+    Passed, ProbeAnswer, Probed, Propagation, Remount as RemountRequest, Reply, Request,
+    Unmount as UnmountRequest, UpperLayer,
 };
 use mountwarden_client::{
-    Bind, Client, DenyReason, ErrorCode, ErrorKind, ErrorReply, Health, InvalidPath,
-    MountAttributes, Outcome, Remount, Tmpfs, TmpfsInodes, TmpfsMode, TmpfsSize, Unmount,
+    Batch, Bind, Client, DenyReason, ErrorCode, ErrorKind, ErrorReply, Health, Image, InvalidPath,
+    MountAttributes, Outcome, Overlay, Remount, Tmpfs, TmpfsInodes, TmpfsMode, TmpfsSize, Unmount,
 };
 
 use crate::support::{Fake, Step, answering, id, info, mounted, path, send, unmounted, welcomed};
@@ -69,6 +70,105 @@ fn a_probe_has_a_connection_of_its_own() {
     }
 }
 
+fn entry(number: u64, outcome: Outcome) -> AppliedEntry {
+    AppliedEntry {
+        outcome,
+        id: id(number),
+        attributes: MountAttributes::READ_ONLY,
+    }
+}
+
+fn batch() -> Batch {
+    Batch::new()
+        .mount(Tmpfs::new("/a").unwrap().leased())
+        .mount(Bind::new("/srv", "/a/b").unwrap())
+}
+
+#[test]
+fn a_batch_is_one_request_and_each_mount_has_its_answer() {
+    let there = entry(78, Outcome::AlreadyMounted);
+    let reply = Reply::Applied(vec![entry(77, Outcome::Mounted), there]);
+    let requests = sent(&[reply], |client| {
+        let applied = client.apply(batch()).unwrap();
+        let seen: Vec<_> = applied
+            .iter()
+            .map(|mount| (mount.outcome, mount.id, mount.target.to_string()))
+            .collect();
+        assert_eq!(
+            seen,
+            [
+                (Outcome::Mounted, id(77), "/a".to_owned()),
+                (Outcome::AlreadyMounted, id(78), "/a/b".to_owned()),
+            ]
+        );
+        assert_eq!(applied[0].attributes, MountAttributes::READ_ONLY);
+        assert!(client.lease_end().is_some(), "the first is leased");
+    });
+    let mounts = batch().mounts().to_vec();
+    assert_eq!(requests, [Request::Apply(mounts.try_into().unwrap())]);
+}
+
+#[test]
+fn a_failed_batch_says_which_mount_it_was_and_what_is_left() {
+    let failed = |entry, left: &[(u32, u64)]| {
+        let left = left.iter().map(|&(entry, number)| LeftEntry {
+            entry,
+            id: id(number),
+        });
+        Reply::NotApplied(NotApplied {
+            entry,
+            error: ErrorReply::new(ErrorCode::Busy, "/a/b is taken").mount(id(9)),
+            left: left.collect(),
+        })
+    };
+    let error_of = |reply: Reply| {
+        let fake = Fake::new(vec![answering(&[reply])]);
+        let mut client = Client::connect_to(fake.path()).unwrap();
+        client.apply(batch()).unwrap_err()
+    };
+    let error = error_of(failed(1, &[]));
+    assert_eq!(
+        (error.kind(), error.mount()),
+        (ErrorKind::Busy, Some(id(9)))
+    );
+    let failure = error.batch().unwrap();
+    assert_eq!((failure.entry, &failure.left[..]), (1, &[][..]));
+    let text = "mount[1]: /a/b is taken; nothing of the batch was done";
+    assert_eq!(error.to_string(), text);
+    let error = error_of(failed(1, &[(0, 77)]));
+    let left = &error.batch().unwrap().left[0];
+    assert_eq!(
+        (left.id, left.target.to_string()),
+        (id(77), "/a".to_owned())
+    );
+    let text = "mount[1]: /a/b is taken; the mount 77 at /a could not be taken back";
+    assert_eq!(error.to_string(), text);
+    // Of mounts that were never asked for.
+    for reply in [
+        failed(2, &[]),
+        failed(1, &[(2, 77)]),
+        Reply::Applied(vec![entry(77, Outcome::Mounted)]),
+        mounted(Outcome::Mounted),
+    ] {
+        assert_eq!(error_of(reply).kind(), ErrorKind::Protocol);
+    }
+}
+
+#[test]
+fn a_batch_that_fits_no_frame_is_not_sent() {
+    let long = "/".to_owned() + &["x"; 250].concat() + "/";
+    let mount = |number| Tmpfs::new(format!("{}{number}", long.repeat(8).replace("//", "/")));
+    let batch = (0..40).fold(Batch::new(), |batch, number| {
+        batch.mount(mount(number).unwrap())
+    });
+    let requests = sent(&[], |client| {
+        let error = client.apply(batch.clone()).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidRequest);
+        assert!(error.to_string().contains("too long"), "{error}");
+    });
+    assert_eq!(requests, []);
+}
+
 fn mount_request(kind: Kind, options: MountOptions) -> Request {
     Request::Perform(Operation::Mount(Mount {
         kind,
@@ -103,6 +203,64 @@ fn a_bind_says_what_was_asked_and_no_more() {
         };
         assert_eq!(requests, [mount_request(kind, options)]);
     }
+}
+
+#[test]
+fn an_overlay_says_what_was_asked_and_no_more() {
+    let lower = [path("/a,b:c"), path("/d")];
+    let plain = || Overlay::new(["/a,b:c", "/d"], "/b").unwrap();
+    let written = UpperLayer {
+        upper: path("/u"),
+        work: path("/w"),
+    };
+    for (overlay, upper, options) in [
+        (plain(), None, MountOptions::empty()),
+        (plain().no_exec(), None, MountOptions::NO_EXEC),
+        (
+            plain().upper("/u", "/w").unwrap().read_only(),
+            Some(written),
+            MountOptions::READ_ONLY,
+        ),
+    ] {
+        let requests = sent(&[mounted(Outcome::Mounted)], |client| {
+            client.mount(overlay.clone()).unwrap();
+        });
+        let kind = Kind::Overlay {
+            lower: lower.to_vec().try_into().unwrap(),
+            upper,
+        };
+        assert_eq!(requests, [mount_request(kind, options)]);
+    }
+    for (error, words) in [
+        (Overlay::new([""; 0], "/b"), "at least one lower layer"),
+        (Overlay::new(["/a"; 17], "/b"), "more than 16 lower layers"),
+        (Overlay::new(["a"], "/b"), "layer"),
+        (plain().upper("/u", "w"), "work directory"),
+    ] {
+        let error = error.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidRequest);
+        assert!(error.to_string().contains(words), "{error}");
+    }
+}
+
+#[test]
+fn an_image_says_what_was_asked_and_no_more() {
+    for (name, filesystem) in [
+        ("erofs", ImageType::Erofs),
+        ("squashfs", ImageType::Squashfs),
+    ] {
+        let image = Image::new("/a", name, "/b").unwrap().no_symfollow();
+        let requests = sent(&[mounted(Outcome::Mounted)], |client| {
+            client.mount(image.clone()).unwrap();
+        });
+        let file = path("/a");
+        let kind = Kind::Image { file, filesystem };
+        let options = MountOptions::NO_SYMFOLLOW;
+        assert_eq!(requests, [mount_request(kind, options)]);
+    }
+    let error = Image::new("/a", "ext4", "/b").unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidRequest);
+    assert!(error.to_string().contains("erofs or squashfs"), "{error}");
 }
 
 #[test]

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use mountwarden_client::{Block, Client, Detach, Fuse};
+use mountwarden_client::{Block, Client, Detach, Fuse, Image, Overlay};
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::stat::{Mode, SFlag, makedev, mknod};
@@ -37,7 +37,15 @@ pub(crate) fn run(place: &Place, _: &Server, rounds: Rounds) -> Outcome<()> {
         Err(error) => println!("SKIPPED block: {error}"),
     }
     fuse(&mut client, &ours, &raw, rounds)?;
-    detached(&mut client, &place.at("source"), &raw, rounds)
+    overlay(&mut client, place, &ours, &raw, rounds)?;
+    detached(&mut client, &place.at("source"), &raw, rounds)?;
+    match Erofs::make(place) {
+        Ok(erofs) => image(&mut client, &erofs.0, &ours, &raw, rounds),
+        Err(error) => {
+            println!("SKIPPED image: {error}");
+            Ok(())
+        }
+    }
 }
 
 /// Makes `/dev/fuse` what it is on most machines, in this namespace: for everybody.
@@ -87,6 +95,59 @@ impl Drop for Disk {
             println!("{} stays behind: {error}", self.0.display());
         }
     }
+}
+
+/// An erofs in a file on a file system of its own: the kernel reads none from a tmpfs.
+struct Erofs(PathBuf);
+
+impl Erofs {
+    fn make(place: &Place) -> Outcome<Self> {
+        let disk = Disk::make(place)?;
+        let images = place.at("source/images");
+        fs::create_dir_all(&images)?;
+        mount(
+            Some(&disk.0),
+            &images,
+            Some("ext4"),
+            MsFlags::empty(),
+            None::<&str>,
+        )?;
+        let file = images.join("erofs");
+        let mut make = Command::new("mkfs.erofs");
+        output(make.arg("--quiet").arg(&file).arg(place.at("source/lower")))?;
+        Ok(Self(file))
+    }
+}
+
+fn image(client: &mut Client, file: &Path, ours: &Path, raw: &Path, rounds: Rounds) -> Outcome<()> {
+    let mut ratios = Compared::new([
+        "image (erofs)",
+        "mount(2) + umount2(2)",
+        "mount(8) + umount(8), with a loop device",
+    ]);
+    for _ in 0..rounds.looks {
+        let request = Image::new(file, "erofs", ours)?;
+        ratios.add([
+            timed(|| {
+                let mounted = client.mount(request)?;
+                client.unmount(&mounted)?;
+                Ok(())
+            })?,
+            timed(|| {
+                let flags = FLAGS | MsFlags::MS_RDONLY;
+                mount(Some(file), raw, Some("erofs"), flags, None::<&str>)?;
+                Ok(umount2(raw, MntFlags::UMOUNT_NOFOLLOW)?)
+            })?,
+            timed(|| {
+                let options = ["-t", "erofs", "-o", "loop,ro,nosuid,nodev"];
+                output(Command::new("mount").args(options).arg(file).arg(raw))?;
+                output(Command::new("umount").arg(raw))?;
+                Ok(())
+            })?,
+        ]);
+    }
+    ratios.print();
+    Ok(())
 }
 
 fn output(command: &mut Command) -> Outcome<String> {
@@ -207,6 +268,48 @@ fn detached(client: &mut Client, source: &Path, raw: &Path, rounds: Rounds) -> O
             timed(|| {
                 let words = ["--map-root-user", "--mount", "mount", "--bind"];
                 output(Command::new("unshare").args(words).arg(source).arg(raw))?;
+                Ok(())
+            })?,
+        ]);
+    }
+    ratios.print();
+    Ok(())
+}
+
+fn overlay(
+    client: &mut Client,
+    place: &Place,
+    ours: &Path,
+    raw: &Path,
+    rounds: Rounds,
+) -> Outcome<()> {
+    let layers = [place.at("source/upper"), place.at("source/lower")];
+    for layer in &layers {
+        fs::create_dir_all(layer)?;
+    }
+    let mut ratios = Compared::new([
+        "overlay (2 layers)",
+        "mount(2) + umount2(2)",
+        "mount(8) + umount(8)",
+    ]);
+    let lower = format!("lowerdir={}:{}", layers[0].display(), layers[1].display());
+    for _ in 0..rounds.looks {
+        let request = Overlay::new(&layers, ours)?;
+        ratios.add([
+            timed(|| {
+                let mounted = client.mount(request)?;
+                client.unmount(&mounted)?;
+                Ok(())
+            })?,
+            timed(|| {
+                let options = Some(lower.as_str());
+                mount(Some("none"), raw, Some("overlay"), FLAGS, options)?;
+                Ok(umount2(raw, MntFlags::UMOUNT_NOFOLLOW)?)
+            })?,
+            timed(|| {
+                let options = ["-t", "overlay", "-o", &lower, "none"];
+                output(Command::new("mount").args(options).arg(raw))?;
+                output(Command::new("umount").arg(raw))?;
                 Ok(())
             })?,
         ]);

@@ -11,6 +11,7 @@
     reason = "the bench makes its own file tree and starts the helper; it holds no one's trust"
 )]
 
+mod batch;
 mod chain;
 mod crowd;
 mod fairness;
@@ -73,10 +74,11 @@ impl Rounds {
 type Section = (&'static str, fn(&Place, &Server, Rounds) -> Outcome<()>);
 
 /// Memory comes first: nothing but the start has touched the helper then.
-const SECTIONS: [Section; 6] = [
+const SECTIONS: [Section; 7] = [
     ("memory", memory::run),
     ("pairs", pairs::run),
     ("kinds", kinds::run),
+    ("batch", batch::run),
     ("connect", connect),
     ("crowd", crowd::run),
     ("fairness", fairness::run),

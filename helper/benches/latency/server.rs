@@ -94,14 +94,20 @@ impl Place {
         };
         let noisy = grant("noisy", flood::UID, "noisy");
         let more = match limits {
-            Limits::NoneAllKinds => {
+            Limits::NoneAllKinds => format!(
                 "[grant.block]\n\
                  device = [\"/dev/loop*\"]\n\
                  filesystems = [\"ext4\"]\n\
                  [grant.fuse]\n\
-                 subtypes = [\"none\"]\n"
-            }
-            _ => "",
+                 subtypes = [\"none\"]\n\
+                 [grant.overlay]\n\
+                 layer = [\"{0}\"]\n\
+                 [grant.image]\n\
+                 file = [\"{0}\"]\n\
+                 filesystems = [\"erofs\"]\n",
+                source.display()
+            ),
+            _ => String::new(),
         };
         format!("version = 1\n[limits]\n{figures}{ours}{more}{noisy}")
     }

@@ -9,7 +9,6 @@ use mountwarden_protocol::Role;
 
 use super::capabilities::Holding;
 use super::entry::{Check, Entry, Value};
-use super::tables::Kinds;
 use super::{landlock, limits, tables};
 use crate::table::Source;
 use crate::{locker, mounter, session};
@@ -44,8 +43,8 @@ fn facts(role: Role, source: Source) -> Facts {
         ),
         Role::Warden => (
             "one process; knows who each peer is and forks a mounter for each; opens no path",
-            "the channel to the gate, the other half's reports, a signalfd, the lock file, both ends of the channel about leases, a directory for each lease, the service manager's socket",
-            "`connections` of the policy and 64".to_owned(),
+            "the channel to the gate, the other half's reports, a signalfd, the lock file, both ends of the channel about leases, a directory for each lease and each mount of a batch under way, the service manager's socket",
+            "`connections` of the policy and 576".to_owned(),
         ),
         Role::Mounter => (
             "one process a connection; judges each order again, checks its descriptors, mounts",
@@ -104,7 +103,7 @@ pub(crate) fn text(source: Source) -> String {
 fn text_of_roles(text: &mut String, source: Source) -> std::fmt::Result {
     for role in ROLES {
         let facts = facts(role, source);
-        let entries = tables::of(role, source, Kinds::ALL);
+        let entries = tables::of(role, source, tables::ALL_KINDS);
         writeln!(text, "\n{role}: {}", facts.is)?;
         writeln!(text, "  user          {}", facts.user)?;
         let held = capability(role).unwrap_or("none");
@@ -157,7 +156,7 @@ pub(crate) fn json(source: Source) -> String {
 
 fn json_of_role(role: Role, source: Source) -> String {
     let facts = facts(role, source);
-    let entries = tables::of(role, source, Kinds::ALL);
+    let entries = tables::of(role, source, tables::ALL_KINDS);
     object([
         ("role", string(&role.to_string())),
         ("is", string(facts.is)),

@@ -181,11 +181,15 @@ fn check(status: &RestrictionStatus, abi: ABI, domain: &Domain) -> Result<(), Co
     )?;
     match domain {
         Domain::Reads(_) => {
-            let how = OpenHow::new().flags(OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC);
-            let root = openat2(nix::fcntl::AT_FDCWD, "/", how);
+            let denies = |path: &str, flags| {
+                let how = OpenHow::new().flags(flags | OFlag::O_CLOEXEC);
+                openat2(nix::fcntl::AT_FDCWD, path, how).err() == Some(Errno::EACCES)
+            };
+            // A policy may grant all of the tree to be read, and none of it to be written.
             in_force(
-                "a Landlock domain that denies '/'",
-                root.err() == Some(Errno::EACCES),
+                "a Landlock domain that denies to read '/' or to write",
+                denies("/", OFlag::O_RDONLY | OFlag::O_DIRECTORY)
+                    || denies("/dev/null", OFlag::O_WRONLY),
             )
         }
         // Where no TCP socket can be made there is nothing to deny.

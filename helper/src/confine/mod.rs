@@ -29,7 +29,6 @@ pub(crate) use self::identity::Identity;
 pub(crate) use self::landlock::Domain;
 pub use self::landlock::running_abi;
 pub(crate) use self::seccomp::{Filter, Filters};
-pub(crate) use self::tables::Kinds;
 use crate::sys::process;
 
 /// A role, as a type: what holds `Confined<Gate>` cannot serve as a mounter.

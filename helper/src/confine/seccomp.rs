@@ -7,6 +7,7 @@
 
 use std::collections::BTreeMap;
 
+use mountwarden_policy::Kinds;
 use mountwarden_protocol::Role;
 use seccompiler::{
     BackendError, BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCondition, SeccompFilter,
@@ -15,7 +16,7 @@ use seccompiler::{
 
 use super::ConfineError;
 use super::entry::{Check, Comparison, Entry};
-use super::tables::{self, Kinds};
+use super::tables;
 use crate::table::Source;
 
 /// A compiled filter.
@@ -31,14 +32,14 @@ pub(crate) struct Filters {
     pub(crate) session: Filter,
     pub(crate) warden: Filter,
     pub(crate) locker: Filter,
-    /// One for each set of kinds that a peer can be granted by this policy.
+    /// One for each set of kinds that a peer can be granted by the policy.
     mounters: Vec<(Kinds, Filter)>,
 }
 
 impl Filters {
-    /// For a policy that grants these kinds.
+    /// `granted` is what the policy grants to anybody.
     pub(crate) fn compile(source: Source, granted: Kinds) -> Result<Self, ConfineError> {
-        let filter = |role| Filter::compile(&tables::of(role, source, Kinds::ALL));
+        let filter = |role| Filter::compile(&tables::of(role, source, tables::ALL_KINDS));
         let mounter = |kinds| {
             let filter = Filter::compile(&tables::of(Role::Mounter, source, kinds))?;
             Ok((kinds, filter))
@@ -48,8 +49,7 @@ impl Filters {
             session: filter(Role::Session)?,
             warden: filter(Role::Warden)?,
             locker: filter(Role::Locker)?,
-            mounters: granted
-                .sets()
+            mounters: tables::sets_of(granted)
                 .map(mounter)
                 .collect::<Result<_, ConfineError>>()?,
         })

@@ -20,55 +20,47 @@ use libc::{
     SYS_read, SYS_rt_sigprocmask, SYS_seccomp, SYS_sendmsg, SYS_set_robust_list, SYS_tgkill,
     SYS_wait4, SYS_write, WNOHANG,
 };
+use mountwarden_policy::Kinds;
 use mountwarden_protocol::Role;
 
 use self::locker::locker;
 use self::privileged::{
     mounter_block, mounter_checks, mounter_contexts, mounter_detached, mounter_fuse,
-    mounter_handing, mounter_work, warden, warden_child,
+    mounter_handing, mounter_image, mounter_network, mounter_overlay, mounter_work, warden,
+    warden_child,
 };
 use self::unprivileged::{gate, gate_child, session};
 use super::entry::{Check, Entry, Int, Value, call, fd, int, is, long, no_flags, null};
 use crate::table::Source;
 
-/// What a mounter's peer is granted, beyond what every mounter does.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Kinds {
-    pub(crate) block: bool,
-    pub(crate) fuse: bool,
-    pub(crate) detached: bool,
-}
+/// Every kind that there is.
+pub(super) const ALL_KINDS: Kinds = Kinds {
+    block: true,
+    fuse: true,
+    overlay: true,
+    image: true,
+    network: true,
+    detached: true,
+};
 
-impl Kinds {
-    pub(crate) const NONE: Self = Self {
-        block: false,
-        fuse: false,
-        detached: false,
-    };
-    pub(crate) const ALL: Self = Self {
-        block: true,
-        fuse: true,
-        detached: true,
-    };
-
-    /// Every set of some of these.
-    pub(crate) fn sets(self) -> impl Iterator<Item = Self> {
-        let all = (0..8_u8).map(|bits| Self {
-            block: bits & 1 != 0,
-            fuse: bits & 2 != 0,
-            detached: bits & 4 != 0,
-        });
-        all.filter(move |set| {
-            (self.block || !set.block)
-                && (self.fuse || !set.fuse)
-                && (self.detached || !set.detached)
-        })
-    }
-
-    /// Whether a reply may bring the client a descriptor.
-    pub(crate) fn hands_over(self) -> bool {
-        self.fuse || self.detached
-    }
+/// Every set of kinds that a peer can have, of those that some are granted.
+pub(super) fn sets_of(granted: Kinds) -> impl Iterator<Item = Kinds> {
+    let sets = (0..64_u8).map(|set| Kinds {
+        block: set & 1 != 0,
+        fuse: set & 2 != 0,
+        overlay: set & 4 != 0,
+        image: set & 8 != 0,
+        network: set & 16 != 0,
+        detached: set & 32 != 0,
+    });
+    sets.filter(move |set| {
+        (granted.block || !set.block)
+            && (granted.fuse || !set.fuse)
+            && (granted.overlay || !set.overlay)
+            && (granted.image || !set.image)
+            && (granted.network || !set.network)
+            && (granted.detached || !set.detached)
+    })
 }
 
 /// The table of a role, where the mount table is asked in this way; of a mounter, for a
@@ -120,9 +112,16 @@ pub(super) fn of(role: Role, source: Source, kinds: Kinds) -> Vec<Entry> {
 /// What a mounter does for a peer that is granted these kinds alone.
 fn granted(kinds: Kinds) -> impl Iterator<Item = Entry> {
     let tables = [
-        ("block, fuse", kinds.block || kinds.fuse, mounter_contexts()),
+        (
+            "block, fuse, overlay, image",
+            kinds.block || kinds.fuse || kinds.overlay || kinds.image,
+            mounter_contexts(),
+        ),
         ("block", kinds.block, mounter_block()),
         ("fuse", kinds.fuse, mounter_fuse()),
+        ("overlay", kinds.overlay, mounter_overlay()),
+        ("image", kinds.image, mounter_image()),
+        ("network", kinds.network, mounter_network()),
         ("fuse, detached", kinds.hands_over(), mounter_handing()),
         ("detached", kinds.detached, mounter_detached()),
     ];

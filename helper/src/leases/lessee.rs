@@ -7,7 +7,7 @@ use std::time::Duration;
 use nix::errno::Errno;
 use nix::unistd::getpid;
 
-use super::{NoLease, Places, owner};
+use super::{NoLease, Places, Term, What, owner};
 use crate::order;
 
 /// How long to wait before looking for the warden's answer again.
@@ -22,7 +22,7 @@ pub(crate) struct Lessee {
     socket: OwnedFd,
     /// What stands in this mounter's places.
     owner: u64,
-    limit: u32,
+    limit: usize,
 }
 
 /// A lease that is given back unless it is kept.
@@ -42,16 +42,16 @@ impl Lessee {
             places,
             socket,
             owner: owner(user, getpid()),
-            limit,
+            limit: usize::try_from(limit).unwrap_or(usize::MAX),
         }
     }
 
     /// Has the warden hold the directory above a mount that is being made. It does when
     /// this returns; the request's deadline bounds the wait.
-    pub(crate) fn take(&self, above: BorrowedFd<'_>) -> Result<Lease<'_>, NoLease> {
-        let place = self.places.claim(self.owner, self.limit)?;
+    pub(crate) fn take(&self, above: BorrowedFd<'_>, term: Term) -> Result<Lease<'_>, NoLease> {
+        let place = self.places.claim(self.owner, term, self.limit)?;
         let id = Places::UNNAMED;
-        self.tell(place, id, &[above])?;
+        self.tell(What::Hold, place, id, &[above])?;
         loop {
             match self.places.get(place) {
                 [owner, _] if owner != self.owner => return Err(NoLease::NoRoom),
@@ -70,22 +70,49 @@ impl Lessee {
     /// Has the warden let go of a mount that has ended, whoever leased it. It waits a
     /// moment for that: what the warden holds keeps the mount above busy.
     pub(crate) fn give_back(&self, id: u64) {
-        let held = |place: &usize| self.holds(*place, id);
-        if let Some(place) = (0..self.places.count()).find(held) {
+        if let Some(place) = self.place_of(id) {
             // A warden that could not be told finds out when it wants to end the mount.
             let _ = self.let_go(place, id);
         }
     }
 
     fn let_go(&self, place: usize, id: u64) -> Result<(), Errno> {
-        self.tell(place, id, &[])?;
-        for _ in 0..LOOKS {
-            if !self.holds(place, id) {
-                break;
-            }
+        self.tell(What::LetGo, place, id, &[])?;
+        wait_while(|| self.holds(place, id))
+    }
+
+    /// Has the warden let go of all that this mounter holds for a batch. It is one message:
+    /// whoever is killed, all of it stays or none.
+    pub(crate) fn keep(&self) -> Result<(), Errno> {
+        let own = u64::from(getpid().as_raw().unsigned_abs());
+        self.send(What::Keep, [own, 0], &[])?;
+        wait_while(|| {
+            let own = |place| self.places.get(place)[0] == self.owner;
+            (0..self.places.count())
+                .any(|place| self.places.term(place) == Term::Batch && own(place))
+        })
+    }
+
+    /// Has the warden end a mount, if it holds it still, and waits until it has tried.
+    pub(crate) fn end(&self, id: u64) -> Result<(), Errno> {
+        let Some(place) = self.place_of(id) else {
+            return Ok(());
+        };
+        self.tell(What::End, place, id, &[])?;
+        while self.holds(place, id) {
             order::rest(NAP)?;
         }
         Ok(())
+    }
+
+    /// Whether the mount may still be taken back with its batch, whoever's that is.
+    pub(crate) fn is_of_batch(&self, id: u64) -> bool {
+        let place = self.place_of(id);
+        place.is_some_and(|place| self.places.term(place) == Term::Batch)
+    }
+
+    fn place_of(&self, id: u64) -> Option<usize> {
+        (0..self.places.count()).find(|&place| self.holds(place, id))
     }
 
     /// Whether the warden holds this mount there.
@@ -94,18 +121,39 @@ impl Lessee {
         held == id
     }
 
-    fn tell(&self, place: usize, id: u64, above: &[BorrowedFd<'_>]) -> Result<(), Errno> {
+    fn tell(
+        &self,
+        what: What,
+        place: usize,
+        id: u64,
+        above: &[BorrowedFd<'_>],
+    ) -> Result<(), Errno> {
         let place = u64::try_from(place).map_err(|_| Errno::EOVERFLOW)?;
-        let message = [place, id].map(u64::to_le_bytes).concat();
+        self.send(what, [place, id], above)
+    }
+
+    fn send(&self, what: What, [a, b]: [u64; 2], above: &[BorrowedFd<'_>]) -> Result<(), Errno> {
+        let message = [what.word(), a, b].map(u64::to_le_bytes).concat();
         order::send(self.socket.as_fd(), &message, above)
     }
+}
+
+/// Waits a moment, no more: what the warden does not hear now it finds out later.
+fn wait_while(held: impl Fn() -> bool) -> Result<(), Errno> {
+    for _ in 0..LOOKS {
+        if !held() {
+            break;
+        }
+        order::rest(NAP)?;
+    }
+    Ok(())
 }
 
 impl Lease<'_> {
     /// Tells the warden which mount it is. It knows when this returns; the request's
     /// deadline bounds the wait.
     pub(crate) fn name(&mut self, id: u64) -> Result<(), Errno> {
-        self.lessee.tell(self.place, id, &[])?;
+        self.lessee.tell(What::Name, self.place, id, &[])?;
         while !self.lessee.holds(self.place, id) {
             order::rest(NAP)?;
         }

@@ -10,7 +10,7 @@ use nix::errno::Errno;
 use nix::sys::socket::MsgFlags;
 use nix::unistd::Pid;
 
-use super::{MESSAGE, Places};
+use super::{MESSAGE, Places, Term, What};
 use crate::peer::AttestedPeer;
 use crate::sys::socket;
 
@@ -21,6 +21,8 @@ pub(crate) struct Held {
     pub(crate) above: OwnedFd,
     /// Whose the lease is.
     pub(crate) peer: Rc<AttestedPeer>,
+    /// Whether it ends because its batch is taken back.
+    pub(crate) of_batch: bool,
     state: State,
     tries: u32,
 }
@@ -75,25 +77,23 @@ impl Lessor {
                 other => other?,
             };
             let (words, _) = buffer.as_chunks();
-            let [place, id] = [0, 1].map(|word: usize| {
+            let [what, place, id] = [0, 1, 2].map(|word: usize| {
                 let bytes = words.get(word).copied().unwrap_or_default();
                 u64::from_le_bytes(bytes)
             });
-            let Ok(place) = usize::try_from(place) else {
+            let above = message.descriptors.into_iter().next();
+            let (Some(what), Ok(place)) = (What::of(what), usize::try_from(place)) else {
                 continue;
             };
-            match (message.descriptors.into_iter().next(), message.truncated) {
-                (Some(above), _) => self.hold_directory(place, above),
+            match (what, above, MountId::try_from(id)) {
+                (What::Hold, Some(above), _) => self.hold_directory(place, above),
                 // The system has no descriptor left.
-                (None, true) => self.places.clear(place),
-                (None, false) => match (self.unnamed.remove(&place), MountId::try_from(id)) {
-                    (Some(above), Ok(mount)) if id != Places::UNNAMED => {
-                        self.hold(place, mount, above, &peer_of);
-                    }
-                    (Some(_), _) => self.places.clear(place),
-                    (None, Ok(mount)) => self.let_go(place, mount),
-                    (None, Err(_)) => {}
-                },
+                (What::Hold, None, _) => self.places.clear(place),
+                (What::Name, _, Ok(id)) => self.name(place, id, &peer_of),
+                (What::LetGo, _, Ok(id)) => self.let_go(place, id),
+                (What::End, _, Ok(id)) => self.end(place, id),
+                (What::Keep, ..) => self.keep(place),
+                (_, _, Err(_)) => {}
             }
         }
         Ok(())
@@ -106,13 +106,15 @@ impl Lessor {
         }
     }
 
-    fn hold(
+    fn name(
         &mut self,
         place: usize,
         id: MountId,
-        above: OwnedFd,
         peer_of: impl Fn(Pid) -> Option<Rc<AttestedPeer>>,
     ) {
+        let Some(above) = self.unnamed.remove(&place) else {
+            return;
+        };
         let mounter = self.places.mounter(place);
         let Some((mounter, peer)) = mounter.and_then(|pid| Some((pid, peer_of(pid)?))) else {
             return;
@@ -122,18 +124,47 @@ impl Lessor {
             id,
             above,
             peer,
+            of_batch: self.places.term(place) == Term::Batch,
             state,
             tries: 0,
         });
         self.places.set_mount(place, id.into());
     }
 
-    /// Lets go of a mount that ended while its connection goes on.
+    /// Lets go of a mount that was not made, or ended while its connection goes on.
     fn let_go(&mut self, place: usize, id: MountId) {
-        let known = self.held.get(&place);
-        if known.is_some_and(|held| held.id == id && matches!(held.state, State::Running(_))) {
+        if self.unnamed.remove(&place).is_some() {
+            self.places.clear(place);
+        } else if self.running(place, id).is_some() {
             self.remove(place);
         }
+    }
+
+    fn running(&mut self, place: usize, id: MountId) -> Option<&mut Held> {
+        let held = self.held.get_mut(&place)?;
+        (held.id == id && matches!(held.state, State::Running(_))).then_some(held)
+    }
+
+    /// Has a mount end whose batch is taken back.
+    fn end(&mut self, place: usize, id: MountId) {
+        if let Some(held) = self.running(place, id) {
+            held.state = State::Due;
+            held.of_batch = true;
+        }
+    }
+
+    /// Lets go of all mounts of a mounter's batch.
+    fn keep(&mut self, mounter: usize) {
+        let mounter = i32::try_from(mounter).map(Pid::from_raw);
+        let places = self.places;
+        self.held.retain(|&place, held| {
+            let kept = places.term(place) == Term::Batch
+                && mounter.is_ok_and(|mounter| held.state == State::Running(mounter));
+            if kept {
+                places.clear(place);
+            }
+            !kept
+        });
     }
 
     fn remove(&mut self, place: usize) {

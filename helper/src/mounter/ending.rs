@@ -1,4 +1,4 @@
-//! The end of a leased mount, by a mounter that does nothing else.
+//! The end of a mount that is leased, or of a batch, by a mounter that does nothing else.
 #![forbid(unsafe_code)]
 
 use std::os::fd::{AsFd, OwnedFd};
@@ -54,10 +54,15 @@ pub(crate) fn end_lease(
         Err(error) if error.code == ErrorCode::Changed => (Reply::Error(error), Err(Ended::Lease)),
         Err(error) => (Reply::Error(error), Ok(())),
     };
+    let why = if lease.of_batch {
+        "its batch was taken back"
+    } else {
+        "the lease's connection ended"
+    };
     let record = Record {
         peer: Some(&lease.peer),
         by: By::Mounter,
-        subject: Subject::Lease(&subject),
+        subject: Subject::Held(&subject, why),
         grant: None,
         outcome: Ok(&reply),
         took: None,

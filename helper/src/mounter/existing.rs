@@ -13,6 +13,7 @@ use nix::errno::Errno;
 use nix::sys::statfs::fstatfs;
 
 use super::device::Device;
+use super::filesystem;
 use super::location::Location;
 use super::mount::described;
 use super::origin::Origin;
@@ -74,7 +75,16 @@ pub(super) fn shows(
         (PermittedKind::Block { filesystem, .. }, Origin::Device(device)) => {
             Ok(block(filesystem, device, target))
         }
+        (PermittedKind::Overlay(_), _) if target.mount.filesystem == b"overlay" => {
+            Ok(Some("the kernel does not tell which layers an overlay has"))
+        }
+        (PermittedKind::Image { filesystem, .. }, _)
+            if target.mount.filesystem == filesystem.name().as_bytes() =>
+        {
+            Ok(Some("the kernel does not tell which file an image is"))
+        }
         (PermittedKind::Fuse(_), _) => Ok(Some("a FUSE file system is served once")),
+        (PermittedKind::Network { .. }, _) => network(table, kind, target),
         _ => Ok(Some("it is of another kind")),
     }
 }
@@ -113,6 +123,22 @@ fn block(filesystem: &FilesystemName, device: &Device, target: &Location) -> Opt
     (target.status.device != device.number).then_some("it is of another device")
 }
 
+/// The kernel gives the same file system again for the same source and options, where its
+/// type shares one at all; so it is made once more, and compared.
+fn network(
+    table: &Table,
+    kind: &PermittedKind,
+    target: &Location,
+) -> Result<Option<&'static str>, ErrorReply> {
+    let attributes = table::attributes(&target.mount);
+    let made = filesystem::network(kind, &target.path, attributes)?;
+    let status = table.status(made.as_fd()).map_err(|errno| {
+        failure::kernel("cannot examine what was made for", &target.path, errno)
+    })?;
+    Ok((!status.is_same_file(&target.status))
+        .then_some("it is another file system, or has other options"))
+}
+
 /// The places of the mounts beneath a location, relative to it.
 fn beneath(table: &Table, location: &Location) -> Result<BTreeSet<Vec<u8>>, Errno> {
     let mut places = BTreeSet::new();
@@ -146,13 +172,19 @@ fn limits(kind: &PermittedKind, target: &Location) -> Result<Option<&'static str
     Ok(None)
 }
 
+/// What may yet be taken back is not there already.
+pub(super) fn unfinished(target: &Location) -> ErrorReply {
+    taken(target, "a mount of a batch that is not finished: try again")
+}
+
 pub(super) fn busy(target: &Location, why: &str, advice: &str) -> ErrorReply {
+    taken(target, &format!("a different mount: {why}; {advice}"))
+}
+
+fn taken(target: &Location, what: &str) -> ErrorReply {
     let path = &target.path;
-    let error = ErrorReply::new(
-        ErrorCode::Busy,
-        format!("{path} holds a different mount: {why}; {advice}"),
-    )
-    .at(path);
+    let message = format!("{path} holds {what}");
+    let error = ErrorReply::new(ErrorCode::Busy, message).at(path);
     match MountId::try_from(target.mount.id) {
         Ok(id) => error.mount(id),
         Err(_) => error,

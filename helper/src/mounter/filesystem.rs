@@ -3,16 +3,22 @@
 #![forbid(unsafe_code)]
 
 use std::ffi::CString;
+use std::fmt::Display;
+use std::iter;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use mountwarden_policy::{PermittedFuse, PermittedKind};
+use mountwarden_policy::{PermittedFuse, PermittedKind, PermittedOverlay};
 use mountwarden_protocol::escape::Safe;
 use mountwarden_protocol::{
-    AbsPath, ErrorCode, ErrorReply, FilesystemName, FilesystemOptions, MountAttributes, SourceName,
+    AbsPath, ErrorCode, ErrorReply, FilesystemName, FilesystemOption, FilesystemOptions, ImageType,
+    MountAttributes, SourceName,
 };
 use nix::errno::Errno;
+use nix::sys::statfs::fstatfs;
+use nix::sys::statvfs::FsFlags;
 
 use super::device::Device;
+use super::location::Location;
 use crate::failure;
 use crate::sys::mount;
 use crate::sys::pinned::{self, Pinned, Slot};
@@ -62,10 +68,11 @@ pub(super) fn block(
     let failed = |errno| failure::kernel("cannot mount the device", path, errno);
     let name = pinned::name(filesystem.as_str()).ok_or_else(|| failed(Errno::ENOKEY))?;
     let context = mount::open_filesystem(name).map_err(|errno| match errno {
-        Errno::ENODEV => unknown(path, filesystem),
+        Errno::ENODEV => unknown(path, filesystem).at(path),
         other => failed(other),
     })?;
-    let made = configure(context.as_fd(), options, attributes)
+    let made = mount::set_pinned(context.as_fd(), pinned::SOURCE, pinned::DEVICE)
+        .and_then(|()| configure(context.as_fd(), options.iter(), attributes))
         .and_then(|()| mount::mount_filesystem(context.as_fd(), table::kernel_bits(attributes)))
         .map_err(|errno| not_made(context.as_fd(), path, filesystem, errno))?;
     let number = table.status(made.as_fd()).map_err(failed)?.device;
@@ -79,16 +86,50 @@ pub(super) fn block(
     Ok(made)
 }
 
-fn configure(
+/// A detached mount of the file system in the regular file that is in the slot of a source.
+pub(super) fn image(
+    path: &AbsPath,
+    filesystem: ImageType,
+    attributes: MountAttributes,
+) -> Result<OwnedFd, ErrorReply> {
+    let name = match filesystem {
+        ImageType::Erofs => pinned::EROFS,
+        ImageType::Squashfs => pinned::SQUASHFS,
+    };
+    let context = mount::open_filesystem(name).map_err(|errno| match errno {
+        Errno::ENODEV => unknown(path, filesystem).at(path),
+        other => failure::kernel("cannot mount the image", path, other),
+    })?;
+    mount::set_pinned(context.as_fd(), pinned::SOURCE, pinned::DEVICE)
+        .and_then(|()| configure(context.as_fd(), iter::empty(), attributes))
+        .and_then(|()| mount::mount_filesystem(context.as_fd(), table::kernel_bits(attributes)))
+        .map_err(|errno| match errno {
+            Errno::ENOTBLK => needs_device(path, filesystem),
+            other => not_made(context.as_fd(), path, filesystem, other),
+        })
+}
+
+fn needs_device(path: &AbsPath, filesystem: ImageType) -> ErrorReply {
+    let message = format!(
+        "cannot mount {path} as {filesystem}: this kernel reads it from a block device alone; erofs \
+         in a file takes Linux 6.12 with CONFIG_EROFS_FS_BACKED_BY_FILE, and a file that lies on \
+         a disk; else make a loop device of it (`losetup --read-only`), granted as a block device"
+    );
+    ErrorReply::new(ErrorCode::Unsupported, message)
+        .at(path)
+        .errno(failure::number(Errno::ENOTBLK))
+}
+
+/// Sets what the policy lets a request set, and makes the file system.
+fn configure<'o>(
     context: BorrowedFd<'_>,
-    options: &FilesystemOptions,
+    options: impl Iterator<Item = &'o FilesystemOption>,
     attributes: MountAttributes,
 ) -> Result<(), Errno> {
-    mount::set_pinned(context, pinned::SOURCE, pinned::DEVICE)?;
     if attributes.contains(MountAttributes::READ_ONLY) {
         mount::set_flag(context, pinned::READ_ONLY)?;
     }
-    for option in options.iter() {
+    for option in options {
         let key = pinned::name(option.key.as_str()).ok_or(Errno::ENOKEY)?;
         match &option.value {
             Some(value) => set(context, key, value.as_str())?,
@@ -151,24 +192,155 @@ fn connect(context: BorrowedFd<'_>, fuse: &PermittedFuse, root_mode: u32) -> Res
     }
 }
 
+/// A detached overlay of directories that were checked, in the order of their slots.
+///
+/// The kernel holds a layer once it was named. All but the first are closed then, so that
+/// the mount arrives in its own slot.
+pub(super) fn overlay(
+    overlay: &PermittedOverlay,
+    layers: &mut Vec<Location>,
+    target: &AbsPath,
+    attributes: MountAttributes,
+) -> Result<OwnedFd, ErrorReply> {
+    let context = mount::open_filesystem(pinned::OVERLAY).map_err(|errno| match errno {
+        Errno::ENODEV => unknown(target, "overlay").at(target),
+        other => failure::kernel("cannot make the overlay for", target, other),
+    })?;
+    stack(context.as_fd(), overlay)
+        .and_then(|()| {
+            layers.truncate(1);
+            mount::mount_filesystem(context.as_fd(), table::kernel_bits(attributes))
+        })
+        .and_then(|made| as_writable(made, overlay, attributes))
+        .map_err(|errno| not_stacked(context.as_fd(), overlay, target, errno))
+}
+
+/// Each layer is a value of its own, which no byte of its name can split, and a path that
+/// leads to its descriptor and nowhere else.
+fn stack(context: BorrowedFd<'_>, overlay: &PermittedOverlay) -> Result<(), Errno> {
+    mount::set_pinned(context, pinned::SOURCE, pinned::MOUNTWARDEN)?;
+    for (key, value) in pinned::OVERLAY_LIMITS {
+        mount::set_pinned(context, key, value)?;
+    }
+    let upper = overlay.upper.iter();
+    let keys = upper
+        .flat_map(|_| [pinned::UPPER_DIR, pinned::WORK_DIR])
+        .chain(iter::repeat_n(pinned::LOWER_DIR, overlay.lower.count()));
+    for (key, slot) in keys.zip(Slot::layers()) {
+        mount::set_pinned(context, key, slot.path)?;
+    }
+    mount::create_filesystem(context)
+}
+
+/// Where the kernel may not write to the work directory, it leaves it at a file system that
+/// is only read.
+fn as_writable(
+    made: OwnedFd,
+    overlay: &PermittedOverlay,
+    attributes: MountAttributes,
+) -> Result<OwnedFd, Errno> {
+    let is_to_be = overlay.upper.is_some() && !attributes.contains(MountAttributes::READ_ONLY);
+    if is_to_be && fstatfs(&made)?.flags().contains(FsFlags::ST_RDONLY) {
+        return Err(Errno::EROFS);
+    }
+    Ok(made)
+}
+
+/// Why the kernel did not make an overlay, with what it says itself.
+fn not_stacked(
+    context: BorrowedFd<'_>,
+    overlay: &PermittedOverlay,
+    target: &AbsPath,
+    errno: Errno,
+) -> ErrorReply {
+    let (code, advice) = match errno {
+        Errno::EACCES | Errno::EROFS if overlay.upper.is_some() => (
+            ErrorCode::Unsupported,
+            "; the kernel works in a directory without permissions beneath the work directory, \
+             which takes more than CAP_SYS_ADMIN: ask without an upper layer",
+        ),
+        Errno::EINVAL if overlay.upper.is_none() && overlay.lower.count() == 1 => (
+            ErrorCode::InvalidRequest,
+            "; without an upper layer it takes two lower ones: bind a single directory",
+        ),
+        Errno::EINVAL => (
+            ErrorCode::Unsupported,
+            "; a kernel before Linux 6.7 takes no layers one by one, and none takes layers of \
+             every type or depth, or one beneath which something locked is mounted",
+        ),
+        Errno::ELOOP => (ErrorCode::InvalidRequest, "; one layer lies in another"),
+        other => return failure::kernel("cannot make the overlay for", target, other),
+    };
+    let message = format!(
+        "cannot make the overlay for {target}: {}{advice}{}",
+        errno.desc(),
+        said(context)
+    );
+    ErrorReply::new(code, message)
+        .at(target)
+        .errno(failure::number(errno))
+}
+
+/// A detached mount of a network file system. It takes as long as its server does.
+pub(super) fn network(
+    kind: &PermittedKind,
+    target: &AbsPath,
+    attributes: MountAttributes,
+) -> Result<OwnedFd, ErrorReply> {
+    let failed = |errno| failure::kernel("cannot make the file system for", target, errno);
+    let PermittedKind::Network {
+        source,
+        filesystem,
+        options,
+        secrets,
+    } = kind
+    else {
+        return Err(failed(Errno::EINVAL));
+    };
+    let name = pinned::network_type(filesystem).ok_or_else(|| failed(Errno::ENOKEY))?;
+    let context = mount::open_filesystem(name).map_err(|errno| match errno {
+        Errno::ENODEV => unknown(source, filesystem).at(target),
+        other => failed(other),
+    })?;
+    let options = options.iter().chain(secrets.iter());
+    set(context.as_fd(), pinned::SOURCE, source.as_str())
+        .and_then(|()| configure(context.as_fd(), options, attributes))
+        .and_then(|()| mount::mount_filesystem(context.as_fd(), table::kernel_bits(attributes)))
+        .map_err(|errno| {
+            // The kernel may repeat an option that it refuses.
+            let said = if secrets.keys().next().is_none() {
+                said(context.as_fd())
+            } else {
+                String::new()
+            };
+            let message = format!(
+                "cannot mount {source} as {filesystem}: {}{said}",
+                errno.desc()
+            );
+            ErrorReply::new(ErrorCode::Failed, message)
+                .at(target)
+                .errno(failure::number(errno))
+        })
+}
+
 fn set(context: BorrowedFd<'_>, key: Pinned, value: &str) -> Result<(), Errno> {
     let value = CString::new(value).map_err(|_| Errno::EINVAL)?;
     mount::set_option(context, key, &value)
 }
 
-fn unknown(path: &AbsPath, filesystem: &FilesystemName) -> ErrorReply {
+fn unknown(source: impl Display, filesystem: impl Display) -> ErrorReply {
     let message = format!(
-        "cannot mount {path} as {filesystem}: this kernel has no such file system; load its \
+        "cannot mount {source} as {filesystem}: this kernel has no such file system; load its \
          module, which the helper cannot"
     );
-    ErrorReply::new(ErrorCode::Unsupported, message).at(path)
+    ErrorReply::new(ErrorCode::Unsupported, message)
 }
 
 /// Why the kernel did not make a file system from a device, with what it says itself.
 fn not_made(
     context: BorrowedFd<'_>,
     path: &AbsPath,
-    filesystem: &FilesystemName,
+    filesystem: impl Display,
     errno: Errno,
 ) -> ErrorReply {
     let (code, advice) = match errno {
@@ -186,7 +358,7 @@ fn not_made(
         ),
         Errno::EPERM => (
             ErrorCode::Unsupported,
-            "; a helper in a user namespace of its own mounts no device",
+            "; a helper in a user namespace of its own mounts no device and no image",
         ),
         _ => (ErrorCode::Failed, ""),
     };

@@ -5,6 +5,7 @@
 //! path and reads no byte of the client.
 #![forbid(unsafe_code)]
 
+mod batch;
 mod count;
 mod detached;
 mod device;
@@ -26,9 +27,10 @@ mod work;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use mountwarden_policy::{Permit, Policy, Verdict};
+use mountwarden_policy::{Kinds, Permit, Policy, Verdict};
 use mountwarden_protocol::{
-    ErrorCode, ErrorReply, MountId, Mounted, Operation, Outcome, Reply, RoleReport, frame,
+    ErrorCode, ErrorReply, MountId, MountInfo, Mounted, Operation, Outcome, Reply, RoleReport,
+    frame,
 };
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags};
@@ -43,7 +45,7 @@ use self::setup::{Descriptors, confine};
 use crate::audit::{By, Record, Subject};
 use crate::board::{Board, Count, MountCount};
 use crate::budget::Budget;
-use crate::confine::{ConfineError, Confined, Filter, Kinds, Mounter};
+use crate::confine::{ConfineError, Confined, Filter, Mounter};
 use crate::leases::Lessee;
 use crate::list;
 use crate::locker::Locker;
@@ -111,11 +113,12 @@ pub(crate) fn run(
     let confined = confine(context)?;
     let user = u32::try_from(context.place).map_err(|_| Errno::EOVERFLOW)?;
     let limit = context.policy.limits().connections_per_user;
-    let mounter = Worker {
+    let mut mounter = Worker {
         context,
         descriptors,
         confined,
         lessee: Lessee::new(context.board.leases(), lessees, user, limit),
+        batch: Vec::new(),
     };
     mounter.serve()
 }
@@ -157,10 +160,12 @@ struct Worker<'a> {
     descriptors: Descriptors,
     confined: Confined<Mounter>,
     lessee: Lessee,
+    /// What the batch has mounted that is under way.
+    batch: Vec<MountInfo>,
 }
 
 impl Worker<'_> {
-    fn serve(&self) -> Result<(), Ended> {
+    fn serve(&mut self) -> Result<(), Ended> {
         let first = match self.admit(CONNECTION_WEIGHT, session::HANDSHAKE)? {
             Admission::Granted => OrderReply::Ready,
             Admission::Refused(error) => OrderReply::Refused(error),
@@ -178,12 +183,16 @@ impl Worker<'_> {
                 Err(ChannelError::Closed) => return Ok(()),
                 other => other?,
             };
-            let weight = match order {
-                Order::Admit { weight } => weight,
-                Order::Perform(Operation::Detach(_)) => DETACH_WEIGHT,
-                _ => 1,
+            let admission = match order {
+                Order::Admit { weight } => self.admit(weight, request_timeout)?,
+                // Each of its mounts has waited for its turn.
+                Order::Keep | Order::TakeBack if !self.batch.is_empty() => Admission::Granted,
+                Order::Perform(Operation::Detach(_)) => {
+                    self.admit(DETACH_WEIGHT, request_timeout)?
+                }
+                _ => self.admit(1, request_timeout)?,
             };
-            let reply = match self.admit(weight, request_timeout)? {
+            let reply = match admission {
                 Admission::Granted => self.obey(order, files)?,
                 Admission::Refused(error) => OrderReply::Done(Reply::Error(error)),
                 Admission::SessionGone => return Ok(()),
@@ -250,15 +259,17 @@ impl Worker<'_> {
     }
 
     /// The orders, each with the descriptors that it must bring.
-    fn obey(&self, order: Order, files: Vec<OwnedFd>) -> Result<OrderReply, Ended> {
+    fn obey(&mut self, order: Order, files: Vec<OwnedFd>) -> Result<OrderReply, Ended> {
         match order {
-            Order::Perform(operation) => self.perform(&operation, files),
-            Order::Note { operation, error } if files.is_empty() => {
-                let subject = operation.as_ref();
-                self.note(
-                    subject.map_or(Subject::Protocol, Subject::Operation),
-                    &error,
-                )?;
+            Order::Perform(operation) => self.perform(&operation, None, files),
+            Order::Note {
+                operation,
+                error,
+                entry,
+            } if files.is_empty() => {
+                let operation = operation.as_ref();
+                let subject = operation.map(|operation| Subject::of(operation, entry));
+                self.note(subject.unwrap_or(Subject::Protocol), &error)?;
                 Ok(OrderReply::Taken)
             }
             Order::NoteProbe { target, error } if files.is_empty() => {
@@ -272,6 +283,9 @@ impl Worker<'_> {
                 uptime_seconds: self.context.started.elapsed().as_secs(),
             }),
             Order::List { after } if files.is_empty() => Ok(OrderReply::Done(self.list(after))),
+            Order::Entry { operation, number } => self.entry(&operation, number, files),
+            Order::Keep if files.is_empty() => self.keep(),
+            Order::TakeBack if files.is_empty() => self.take_back(),
             _ => Err(Ended::Violation(
                 "descriptors came with an order that takes none",
             )),
@@ -289,7 +303,12 @@ impl Worker<'_> {
     }
 
     /// Judges an operation, does it, and writes down both.
-    fn perform(&self, operation: &Operation, files: Vec<OwnedFd>) -> Result<OrderReply, Ended> {
+    fn perform(
+        &self,
+        operation: &Operation,
+        entry: Option<u32>,
+        files: Vec<OwnedFd>,
+    ) -> Result<OrderReply, Ended> {
         let begun = Instant::now();
         let verdict = self
             .context
@@ -300,7 +319,7 @@ impl Worker<'_> {
         let reply = match verdict {
             Verdict::Denied(denial) => Reply::Error(denial.into()),
             Verdict::Allowed(Permit::Mount(permit)) => {
-                let made = self.mount(&permit, files)?.map(|made| {
+                let made = self.mount(&permit, entry.is_some(), files)?.map(|made| {
                     handed = made.handed;
                     made.mounted
                 });
@@ -324,7 +343,7 @@ impl Worker<'_> {
         let record = Record {
             peer: Some(self.context.peer),
             by: By::Mounter,
-            subject: Subject::Operation(operation),
+            subject: Subject::of(operation, entry),
             grant,
             outcome: Ok(&reply),
             took: Some(begun.elapsed()),

@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use mountwarden_policy::{MountPermit, PermittedKind};
 use mountwarden_protocol::{
-    AbsPath, DenyReason, ErrorCode, ErrorReply, MountId, Mounted, Outcome, Propagation,
+    AbsPath, DenyReason, ErrorCode, ErrorReply, MountAttributes, MountId, Mounted, Outcome,
+    Propagation,
 };
 use nix::errno::Errno;
 
@@ -28,7 +29,7 @@ use crate::table::{self, Table};
 pub(super) fn mount(
     table: &Table,
     permit: &MountPermit<'_>,
-    origin: &Origin,
+    origin: &mut Origin,
     target: &Location,
     mut lease: Option<Lease<'_>>,
 ) -> Result<Attached, ErrorReply> {
@@ -37,7 +38,7 @@ pub(super) fn mount(
     }
     let directory = match origin {
         Origin::Location(source) => source.status.is_directory(),
-        Origin::Nothing | Origin::Device(_) => true,
+        Origin::Nothing | Origin::Device(_) | Origin::Layers(_) | Origin::Image { .. } => true,
         // The root is what the target is.
         Origin::Connection(_) => target.status.is_directory(),
     };
@@ -62,7 +63,8 @@ pub(super) fn mount(
     if permit.propagation == Propagation::Slave && master == Propagation::Private {
         return Err(no_master(&target.path));
     }
-    let made = build(table, permit, origin, target)?;
+    let attributes = permit.attributes | origin.attributes_of_layers();
+    let made = build(table, permit, attributes, origin, target)?;
     if let Some(lease) = &mut lease {
         id_of_detached(table, origin, &made)
             .and_then(|id| lease.name(id))
@@ -74,7 +76,7 @@ pub(super) fn mount(
         .map_err(|errno| failure::kernel("cannot attach a mount at", &target.path, errno))?;
     mount::attach(made.as_fd(), target.as_fd())
         .map_err(|errno| failure::kernel("cannot attach a mount at", &target.path, errno))?;
-    match verify(table, permit, &made, target) {
+    match verify(table, permit, attributes, &made, target) {
         Ok(mounted) => {
             if let Some(lease) = lease {
                 lease.keep();
@@ -148,10 +150,11 @@ pub(super) fn not_covered(table: &Table, on: u64, path: &AbsPath) -> Result<(), 
 fn build(
     table: &Table,
     permit: &MountPermit<'_>,
-    origin: &Origin,
+    attributes: MountAttributes,
+    origin: &mut Origin,
     target: &Location,
 ) -> Result<OwnedFd, ErrorReply> {
-    let (path, attributes) = (&target.path, permit.attributes);
+    let path = &target.path;
     let failed = |what: &'static str| move |errno| failure::kernel(what, path, errno);
     let (made, recursive) = match (&permit.kind, origin) {
         (PermittedKind::Bind { recursive, .. }, Origin::Location(source)) => {
@@ -180,6 +183,17 @@ fn build(
             let made = filesystem::fuse(fuse, target.status.mode, path, attributes)?;
             (made, false)
         }
+        (PermittedKind::Overlay(overlay), Origin::Layers(layers)) => {
+            let made = filesystem::overlay(overlay, layers, path, attributes)?;
+            (made, false)
+        }
+        (PermittedKind::Image { file, filesystem }, Origin::Image { .. }) => {
+            let made = filesystem::image(file, *filesystem, attributes)?;
+            (made, false)
+        }
+        (PermittedKind::Network { .. }, Origin::Nothing) => {
+            (filesystem::network(&permit.kind, path, attributes)?, false)
+        }
         _ => return Err(failed("no origin for")(Errno::EINVAL)),
     };
     let made = in_slot(made, Slot::Mount).map_err(failed("cannot keep the mount for"))?;
@@ -195,6 +209,7 @@ fn build(
 fn verify(
     table: &Table,
     permit: &MountPermit<'_>,
+    attributes: MountAttributes,
     made: &OwnedFd,
     target: &Location,
 ) -> Result<Mounted, ErrorReply> {
@@ -234,7 +249,7 @@ fn verify(
         status = table.status_of_mount(id).map_err(failed)?;
     }
     let spreads_as_asked = table::propagation(&status) == permit.propagation;
-    if !table::attributes(&status).contains(permit.attributes) || !spreads_as_asked {
+    if !table::attributes(&status).contains(attributes) || !spreads_as_asked {
         return Err(ErrorReply::new(
             ErrorCode::Failed,
             format!("the kernel did not give the mount at {path} the attributes that it must have"),

@@ -4,13 +4,13 @@
 use std::os::fd::{BorrowedFd, OwnedFd};
 
 use mountwarden_policy::PermittedKind;
-use mountwarden_protocol::{AbsPath, DenyReason, ErrorReply, Passed};
+use mountwarden_protocol::{AbsPath, DenyReason, ErrorCode, ErrorReply, MountAttributes, Passed};
 
 use super::device::{self, Device};
-use super::location::{Location, Purpose};
+use super::location::{Location, Purpose, refuse};
 use super::mount::not_covered;
 use crate::sys::pinned::Slot;
-use crate::table::Table;
+use crate::table::{self, Table};
 
 /// The descriptors that came for an origin, not checked, in the slots from
 /// [`Slot::Source`] on.
@@ -24,6 +24,8 @@ pub(super) enum Unchecked<'p> {
     Nothing,
     Device(&'p AbsPath, OwnedFd, OwnedFd),
     Connection(&'p AbsPath, OwnedFd),
+    Layers(Vec<(&'p AbsPath, OwnedFd)>),
+    Image(&'p AbsPath, OwnedFd),
 }
 
 impl<'p> Unchecked<'p> {
@@ -43,11 +45,19 @@ impl<'p> Unchecked<'p> {
                 passed: passed.contains(Passed::SOURCE),
                 file: files.next()?,
             },
-            Some(PermittedKind::Tmpfs { .. }) | None => Self::Nothing,
+            Some(PermittedKind::Tmpfs { .. } | PermittedKind::Network { .. }) | None => {
+                Self::Nothing
+            }
             Some(PermittedKind::Block { device, .. }) => {
                 Self::Device(device, files.next()?, files.next()?)
             }
             Some(PermittedKind::Fuse(_)) => Self::Connection(target, files.next()?),
+            Some(PermittedKind::Overlay(overlay)) => {
+                let mut layer = |path| Some((path, files.next()?));
+                let layers: Option<_> = overlay.directories().map(&mut layer).collect();
+                Self::Layers(layers?)
+            }
+            Some(PermittedKind::Image { file, .. }) => Self::Image(file, files.next()?),
         };
         files.next().is_none().then_some(unchecked)
     }
@@ -75,7 +85,37 @@ impl<'p> Unchecked<'p> {
             Self::Connection(target, file) => {
                 device::connection(table, file, target).map(Origin::Connection)
             }
+            Self::Layers(layers) => {
+                let layers = Slot::layers().zip(layers);
+                let checked = layers
+                    .map(|(slot, (path, file))| layer(table, own, Slot::Layer(slot), file, path));
+                checked.collect::<Result<_, _>>().map(Origin::Layers)
+            }
+            Self::Image(path, file) => {
+                let purpose = Purpose::Use { passed: false };
+                let image = Location::check(table, own, Slot::Source, file, path, purpose)?;
+                if image.status.is_regular_file() {
+                    Ok(Origin::Image { _file: image })
+                } else {
+                    Err(refuse(ErrorCode::WrongType, path, "is not a regular file"))
+                }
+            }
         }
+    }
+}
+
+fn layer(
+    table: &Table,
+    own: BorrowedFd<'_>,
+    slot: Slot,
+    file: OwnedFd,
+    path: &AbsPath,
+) -> Result<Location, ErrorReply> {
+    let layer = Location::check(table, own, slot, file, path, Purpose::Use { passed: false })?;
+    if layer.status.is_directory() {
+        Ok(layer)
+    } else {
+        Err(refuse(ErrorCode::WrongType, path, "is not a directory"))
     }
 }
 
@@ -83,12 +123,16 @@ impl<'p> Unchecked<'p> {
 pub(super) enum Origin {
     /// A directory or regular file, for a bind.
     Location(Location),
-    /// A tmpfs.
+    /// A tmpfs, or a network file system.
     Nothing,
     /// A device with a file system.
     Device(Device),
     /// What a FUSE file system is served on.
     Connection(OwnedFd),
+    /// The directories of an overlay.
+    Layers(Vec<Location>),
+    /// A regular file with a file system.
+    Image { _file: Location },
 }
 
 impl Origin {
@@ -98,5 +142,17 @@ impl Origin {
             Self::Location(location) => Some(location),
             _ => None,
         }
+    }
+
+    /// What keeps the layers of an overlay safe where they lie. The kernel asks the overlay
+    /// alone, which has none of it by itself; that it is only read is its own affair.
+    pub(super) fn attributes_of_layers(&self) -> MountAttributes {
+        let Self::Layers(layers) = self else {
+            return MountAttributes::empty();
+        };
+        let attributes = layers.iter().map(|layer| table::attributes(&layer.mount));
+        attributes
+            .collect::<MountAttributes>()
+            .difference(MountAttributes::READ_ONLY)
     }
 }

@@ -18,7 +18,7 @@ use super::origin::{Origin, Unchecked};
 use super::setup::Descriptors;
 use super::{Ended, Handed, Made, Worker, existing, remount, unmount};
 use crate::failure;
-use crate::leases::{Lease, NoLease};
+use crate::leases::{Lease, NoLease, Term};
 use crate::sys::pinned::Slot;
 use crate::table::Source;
 
@@ -26,13 +26,24 @@ impl Worker<'_> {
     pub(super) fn mount(
         &self,
         permit: &MountPermit<'_>,
+        in_batch: bool,
         files: Vec<OwnedFd>,
     ) -> Result<Result<Made, ErrorReply>, Ended> {
         let files = Files::of(Some(&permit.kind), &permit.target, permit.passed, files)?;
-        Ok(self.locked_mount(permit, files))
+        let term = match (permit.lease, in_batch) {
+            (true, _) => Some(Term::Connection),
+            (false, true) => Some(Term::Batch),
+            (false, false) => None,
+        };
+        Ok(self.locked_mount(permit, term, files))
     }
 
-    fn locked_mount(&self, permit: &MountPermit<'_>, files: Files<'_>) -> Result<Made, ErrorReply> {
+    fn locked_mount(
+        &self,
+        permit: &MountPermit<'_>,
+        term: Option<Term>,
+        files: Files<'_>,
+    ) -> Result<Made, ErrorReply> {
         let Files {
             directory,
             target,
@@ -46,20 +57,23 @@ impl Worker<'_> {
         } else {
             Spot::Named(Box::new(self.place(directory, path)?))
         };
-        let (target, origin) = self.locations(&spot, path, target, origin)?;
+        let (target, mut origin) = self.locations(&spot, path, target, origin)?;
         if target.status.is_mount_root {
+            if self.lessee.is_of_batch(target.mount.id) {
+                return Err(existing::unfinished(&target));
+            }
             let mounted = existing::same(table, permit, &origin, &target)?;
             let handed = None;
             return Ok(Made { mounted, handed });
         }
         target.check_owner(permit.target_owner, DenyReason::TargetNotOwned)?;
-        let lease = self.lease(permit, &spot)?;
-        if let Origin::Device(_) | Origin::Connection(_) = origin {
+        let lease = term.map(|term| self.hold(path, &spot, term)).transpose()?;
+        if !matches!(origin, Origin::Location(_) | Origin::Nothing) {
             // The context takes its number.
             drop(spot);
         }
         let reserved = self.reserve(&target)?;
-        let Attached { mounted, mount } = mount::mount(table, permit, &origin, &target, lease)?;
+        let Attached { mounted, mount } = mount::mount(table, permit, &mut origin, &target, lease)?;
         reserved.keep();
         let handed = match origin {
             Origin::Connection(descriptor) => Some(Handed {
@@ -71,29 +85,21 @@ impl Worker<'_> {
         Ok(Made { mounted, handed })
     }
 
-    /// Has the warden hold where the mount will be, if it is to end with this connection.
-    fn lease(
-        &self,
-        permit: &MountPermit<'_>,
-        spot: &Spot<'_>,
-    ) -> Result<Option<Lease<'_>>, ErrorReply> {
-        let path = &permit.target;
-        if !permit.lease {
-            return Ok(None);
-        }
+    /// Has the warden hold where the mount will be, which may end before it is asked to.
+    fn hold(&self, path: &AbsPath, spot: &Spot<'_>, term: Term) -> Result<Lease<'_>, ErrorReply> {
         let Spot::Named(place) = spot else {
             let why = "cannot be leased by a descriptor: its end needs the directory above it";
             return Err(refuse(ErrorCode::Unsupported, path, why));
         };
         if self.context.source == Source::Mountinfo {
             let message = format!(
-                "a mount at {path} cannot end with its connection here: this kernel's mounts have \
-                 no unique ids (Linux 6.8), and another mount could be ended in its stead"
+                "a mount at {path} cannot be leased or part of a batch here: this kernel's mounts \
+                 have no unique ids (Linux 6.8), and another mount could be ended in its stead"
             );
             return Err(ErrorReply::new(ErrorCode::Unsupported, message).at(path));
         }
-        let lease = self.lessee.take(place.directory());
-        lease.map(Some).map_err(|refused| match refused {
+        let lease = self.lessee.take(place.directory(), term);
+        lease.map_err(|refused| match refused {
             NoLease::Kernel(errno) => failure::kernel("cannot lease", path, errno),
             refused => ErrorReply::new(ErrorCode::LimitReached, refused.to_string()).at(path),
         })

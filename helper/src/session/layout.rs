@@ -12,4 +12,4 @@ pub(crate) const ORDER: RawFd = 4;
 pub(crate) const FIRST_FREE: RawFd = 5;
 /// More than a session ever has open: the above, the locations of a request, and what
 /// comes with a frame.
-pub(crate) const MAX_DESCRIPTORS: u64 = 24;
+pub(crate) const MAX_DESCRIPTORS: u64 = 40;

@@ -94,7 +94,12 @@ fn origin<'a>(
         (Some(PermittedKind::Bind { source, .. }), None) => opened([location(source, roots)?]),
         (Some(PermittedKind::Block { device, .. }), _) => opened(block_device(device)?),
         (Some(PermittedKind::Fuse(_)), _) => opened([fuse_connection()?]),
-        (Some(PermittedKind::Tmpfs { .. }) | None, _) => Vec::new(),
+        (Some(PermittedKind::Image { file, .. }), _) => opened([location(file, roots)?]),
+        (Some(PermittedKind::Overlay(overlay)), _) => {
+            let layers = overlay.directories().map(|path| location(path, roots));
+            opened(layers.collect::<Result<Vec<_>, _>>()?)
+        }
+        (Some(PermittedKind::Tmpfs { .. } | PermittedKind::Network { .. }) | None, _) => Vec::new(),
     })
 }
 

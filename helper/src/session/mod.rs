@@ -5,6 +5,7 @@
 //! hands them to its mounter, which believes none of it.
 #![forbid(unsafe_code)]
 
+mod batch;
 pub(crate) mod layout;
 mod locate;
 mod probe;
@@ -73,7 +74,7 @@ pub(crate) fn run(context: &Context<'_>, client: &OwnedFd, order: &OwnedFd) -> R
     )?;
     let places = context.policy.places(context.peer.identity());
     let granted = places.sources.iter().chain(&places.targets).cloned();
-    let (roots, opened) = Roots::open(granted, places.fuse);
+    let (roots, opened) = Roots::open(granted, places.kinds.fuse);
     let confined = confine(context, opened)?;
     // The filter lets neither socket be closed, so that nothing takes its number.
     let mut conversation = ManuallyDrop::new(Conversation {
@@ -140,7 +141,7 @@ impl Conversation<'_> {
                 return Ok(false);
             }
             Err(NoMessage::Bad(error)) => {
-                let error = self.note(None, error)?;
+                let error = self.note(None, None, error)?;
                 self.refuse(Refusal::new(error));
                 return Ok(false);
             }
@@ -150,13 +151,13 @@ impl Conversation<'_> {
                 ErrorCode::MalformedFrame,
                 "this is not a mountwarden client",
             );
-            let error = self.note(None, error)?;
+            let error = self.note(None, None, error)?;
             self.refuse(Refusal::new(error));
             return Ok(false);
         }
         let Some(version) = Versions::SUPPORTED.newest_common(hello.versions) else {
             let mut refusal = Refusal::unsupported_version(hello.versions);
-            refusal.error = self.note(None, refusal.error)?;
+            refusal.error = self.note(None, None, refusal.error)?;
             self.refuse(refusal);
             return Ok(false);
         };
@@ -217,7 +218,7 @@ impl Conversation<'_> {
                     } else {
                         Then::End
                     };
-                    self.note(None, error)
+                    self.note(None, None, error)
                         .map(|error| (Some(Reply::Error(error)), then))
                 }
             };
@@ -240,7 +241,7 @@ impl Conversation<'_> {
     /// The reply, where the client has not got it from the mounter.
     fn handle(&mut self, request: Request, passed: Vec<OwnedFd>) -> Result<Option<Reply>, Ended> {
         match request {
-            Request::Perform(operation) => return self.perform(&operation, passed),
+            Request::Perform(operation) => return self.perform(&operation, None, passed),
             Request::Explain(operation) => {
                 self.admitted(Reply::Explained(self.explain(&operation)))
             }
@@ -250,6 +251,11 @@ impl Conversation<'_> {
                 let timeout = Duration::from_millis(timeout_ms.get().into());
                 self.probe(&target, timeout)
             }
+            Request::Apply(batch) => self.apply(batch).map_err(|ended| match ended {
+                // What was mounted before the mounter ended is only being taken back.
+                Ended::NoMounter => ChannelError::Closed.into(),
+                other => other,
+            }),
         }
         .map(Some)
     }
@@ -285,19 +291,20 @@ impl Conversation<'_> {
     fn perform(
         &mut self,
         operation: &Operation,
+        entry: Option<u32>,
         passed: Vec<OwnedFd>,
     ) -> Result<Option<Reply>, Ended> {
         let attempts = if passed.is_empty() { ATTEMPTS } else { 1 };
-        let mut reply = self.attempt(operation, passed)?;
+        let mut reply = self.attempt(operation, entry, passed)?;
         for _ in 1..attempts {
             match &reply {
                 Some(Reply::Error(error)) if error.code == ErrorCode::Changed => {}
                 _ => break,
             }
-            reply = self.attempt(operation, Vec::new())?;
+            reply = self.attempt(operation, entry, Vec::new())?;
         }
         if let (Operation::Mount(mount), None | Some(Reply::Mounted(_))) = (operation, &reply) {
-            self.leases |= mount.lease;
+            self.leases |= mount.lease && entry.is_none();
         }
         Ok(reply)
     }
@@ -305,6 +312,7 @@ impl Conversation<'_> {
     fn attempt(
         &mut self,
         operation: &Operation,
+        entry: Option<u32>,
         passed: Vec<OwnedFd>,
     ) -> Result<Option<Reply>, Ended> {
         let verdict = self
@@ -315,14 +323,23 @@ impl Conversation<'_> {
             Verdict::Allowed(permit) => match locate::open(&permit, &self.roots, &passed) {
                 Ok(files) => files,
                 Err(error) => {
-                    return Ok(Some(Reply::Error(self.note(Some(operation), error)?)));
+                    return Ok(Some(Reply::Error(self.note(
+                        Some(operation),
+                        entry,
+                        error,
+                    )?)));
                 }
             },
             // The mounter judges again, denies and writes it down; no path is touched.
             Verdict::Denied(_) => Vec::new(),
         };
         let borrowed: Vec<_> = files.iter().map(AsFd::as_fd).collect();
-        self.give(&Order::Perform(operation.clone()), &borrowed)?;
+        let operation = operation.clone();
+        let order = match entry {
+            None => Order::Perform(operation),
+            Some(number) => Order::Entry { operation, number },
+        };
+        self.give(&order, &borrowed)?;
         // Before the answer: a descriptor that is open here keeps a mount busy.
         drop(files);
         drop(passed);
@@ -406,10 +423,16 @@ impl Conversation<'_> {
     }
 
     /// Has an error written down; gives what the client is told.
-    fn note(&self, operation: Option<&Operation>, error: ErrorReply) -> Result<ErrorReply, Ended> {
+    fn note(
+        &self,
+        operation: Option<&Operation>,
+        entry: Option<u32>,
+        error: ErrorReply,
+    ) -> Result<ErrorReply, Ended> {
         let order = Order::Note {
             operation: operation.cloned(),
             error: error.clone(),
+            entry,
         };
         self.noted(&order, error)
     }
@@ -463,7 +486,7 @@ fn tmpfs_limits(permit: &MountPermit<'_>) -> Option<TmpfsLimits> {
             inodes: inodes.get(),
             mode: mode.bits(),
         }),
-        PermittedKind::Bind { .. } | PermittedKind::Block { .. } | PermittedKind::Fuse(_) => None,
+        _ => None,
     }
 }
 

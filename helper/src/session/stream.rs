@@ -100,6 +100,12 @@ impl ClientStream {
         frame::write(self, message)
     }
 
+    /// Whether the client has closed its end.
+    pub(super) fn has_gone(&self) -> bool {
+        let mut polled = [PollFd::new(self.socket.as_fd(), PollFlags::empty())];
+        poll(&mut polled, Some(Duration::ZERO)).is_ok_and(|events| events > 0)
+    }
+
     /// Waits until the client says something.
     fn wait_for_frame(
         &self,

@@ -9,10 +9,11 @@ use std::ffi::CStr;
 use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use mountwarden_protocol::FilesystemName;
 use nix::errno::Errno;
 
 /// A string at a fixed address in read-only memory.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Pinned(pub(super) &'static CStr);
 
 impl Pinned {
@@ -50,7 +51,23 @@ pub(crate) static FUSE: Pinned = Pinned(c"fuse");
 pub(crate) static DIRECTORY: Pinned = Pinned(c"directory");
 /// Where it attaches a file.
 pub(crate) static FILE: Pinned = Pinned(c"file");
-/// What the mount table shows as a tmpfs's source.
+/// As [`TMPFS`].
+pub(crate) static OVERLAY: Pinned = Pinned(c"overlay");
+/// As [`TMPFS`].
+pub(crate) static EROFS: Pinned = Pinned(c"erofs");
+/// As [`TMPFS`].
+pub(crate) static SQUASHFS: Pinned = Pinned(c"squashfs");
+/// The types of network file systems. None of them takes its source for a device.
+pub(crate) static NETWORK_TYPES: [Pinned; 7] = [
+    Pinned(c"nfs"),
+    Pinned(c"nfs4"),
+    Pinned(c"cifs"),
+    Pinned(c"smb3"),
+    Pinned(c"9p"),
+    Pinned(c"ceph"),
+    Pinned(c"virtiofs"),
+];
+/// What the mount table shows as the source of a tmpfs or an overlay.
 pub(crate) static MOUNTWARDEN: Pinned = Pinned(c"mountwarden");
 
 /// The options of `tmpfs(5)` that a mounter sets.
@@ -64,9 +81,30 @@ pub(crate) static TMPFS_KEYS: [Pinned; 5] = [
 
 /// The key of what a file system shows as its source, or is made from.
 pub(crate) static SOURCE: Pinned = Pinned(c"source");
-/// The device that is open in [`Slot::Source`], as a path that leads to it alone
+/// The device or image that is open in [`Slot::Source`], as a path that leads to it alone
 /// (`proc_pid_fd(5)`). The kernel takes a block device only by a path.
 pub(crate) static DEVICE: Pinned = Pinned(c"/proc/self/fd/8");
+/// The layers of an overlay, which are open in [`Slot::layers`], in the same way.
+static LAYERS: [Pinned; 18] = [
+    DEVICE,
+    Pinned(c"/proc/self/fd/9"),
+    Pinned(c"/proc/self/fd/10"),
+    Pinned(c"/proc/self/fd/11"),
+    Pinned(c"/proc/self/fd/12"),
+    Pinned(c"/proc/self/fd/13"),
+    Pinned(c"/proc/self/fd/14"),
+    Pinned(c"/proc/self/fd/15"),
+    Pinned(c"/proc/self/fd/16"),
+    Pinned(c"/proc/self/fd/17"),
+    Pinned(c"/proc/self/fd/18"),
+    Pinned(c"/proc/self/fd/19"),
+    Pinned(c"/proc/self/fd/20"),
+    Pinned(c"/proc/self/fd/21"),
+    Pinned(c"/proc/self/fd/22"),
+    Pinned(c"/proc/self/fd/23"),
+    Pinned(c"/proc/self/fd/24"),
+    Pinned(c"/proc/self/fd/25"),
+];
 /// The option that keeps a file system from writing to its device.
 pub(crate) static READ_ONLY: Pinned = Pinned(c"ro");
 
@@ -85,15 +123,27 @@ pub(crate) static FUSE_FD: Pinned = Pinned(c"fd");
 pub(crate) static FUSE_FLAGS: [Pinned; 2] =
     [Pinned(c"allow_other"), Pinned(c"default_permissions")];
 
+/// The options of an overlay that name a layer: its upper one, the directory that the
+/// kernel needs for that, and a further lower one (`Documentation/filesystems/overlayfs.rst`).
+pub(crate) static UPPER_DIR: Pinned = Pinned(c"upperdir");
+pub(crate) static WORK_DIR: Pinned = Pinned(c"workdir");
+pub(crate) static LOWER_DIR: Pinned = Pinned(c"lowerdir+");
+/// What an overlay believes of its layers' extended attributes, which a FUSE server can
+/// make up: never that a name is found elsewhere in the layers beneath.
+pub(crate) static OVERLAY_LIMITS: [(Pinned, Pinned); 2] = [
+    (Pinned(c"redirect_dir"), Pinned(c"nofollow")),
+    (Pinned(c"metacopy"), Pinned(c"off")),
+];
+
 /// A descriptor number that a mounter reserves, so that the name of its link
 /// in `/proc/self/fd` can be pinned.
 ///
 /// They follow the numbers of its layout in the order in which an order brings
 /// them, and the kernel gives out the lowest number that is free: a descriptor
-/// arrives in its slot. A tmpfs has no source, and its context gets that number; any
-/// other context gets that of the directory, which has been closed by then. A link
-/// has been closed before there is a mount. With a passed target the first slot holds
-/// that once more, and is not used.
+/// arrives in its slot. A tmpfs has no source, nor has a network file system, and its
+/// context gets that number; any other context gets that of the directory, which has been
+/// closed by then. A link has been closed before there is a mount, and so have all layers
+/// but the first. With a passed target the first slot holds that once more, and is not used.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Slot {
     Directory,
@@ -101,17 +151,19 @@ pub(crate) enum Slot {
     Source,
     Link,
     Mount,
+    Layer(Layer),
+}
+
+/// The slot of a directory that an overlay is made from.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Layer {
+    number: RawFd,
+    link: Pinned,
+    /// The path that leads to it.
+    pub(crate) path: Pinned,
 }
 
 impl Slot {
-    pub(crate) const ALL: [Self; 5] = [
-        Self::Directory,
-        Self::Target,
-        Self::Source,
-        Self::Link,
-        Self::Mount,
-    ];
-
     /// The descriptor's number.
     pub(crate) const fn number(self) -> RawFd {
         match self {
@@ -119,21 +171,54 @@ impl Slot {
             Self::Target => 7,
             Self::Source => 8,
             Self::Link | Self::Mount => 9,
+            Self::Layer(layer) => layer.number,
         }
     }
 
     /// The link's name.
     pub(crate) fn link(self) -> Pinned {
-        static LINKS: [Pinned; 4] = [Pinned(c"6"), Pinned(c"7"), Pinned(c"8"), Pinned(c"9")];
-        let [directory, target, source, mount] = LINKS;
+        let [directory, target, source, mount, ..] = LINKS;
         match self {
             Self::Directory => directory,
             Self::Target => target,
             Self::Source => source,
             Self::Link | Self::Mount => mount,
+            Self::Layer(layer) => layer.link,
         }
     }
+
+    /// Those of the directories that an overlay is made from: that of a source, and on.
+    pub(crate) fn layers() -> impl Iterator<Item = Layer> {
+        let [_, _, links @ ..] = LINKS;
+        (Self::Source.number()..)
+            .zip(links.into_iter().zip(LAYERS))
+            .map(|(number, (link, path))| Layer { number, link, path })
+    }
 }
+
+/// The names of the slots' links, from the first slot on.
+static LINKS: [Pinned; 20] = [
+    Pinned(c"6"),
+    Pinned(c"7"),
+    Pinned(c"8"),
+    Pinned(c"9"),
+    Pinned(c"10"),
+    Pinned(c"11"),
+    Pinned(c"12"),
+    Pinned(c"13"),
+    Pinned(c"14"),
+    Pinned(c"15"),
+    Pinned(c"16"),
+    Pinned(c"17"),
+    Pinned(c"18"),
+    Pinned(c"19"),
+    Pinned(c"20"),
+    Pinned(c"21"),
+    Pinned(c"22"),
+    Pinned(c"23"),
+    Pinned(c"24"),
+    Pinned(c"25"),
+];
 
 /// Every pinned string, for the check that they lie in read-only memory.
 pub(crate) fn all() -> impl Iterator<Item = Pinned> {
@@ -141,10 +226,14 @@ pub(crate) fn all() -> impl Iterator<Item = Pinned> {
     paths
         .into_iter()
         .chain([TMPFS, MOUNTWARDEN, FUSE, SOURCE, DEVICE, READ_ONLY, FUSE_FD])
+        .chain(NETWORK_TYPES)
         .chain(TMPFS_KEYS)
         .chain(FUSE_KEYS)
         .chain(FUSE_FLAGS)
-        .chain(Slot::ALL.map(Slot::link))
+        .chain([OVERLAY, EROFS, SQUASHFS, UPPER_DIR, WORK_DIR, LOWER_DIR])
+        .chain(OVERLAY_LIMITS.into_iter().flat_map(<[Pinned; 2]>::from))
+        .chain(LAYERS)
+        .chain(LINKS)
         .chain(names())
 }
 
@@ -253,6 +342,12 @@ pub(crate) fn pin_names<'n>(names: impl Iterator<Item = &'n str>) -> Result<(), 
     Errno::result(protected)?;
     NAMES_PINNED.store(count, Ordering::Relaxed);
     Ok(())
+}
+
+/// The pinned form of a type of network file system; `None` for another type.
+pub(crate) fn network_type(wanted: &FilesystemName) -> Option<Pinned> {
+    let is_wanted = |name: &Pinned| name.0.to_bytes() == wanted.as_str().as_bytes();
+    NETWORK_TYPES.into_iter().find(is_wanted)
 }
 
 /// The pinned form of a name; `None` where the policy does not have it.

@@ -10,8 +10,11 @@ use nix::unistd::Pid;
 
 use super::result;
 
-/// The most descriptors that one message carries.
-pub(crate) const MAX_DESCRIPTORS: usize = 4;
+/// The most descriptors that a message carries, but for an order.
+const MAX_DESCRIPTORS: usize = 4;
+/// The most descriptors that an order brings: the directory above a target, the target,
+/// and the layers of an overlay.
+pub(crate) const MAX_OF_ORDER: usize = 20;
 
 /// A received message.
 pub(crate) struct Message {
@@ -26,16 +29,29 @@ pub(crate) struct Message {
 }
 
 /// Receives one message (`recvmsg(2)`). Descriptors are closed on exec.
-///
-/// nix's `recvmsg` gives no control messages when some did not fit, and the
-/// descriptors that did would stay open without an owner.
 pub(crate) fn receive(
     socket: BorrowedFd<'_>,
     buffer: &mut [u8],
     flags: MsgFlags,
 ) -> Result<Message, Errno> {
+    receive_with(socket, buffer, flags, room_for(MAX_DESCRIPTORS))
+}
+
+/// As [`receive`], for a message with as many descriptors as an order.
+pub(crate) fn receive_order(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> Result<Message, Errno> {
+    receive_with(socket, buffer, MsgFlags::empty(), room_for(MAX_OF_ORDER))
+}
+
+/// nix's `recvmsg` gives no control messages when some did not fit, and the
+/// descriptors that did would stay open without an owner.
+fn receive_with(
+    socket: BorrowedFd<'_>,
+    buffer: &mut [u8],
+    flags: MsgFlags,
+    room: usize,
+) -> Result<Message, Errno> {
     // Words, so that the headers in it are aligned.
-    let mut control = [0_u64; 4];
+    let mut control = [0_u64; CONTROL.div_ceil(size_of::<u64>())];
     let mut vector = libc::iovec {
         iov_base: buffer.as_mut_ptr().cast(),
         iov_len: buffer.len(),
@@ -45,7 +61,7 @@ pub(crate) fn receive(
     header.msg_iov = &raw mut vector;
     header.msg_iovlen = 1;
     header.msg_control = control.as_mut_ptr().cast();
-    header.msg_controllen = CONTROL;
+    header.msg_controllen = room.min(CONTROL);
     let flags = flags | MsgFlags::MSG_CMSG_CLOEXEC;
     // SAFETY: the header points to the buffer and to `control`, with their true
     // sizes or less, and both live through the call.
@@ -62,11 +78,16 @@ pub(crate) fn receive(
     })
 }
 
-/// Room for the descriptors of one message, and for not one more; or for its sender,
+/// Room for so many descriptors of one message, and for not one more; or for its sender,
 /// which the kernel writes first.
-const CONTROL: usize = size_of::<libc::cmsghdr>() + MAX_DESCRIPTORS * size_of::<RawFd>();
-const _: () = assert!(CONTROL <= size_of::<[u64; 4]>());
-const _: () = assert!(CONTROL >= size_of::<libc::cmsghdr>() + size_of::<libc::ucred>());
+const fn room_for(descriptors: usize) -> usize {
+    size_of::<libc::cmsghdr>().saturating_add(descriptors.saturating_mul(size_of::<RawFd>()))
+}
+
+/// The most room that a message is given.
+const CONTROL: usize = room_for(MAX_OF_ORDER);
+const _: () =
+    assert!(room_for(MAX_DESCRIPTORS) >= size_of::<libc::cmsghdr>() + size_of::<libc::ucred>());
 
 /// Takes the descriptors that came with a message, and its sender (`cmsg(3)`).
 ///

@@ -60,7 +60,7 @@ impl Disk {
 }
 
 /// Runs a program that a machine may lack; gives what it prints.
-fn run(command: &mut Command) -> Result<String, Skip> {
+pub(crate) fn run(command: &mut Command) -> Result<String, Skip> {
     let program = command.get_program().to_string_lossy().into_owned();
     // Where normal users do not look.
     command.env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");

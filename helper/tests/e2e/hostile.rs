@@ -13,7 +13,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 
 use mountwarden_client::protocol::{Counters, Operation, Reply, RoleReport, frame};
-use mountwarden_client::{DenyReason, ErrorCode, ErrorReply};
+use mountwarden_client::{AbsPath, DenyReason, ErrorCode, ErrorReply, MountId};
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::socket::sockopt::{AcceptConn, ReceiveTimeout, SockType};
@@ -40,11 +40,25 @@ pub(crate) enum Order {
     Note {
         operation: Option<Operation>,
         error: ErrorReply,
+        entry: Option<u32>,
     },
     Admit {
         weight: u32,
     },
     Status,
+    List {
+        after: Option<MountId>,
+    },
+    NoteProbe {
+        target: AbsPath,
+        error: ErrorReply,
+    },
+    Entry {
+        operation: Operation,
+        number: u32,
+    },
+    Keep,
+    TakeBack,
 }
 
 /// What a mounter or the warden answers.
@@ -60,6 +74,9 @@ pub(crate) enum OrderReply {
         uptime_seconds: u64,
     },
     Answered,
+    TakenBack {
+        left: Vec<MountId>,
+    },
 }
 
 /// A message as it is sent.
@@ -96,7 +113,16 @@ impl Channel {
         }
     }
 
-    /// The end of a `Note` or an `Admit`.
+    /// The end of a `TakeBack`.
+    pub(crate) fn taken_back(&self) -> Vec<MountId> {
+        self.send(&Order::TakeBack, &[]);
+        match self.receive() {
+            Some(OrderReply::TakenBack { left }) => left,
+            other => panic!("not taken back: {other:?}"),
+        }
+    }
+
+    /// The end of a `Note`, an `Admit` or a `Keep`.
     pub(crate) fn taken(&self) {
         match self.receive() {
             Some(OrderReply::Taken) => {}
@@ -106,7 +132,12 @@ impl Channel {
 
     /// The end of a `Perform`.
     pub(crate) fn perform(&self, operation: &Operation, files: &[BorrowedFd<'_>]) -> Reply {
-        self.send(&Order::Perform(operation.clone()), files);
+        self.done(&Order::Perform(operation.clone()), files)
+    }
+
+    /// The end of an order that is a `Perform` or an `Entry`.
+    pub(crate) fn done(&self, order: &Order, files: &[BorrowedFd<'_>]) -> Reply {
+        self.send(order, files);
         match self.receive() {
             Some(OrderReply::Done(reply)) => reply,
             other => panic!("not the end of an order: {other:?}"),

@@ -51,6 +51,9 @@ pub(crate) fn check(line: &Value) {
             "number" => value.is_number(),
             "boolean" => value.is_boolean(),
             "string" => value.is_string(),
+            "list of strings" => value
+                .as_array()
+                .is_some_and(|values| values.iter().all(Value::is_string)),
             "word" => value
                 .as_str()
                 .is_some_and(|word| field.words.contains(&word)),

@@ -26,6 +26,7 @@ mod honest;
 mod hostile;
 mod kernel;
 mod lines;
+mod misleading;
 mod oddities;
 #[cfg(target_arch = "x86_64")]
 mod puppet;
@@ -89,10 +90,18 @@ fn main() -> ExitCode {
     libtest_mimic::run(&arguments, trials).exit_code()
 }
 
+fn slowness() -> u32 {
+    std::env::var(SLOWNESS).map_or(1, |text| text.parse().expect(SLOWNESS))
+}
+
 /// A time that things may take here.
 pub(crate) fn slowly(time: Duration) -> Duration {
-    let times = std::env::var(SLOWNESS).map_or(1, |text| text.parse().expect(SLOWNESS));
-    time * times
+    time * slowness()
+}
+
+/// Whether the processor is an emulated one.
+pub(crate) fn is_slow() -> bool {
+    slowness() >= 10
 }
 
 /// Runs one case in this process.

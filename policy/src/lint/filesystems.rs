@@ -1,6 +1,6 @@
-//! Unwise grants of devices and of FUSE.
+//! Unwise grants of devices, of FUSE, of overlays and of network file systems.
 
-use crate::grant::Terms;
+use crate::grant::{ANY_VALUE, NetworkTerms, Terms};
 use crate::pattern;
 
 /// Names that the kernel gives to devices in the order in which it finds them: another
@@ -39,6 +39,54 @@ pub(super) fn warnings(terms: &Terms) -> Vec<String> {
         messages.push(
             "allow_other without default_permissions lets a peer's program decide what other \
              users may do on its file system, and see what they do there"
+                .to_owned(),
+        );
+    }
+    if terms.overlay.as_ref().is_some_and(|o| !o.uppers.is_empty()) {
+        messages.push(
+            "upper grants nothing yet: no kernel that is known gives an upper layer to a helper \
+             that holds CAP_SYS_ADMIN alone"
+                .to_owned(),
+        );
+    }
+    messages.extend(terms.network.iter().flat_map(network));
+    messages
+}
+
+/// Options that name the server, whatever the source says (`nfs(5)`, `mount.cifs(8)`).
+const SERVER_KEYS: [&str; 5] = ["addr", "ip", "mountaddr", "mounthost", "mon_addr"];
+
+/// Options that say who owns the files, or who asks for them.
+const OWNER_KEYS: [&str; 5] = ["uid", "gid", "cruid", "dfltuid", "dfltgid"];
+
+fn network(network: &NetworkTerms) -> Vec<String> {
+    let mut messages = Vec::new();
+    for option in &network.types.options {
+        let any = option
+            .value
+            .as_ref()
+            .is_some_and(|value| value.as_str() == ANY_VALUE);
+        let key = option.key.as_str();
+        if any && SERVER_KEYS.contains(&key) {
+            messages.push(format!(
+                "the option {option} lets a peer choose the server, whatever its source says; give \
+                 the address"
+            ));
+        }
+        if any && OWNER_KEYS.contains(&key) {
+            messages.push(format!(
+                "the option {option} lets a peer say who owns the files; give the number"
+            ));
+        }
+    }
+    if network
+        .sources
+        .iter()
+        .any(|source| source == "*" || source.starts_with("*:"))
+    {
+        messages.push(
+            "the source pattern stands for every server there is, and the kernel will parse what \
+             they answer; name the servers of this grant"
                 .to_owned(),
         );
     }

@@ -90,27 +90,33 @@ fn meet(one: &Template, other: &Template) -> bool {
 pub(super) fn sources(terms: &Terms, protected: &Protected) -> Vec<String> {
     samples(terms)
         .into_iter()
-        .flat_map(|uid| terms.source_roots(uid))
+        .flat_map(|uid| {
+            let named = |what, roots: Vec<_>| roots.into_iter().map(move |root| (what, root));
+            named("source", terms.source_roots(uid))
+                .chain(named("layer", terms.layer_roots(uid)))
+                .chain(named("upper", terms.upper_roots(uid)))
+                .chain(named("image", terms.image_roots(uid)))
+        })
         .collect::<BTreeSet<_>>()
         .iter()
-        .filter_map(|root| source(root, protected))
+        .filter_map(|(what, root)| source(what, root, protected))
         .collect()
 }
 
-fn source(root: &AbsPath, protected: &Protected) -> Option<String> {
+fn source(what: &str, root: &AbsPath, protected: &Protected) -> Option<String> {
     if root.is_root() {
-        return Some("the source root / is the whole file tree".to_owned());
+        return Some(format!("the {what} root / is the whole file tree"));
     }
     if let Some(place) = at_or_beneath(root, &KERNEL) {
         return Some(format!(
-            "the source root {root} lies in {place}: it shows files of the kernel, not of a disk"
+            "the {what} root {root} lies in {place}: it shows files of the kernel, not of a disk"
         ));
     }
     let place = protected.within(root)?;
     Some(if place == root {
-        format!("the source root {root} is a place that no mount may cover: it holds the system")
+        format!("the {what} root {root} is a place that no mount may cover: it holds the system")
     } else {
-        format!("the source root {root} holds {place}")
+        format!("the {what} root {root} holds {place}")
     })
 }
 

@@ -1,23 +1,27 @@
-//! `[grant.block]` and `[grant.fuse]`
+//! `[grant.block]`, `[grant.fuse]`, `[grant.overlay]`, `[grant.image]` and `[grant.network]`
 
 use std::fmt::Display;
 use std::str::FromStr;
 
-use mountwarden_protocol::{FilesystemOption, OptionKey};
+use mountwarden_protocol::{FilesystemName, FilesystemOption, Layers, OptionKey};
 
 use super::grant::{flag, roots};
-use super::toml_reader::Value;
+use super::toml_reader::{Table, Value};
 use crate::error::{Fault, quoted};
-use crate::grant::{BlockTerms, FuseTerms};
+use crate::grant::{
+    BlockTerms, FuseTerms, ImageTerms, NETWORK_TYPES, NetworkTerms, OverlayTerms, TypeTerms,
+};
 use crate::subjects::Subjects;
 use crate::template::Template;
 
 /// What the helper sets itself, from the grant or from what the kernel says.
-const OWN_KEYS: [&str; 10] = [
+const OWN_KEYS: [&str; 12] = [
     "source",
     "ro",
     "rw",
     "fd",
+    "rfdno",
+    "wfdno",
     "rootmode",
     "user_id",
     "group_id",
@@ -26,21 +30,30 @@ const OWN_KEYS: [&str; 10] = [
     "subtype",
 ];
 
+/// The options that hold a password or a key (`mount.cifs(8)`, `mount.ceph(8)`).
+const SECRET_KEYS: [&str; 5] = ["pass", "pass2", "password", "password2", "secret"];
+
 pub(super) fn block(value: &Value<'_>, subjects: &Subjects) -> Result<BlockTerms, Fault> {
     let keys = ["device", "filesystems", "options", "read_only"];
     let table = value.table("[grant.block]", &keys)?;
     Ok(BlockTerms {
         devices: roots(&table.require("device")?, subjects, device)?,
-        filesystems: listed(&table.require("filesystems")?, "types of file systems")?,
-        options: match table.get("options") {
-            Some(value) => value
-                .list("a list of options, each \"key\", \"key=value\" or \"key=*\"")?
-                .iter()
-                .map(option)
-                .collect::<Result<_, _>>()?,
-            None => vec![],
-        },
+        types: types(&table, listed)?,
         read_only: flag(&table, "read_only")?,
+    })
+}
+
+fn types(
+    table: &Table<'_>,
+    filesystems: fn(&Value<'_>, &str) -> Result<Vec<FilesystemName>, Fault>,
+) -> Result<TypeTerms, Fault> {
+    let options = match table.get("options") {
+        Some(value) => value.list("a list of options, each \"key\", \"key=value\" or \"key=*\"")?,
+        None => vec![],
+    };
+    Ok(TypeTerms {
+        filesystems: filesystems(&table.require("filesystems")?, "types of file systems")?,
+        options: options.iter().map(option).collect::<Result<_, _>>()?,
     })
 }
 
@@ -88,6 +101,92 @@ pub(super) fn fuse(value: &Value<'_>) -> Result<FuseTerms, Fault> {
         default_permissions: flag(&table, "default_permissions")?,
         read_only: flag(&table, "read_only")?,
     })
+}
+
+pub(super) fn overlay(value: &Value<'_>, subjects: &Subjects) -> Result<OverlayTerms, Fault> {
+    let table = value.table("[grant.overlay]", &["layer", "upper", "max_layers"])?;
+    let paths = |value: &Value<'_>| roots(value, subjects, |_, _| Ok(()));
+    let uppers = table.get("upper").map(|value| paths(&value));
+    let max_layers = match table.get("max_layers") {
+        Some(value) => value
+            .as_number()
+            .and_then(|number| usize::try_from(number).ok())
+            .filter(|number| (1..=Layers::MAX).contains(number))
+            .ok_or_else(|| value.wrong(format!("a number, 1 to {}", Layers::MAX)))?,
+        None => Layers::MAX,
+    };
+    Ok(OverlayTerms {
+        layers: paths(&table.require("layer")?)?,
+        uppers: uppers.transpose()?.unwrap_or_default(),
+        max_layers,
+    })
+}
+
+pub(super) fn image(value: &Value<'_>, subjects: &Subjects) -> Result<ImageTerms, Fault> {
+    let table = value.table("[grant.image]", &["file", "filesystems"])?;
+    Ok(ImageTerms {
+        files: roots(&table.require("file")?, subjects, |_, _| Ok(()))?,
+        filesystems: listed(&table.require("filesystems")?, "types of images")?,
+    })
+}
+
+pub(super) fn network(value: &Value<'_>) -> Result<NetworkTerms, Fault> {
+    let keys = ["source", "filesystems", "options", "secrets", "read_only"];
+    let table = value.table("[grant.network]", &keys)?;
+    let sources = table.require("source")?;
+    Ok(NetworkTerms {
+        sources: patterns(&sources)?,
+        types: no_secrets(types(&table, network_types)?, &table)?,
+        secrets: match table.get("secrets") {
+            Some(value) => secrets(&value)?,
+            None => vec![],
+        },
+        read_only: flag(&table, "read_only")?,
+    })
+}
+
+/// Of any other type, the source could be a device, or whatever else it makes of a text.
+fn network_types(value: &Value<'_>, what: &str) -> Result<Vec<FilesystemName>, Fault> {
+    let filesystems = listed(value, what)?;
+    for element in value.list(what)? {
+        let name = element.text()?;
+        if !NETWORK_TYPES.contains(&name) {
+            return Err(element.fault(format!(
+                "{} is refused: no type of network file system is called so; there are {}",
+                quoted(name),
+                NETWORK_TYPES.join(", ")
+            )));
+        }
+    }
+    Ok(filesystems)
+}
+
+/// A refusal lists the options, and an audit line has them.
+fn no_secrets(types: TypeTerms, table: &Table<'_>) -> Result<TypeTerms, Fault> {
+    let secret = |option: &&FilesystemOption| SECRET_KEYS.contains(&option.key.as_str());
+    match types.options.iter().find(secret) {
+        None => Ok(types),
+        Some(option) => Err(table.fault(format!(
+            "{} is a secret, which options are not: put its key into secrets, for the peer to \
+             bring the value",
+            quoted(option.key.as_str())
+        ))),
+    }
+}
+
+fn secrets(value: &Value<'_>) -> Result<Vec<OptionKey>, Fault> {
+    let what = "keys of options";
+    let keys = listed(value, what)?;
+    for element in value.list(what)? {
+        let key = element.text()?;
+        if OWN_KEYS.contains(&key) {
+            return Err(element.fault(format!(
+                "the secret {} is refused: the helper sets it itself",
+                quoted(key)
+            )));
+        }
+    }
+    Ok(keys)
 }
 
 fn patterns(value: &Value<'_>) -> Result<Vec<String>, Fault> {

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use mountwarden_protocol::{MountAttributes, Propagation, TmpfsInodes, TmpfsSize};
 
-use super::filesystems::{block, fuse};
+use super::filesystems::{block, fuse, image, network, overlay};
 use super::subjects::subjects;
 use super::toml_reader::{Table, Value};
 use crate::Accounts;
@@ -13,7 +13,7 @@ use crate::grant::{BindTerms, Grant, LocationTerms, Terms, TmpfsTerms};
 use crate::subjects::Subjects;
 use crate::template::Template;
 
-pub(super) const KEYS: [&str; 15] = [
+pub(super) const KEYS: [&str; 18] = [
     "name",
     "users",
     "groups",
@@ -24,6 +24,9 @@ pub(super) const KEYS: [&str; 15] = [
     "tmpfs",
     "block",
     "fuse",
+    "overlay",
+    "image",
+    "network",
     "remount",
     "propagation",
     "passed_target",
@@ -65,6 +68,9 @@ pub(super) fn grant(table: &Table<'_>, accounts: &dyn Accounts) -> Result<Grant,
     };
     let block = table.get("block").map(|value| block(&value, &subjects));
     let fuse = table.get("fuse").map(|value| fuse(&value));
+    let image = table.get("image").map(|value| image(&value, &subjects));
+    let overlay = table.get("overlay").map(|value| overlay(&value, &subjects));
+    let network = table.get("network").map(|value| network(&value));
     let terms = Terms {
         targets,
         force,
@@ -73,6 +79,9 @@ pub(super) fn grant(table: &Table<'_>, accounts: &dyn Accounts) -> Result<Grant,
         tmpfs,
         block: block.transpose()?,
         fuse: fuse.transpose()?,
+        overlay: overlay.transpose()?,
+        image: image.transpose()?,
+        network: network.transpose()?,
         remount,
         propagation,
         subjects,
@@ -82,7 +91,7 @@ pub(super) fn grant(table: &Table<'_>, accounts: &dyn Accounts) -> Result<Grant,
     if terms.kinds().is_empty() {
         return Err(table.fault(
             "the grant allows no kind of mount; give it a table [grant.bind], [grant.tmpfs], \
-             [grant.block] or [grant.fuse]",
+             [grant.block], [grant.fuse], [grant.overlay], [grant.image] or [grant.network]",
         ));
     }
     if let (true, Some(value)) = (terms.detached, table.get("detached")) {

@@ -1,6 +1,6 @@
 //! Mounts that are handed over: what their sources are decides, and no target.
 
-use mountwarden_policy::{DetachPermit, Permit, Verdict};
+use mountwarden_policy::{DetachPermit, Kinds, Permit, Verdict};
 use mountwarden_protocol::{DenyReason, Detach, MountAttributes, MountOptions, Operation};
 
 use crate::support::{denied, path, peer, policy};
@@ -108,7 +108,14 @@ fn a_grant_without_the_key_hands_nothing_over() {
         let denial = denied(&policy, &peer(uid), &detach(source, recursive, options));
         assert_eq!((denial.reason, denial.path), (reason, path(source)));
     }
-    let kinds = |uid| policy.places(&peer(uid)).detached;
+    let kinds = |uid| policy.places(&peer(uid)).kinds.detached;
     assert!(kinds(1000) && !kinds(1001));
-    assert!(policy.grants_detached() && !policy.grants_block() && !policy.grants_fuse());
+    let (granted, only) = (
+        policy.kinds(),
+        Kinds {
+            detached: true,
+            ..Kinds::default()
+        },
+    );
+    assert_eq!(granted, only);
 }

@@ -1,6 +1,6 @@
 //! Block devices and FUSE: what is granted beside what is nearly so.
 
-use mountwarden_policy::{Permit, PermittedFuse, PermittedKind, Policy, Verdict};
+use mountwarden_policy::{Kinds, Permit, PermittedFuse, PermittedKind, Policy, Verdict};
 use mountwarden_protocol::{
     DenyReason, Kind, Mount, MountAttributes, MountOptions, Operation, Passed,
 };
@@ -288,10 +288,10 @@ fn the_names_that_the_kernel_gets_are_known_beforehand() {
     assert!(grant(FUSE).kernel_names().is_empty());
     for (policy, block, fuse) in [(grant(BLOCK), true, false), (grant(FUSE), false, true)] {
         let places = policy.places(&peer(1000));
-        assert_eq!((places.block, places.fuse), (block, fuse));
-        assert_eq!(policy.grants_fuse(), fuse);
+        assert_eq!((places.kinds.block, places.kinds.fuse), (block, fuse));
+        assert_eq!(policy.kinds(), places.kinds);
         let others = policy.places(&peer(1001));
-        assert_eq!((others.block, others.fuse), (false, false));
+        assert_eq!(others.kinds, Kinds::default());
     }
 }
 

@@ -250,6 +250,28 @@ fn a_fuse_mount_for_others_without_the_kernels_checks_is_unwise() {
 }
 
 #[test]
+fn an_overlay_of_the_whole_tree_or_with_an_upper_layer_is_unwise() {
+    let of_overlay = |lines: &str| {
+        of_grant(&format!(
+            "users = ['qemu']\ntarget = ['/run/vms/{{uid}}']\n[grant.overlay]\n{lines}"
+        ))
+    };
+    assert_eq!(of_overlay("layer = ['/srv/layers']"), [""; 0]);
+    assert_eq!(
+        of_overlay("layer = ['/']"),
+        ["the layer root / is the whole file tree"]
+    );
+    assert_eq!(
+        of_overlay("layer = ['/srv/layers']\nupper = ['/sys/x']"),
+        [
+            "upper grants nothing yet: no kernel that is known gives an upper layer to a helper \
+             that holds CAP_SYS_ADMIN alone",
+            "the upper root /sys/x lies in /sys: it shows files of the kernel, not of a disk",
+        ]
+    );
+}
+
+#[test]
 fn accounts_that_mean_more_than_one_service_are_unwise() {
     for (subjects, beginnings) in [
         ("users = ['root']", vec!["names user 0: "]),
@@ -425,5 +447,39 @@ fn what_is_handed_over_writable_stays_so() {
         let words = "also after this grant has gone";
         assert_eq!(warnings.iter().any(|text| text.contains(words)), unwise);
         assert_eq!(warnings.len(), usize::from(unwise), "{warnings:?}");
+    }
+}
+
+#[test]
+fn a_server_that_a_peer_may_choose_is_unwise() {
+    let of_network = |source: &str, option: &str| {
+        of_grant(&format!(
+            "users = ['qemu']\ntarget = ['/run/vms/{{uid}}']\n[grant.network]\n\
+             source = ['{source}']\nfilesystems = ['nfs4']\noptions = ['{option}']"
+        ))
+    };
+    for (source, option, warning) in [
+        (
+            "s:/a",
+            "addr=*",
+            "the option addr=* lets a peer choose the server, whatever its source says; give the \
+             address",
+        ),
+        (
+            "s:/a",
+            "uid=*",
+            "the option uid=* lets a peer say who owns the files; give the number",
+        ),
+        (
+            "*:/a",
+            "soft",
+            "the source pattern stands for every server there is, and the kernel will parse what \
+             they answer; name the servers of this grant",
+        ),
+    ] {
+        assert_eq!(of_network(source, option), [warning]);
+    }
+    for (source, option) in [("s:/a", "addr=192.0.2.7"), ("s*:/a", "timeo=*")] {
+        assert_eq!(of_network(source, option), [""; 0]);
     }
 }

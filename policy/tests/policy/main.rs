@@ -5,11 +5,17 @@ mod decisions;
 mod detached;
 #[cfg(test)]
 mod filesystems;
+#[cfg(test)]
+mod images;
 mod limits;
 #[cfg(test)]
 mod lint;
 #[cfg(test)]
 mod messages;
+#[cfg(test)]
+mod network;
+#[cfg(test)]
+mod overlays;
 #[cfg(test)]
 mod places;
 #[cfg(test)]

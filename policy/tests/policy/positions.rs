@@ -113,16 +113,16 @@ fn every_table_knows_its_keys() {
             3,
             1,
             "unknown key \"user\" in [[grant]]; the keys are name, users, groups, target, force, \
-             shared_target, bind, tmpfs, block, fuse, remount, propagation, passed_target, \
-             target_owner, detached",
+             shared_target, bind, tmpfs, block, fuse, overlay, image, network, remount, \
+             propagation, passed_target, target_owner, detached",
         ),
         (
             "version = 1\n[[grant]]\nname = 'x'\n  [grant.blocks]\n  device = []\n",
             4,
             10,
             "unknown key \"blocks\" in [[grant]]; the keys are name, users, groups, target, force, \
-             shared_target, bind, tmpfs, block, fuse, remount, propagation, passed_target, \
-             target_owner, detached",
+             shared_target, bind, tmpfs, block, fuse, overlay, image, network, remount, \
+             propagation, passed_target, target_owner, detached",
         ),
     ]);
 }
@@ -438,7 +438,7 @@ fn the_other_keys_of_a_grant_have_types() {
             2,
             1,
             "the grant allows no kind of mount; give it a table [grant.bind], [grant.tmpfs], \
-             [grant.block] or [grant.fuse]",
+             [grant.block], [grant.fuse], [grant.overlay], [grant.image] or [grant.network]",
         ),
         (
             "force = ['nodev', 'suid']",
@@ -600,6 +600,133 @@ fn attack_14_what_a_device_may_hold_is_spelt_out() {
             "the option \"source=*\" is refused: the helper sets it itself, from the grant or from what the kernel says of the peer",
         ),
     ]);
+}
+
+#[test]
+fn an_overlay_names_its_layers() {
+    check_grant(&[
+        (
+            "name = 'g'\nusers = ['qemu']\ntarget = ['/run/a']\n[grant.overlay]\nmax_layers = 1",
+            6,
+            1,
+            "[grant.overlay] lacks the key layer, which is required",
+        ),
+        (
+            "name = 'g'\nusers = ['qemu']\ntarget = ['/run/a']\n[grant.overlay]\nlayer = ['/a:/b', 'c']",
+            7,
+            19,
+            "the root \"c\" is refused: the path is relative; it must start with '/'",
+        ),
+        (
+            "name = 'g'\nusers = ['qemu']\ntarget = ['/run/a']\n[grant.overlay]\nlayer = ['/a']\nupper = []",
+            8,
+            9,
+            "upper must be a list of at least one absolute path, not an empty list",
+        ),
+        (
+            "name = 'g'\nusers = ['qemu']\ntarget = ['/run/a']\n[grant.overlay]\nlayer = ['/a']\nmax_layers = 0",
+            8,
+            14,
+            "max_layers must be a number, 1 to 16, not 0",
+        ),
+        (
+            "name = 'g'\nusers = ['qemu']\ntarget = ['/run/a']\n[grant.overlay]\nlayer = ['/a']\nmax_layers = 17",
+            8,
+            14,
+            "max_layers must be a number, 1 to 16, not 17",
+        ),
+        (
+            "name = 'g'\nusers = ['qemu']\ntarget = ['/run/a']\n[grant.overlay]\nlayer = ['/a']\nmetacopy = true",
+            8,
+            1,
+            "unknown key \"metacopy\" in [grant.overlay]; the keys are layer, upper, max_layers",
+        ),
+    ]);
+}
+
+#[test]
+fn attack_14_an_image_has_one_of_two_types() {
+    check_grant(&[
+        (
+            "name = 'g'\nusers = ['qemu']\ntarget = ['/run/a']\n[grant.image]\nfile = ['/a']",
+            6,
+            1,
+            "[grant.image] lacks the key filesystems, which is required",
+        ),
+        (
+            "name = 'g'\nusers = ['qemu']\ntarget = ['/run/a']\n[grant.image]\nfile = ['a']\nfilesystems = ['erofs']",
+            7,
+            9,
+            "the root \"a\" is refused: the path is relative; it must start with '/'",
+        ),
+        (
+            "name = 'g'\nusers = ['qemu']\ntarget = ['/run/a']\n[grant.image]\nfile = ['/a']\nfilesystems = ['erofs', 'ext4']",
+            8,
+            25,
+            "\"ext4\" is refused: the type of an image is erofs or squashfs",
+        ),
+        (
+            "name = 'g'\nusers = ['qemu']\ntarget = ['/run/a']\n[grant.image]\nfile = ['/a']\nfilesystems = []",
+            8,
+            15,
+            "filesystems must be a list of at least one of the types of images, not an empty list",
+        ),
+        (
+            "name = 'g'\nusers = ['qemu']\ntarget = ['/run/a']\n[grant.image]\nfile = ['/a']\nread_only = true",
+            8,
+            1,
+            "unknown key \"read_only\" in [grant.image]; the keys are file, filesystems",
+        ),
+    ]);
+}
+
+#[test]
+fn what_a_network_file_system_may_be_is_spelt_out() {
+    const START: &str = "name = 'g'\nusers = ['qemu']\ntarget = ['/run/a']\n[grant.network]\n";
+    for (rest, line, column, message) in [
+        (
+            "source = ['s:/a']",
+            6,
+            1,
+            "[grant.network] lacks the key filesystems, which is required",
+        ),
+        (
+            "source = []\nfilesystems = ['nfs4']",
+            7,
+            10,
+            "source must be a list of at least one pattern, in which * stands for any characters \
+             but /, not an empty list",
+        ),
+        (
+            "source = ['s:/a']\nfilesystems = ['nfs4', 'ext4']",
+            8,
+            24,
+            "\"ext4\" is refused: no type of network file system is called so; there are nfs, \
+             nfs4, cifs, smb3, 9p, ceph, virtiofs",
+        ),
+        (
+            "source = ['s:/a']\nfilesystems = ['9p']\noptions = ['rfdno=*']",
+            9,
+            12,
+            "the option \"rfdno=*\" is refused: the helper sets it itself, from the grant or from \
+             what the kernel says of the peer",
+        ),
+        (
+            "source = ['s:/a']\nfilesystems = ['cifs']\noptions = ['password=*']",
+            6,
+            1,
+            "\"password\" is a secret, which options are not: put its key into secrets, for the \
+             peer to bring the value",
+        ),
+        (
+            "source = ['s:/a']\nfilesystems = ['cifs']\nsecrets = ['pass', 'source']",
+            9,
+            20,
+            "the secret \"source\" is refused: the helper sets it itself",
+        ),
+    ] {
+        check_grant(&[(&format!("{START}{rest}"), line, column, message)]);
+    }
 }
 
 #[test]

@@ -4,9 +4,9 @@ use std::time::{Duration, Instant};
 
 use mountwarden_protocol::frame::{self, DecodeError, MAX_FRAME};
 use mountwarden_protocol::{
-    AbsPath, ErrorCode, ErrorReply, Hello, HelloReply, InvalidOption, InvalidPath, ListPage,
-    MountAttributes, MountId, MountInfo, MountOptions, Passed, Reply, Request, TmpfsInodes,
-    TmpfsMode, TmpfsSize, Versions,
+    AbsPath, ErrorCode, ErrorReply, Hello, HelloReply, InvalidBatch, InvalidOption, InvalidPath,
+    Kind, ListPage, Mount, MountAttributes, MountId, MountInfo, MountOptions, Passed, Propagation,
+    Reply, Request, TmpfsInodes, TmpfsMode, TmpfsSize, Versions,
 };
 
 use super::golden;
@@ -110,8 +110,7 @@ fn a_frame_full_of_the_smallest_mounts_goes_both_ways() {
 #[test]
 fn attack_20_a_length_bomb_inside_a_value_is_refused_at_once() {
     // A byte string and a string are bounded before they are allocated; a list
-    // is allocated for what it claims up to a mebibyte (serde's own bound), and
-    // only a reply holds one, so no client can ask it of the helper.
+    // is allocated for what it claims up to a mebibyte (serde's own bound).
     let bombs = [0x1_0000, 1 << 20, 1 << 32, 1 << 47, 1 << 62, u64::MAX];
     let start = Instant::now();
     for bomb in bombs {
@@ -122,6 +121,7 @@ fn attack_20_a_length_bomb_inside_a_value_is_refused_at_once() {
         malformed::<Reply>(&patched("reply-error", 9, &length));
         malformed::<Reply>(&patched("reply-list", 4, &length));
         malformed::<HelloReply>(&patched("hello-reply-refused-version", 17, &length));
+        malformed::<Request>(&patched("request-apply", 4, &length));
         // The length alone, as short as a bomb can be.
         malformed::<Request>(&[&[0, 0, 0, 0, 1, 0, 0, 0][..], &length].concat());
         malformed::<Reply>(&[&[3, 0, 0, 0][..], &length].concat());
@@ -308,6 +308,7 @@ fn attack_22_a_request_says_how_many_descriptors_it_brings() {
         ("request-list-first", 0),
         ("request-status", 0),
         ("request-probe", 0),
+        ("request-apply", 0),
     ] {
         let request = frame::decode::<Request>(&body_of(name)).unwrap();
         assert_eq!(request.descriptors(), count, "{name}");
@@ -324,6 +325,41 @@ fn attack_22_a_request_says_how_many_descriptors_it_brings() {
             usize::try_from(bits.count_ones()).unwrap()
         );
     }
+}
+
+#[test]
+fn mounts_that_are_no_batch_are_invalid() {
+    let mount = |number: usize| Mount {
+        kind: Kind::Tmpfs {
+            size: None,
+            inodes: None,
+            mode: None,
+        },
+        target: AbsPath::new(format!("/m/{number}")).unwrap(),
+        options: MountOptions::empty(),
+        propagation: Propagation::Private,
+        passed: Passed::empty(),
+        lease: false,
+    };
+    let passed = Mount {
+        passed: Passed::TARGET,
+        ..mount(1)
+    };
+    // Request 5: Apply.
+    let apply = |mounts: Vec<Mount>| frame::encode(&(5_u32, mounts)).unwrap().split_off(4);
+    for (mounts, why) in [
+        (Vec::new(), InvalidBatch::Empty),
+        ((0..65).map(mount).collect(), InvalidBatch::TooMany),
+        (
+            vec![mount(0), mount(1), mount(0)],
+            InvalidBatch::SameTarget { entry: 2 },
+        ),
+        (vec![mount(0), passed], InvalidBatch::Passed { entry: 1 }),
+    ] {
+        invalid::<Request>(&apply(mounts), &why);
+    }
+    let most = frame::decode::<Request>(&apply((0..64).map(mount).collect()));
+    assert!(matches!(most, Ok(Request::Apply(_))), "{most:?}");
 }
 
 #[test]

@@ -62,6 +62,7 @@ mirror! {
         List { after: Option<u64> },
         Status,
         Probe { target: Vec<u8>, timeout_ms: u32 },
+        Apply(Vec<Mount>),
     }
 
     pub(crate) enum Operation {
@@ -108,6 +109,30 @@ mirror! {
             default_permissions: bool,
             max_read: Option<u32>,
         },
+        Overlay {
+            lower: Vec<Vec<u8>>,
+            upper: Option<UpperLayer>,
+        },
+        Image {
+            file: Vec<u8>,
+            filesystem: ImageType,
+        },
+        Network {
+            source: String,
+            filesystem: String,
+            options: Vec<FilesystemOption>,
+            secrets: Vec<FilesystemOption>,
+        },
+    }
+
+    pub(crate) enum ImageType {
+        Erofs,
+        Squashfs,
+    }
+
+    pub(crate) struct UpperLayer {
+        pub(crate) upper: Vec<u8>,
+        pub(crate) work: Vec<u8>,
     }
 
     pub(crate) struct FilesystemOption {
@@ -149,7 +174,26 @@ mirror! {
         Status(Status),
         Remounted(MountInfo),
         Probed(Probed),
+        Applied(Vec<AppliedEntry>),
+        NotApplied(NotApplied),
         Detached(Detached),
+    }
+
+    pub(crate) struct AppliedEntry {
+        pub(crate) outcome: Outcome,
+        pub(crate) id: u64,
+        pub(crate) attributes: u32,
+    }
+
+    pub(crate) struct NotApplied {
+        pub(crate) entry: u32,
+        pub(crate) error: ErrorReply,
+        pub(crate) left: Vec<LeftEntry>,
+    }
+
+    pub(crate) struct LeftEntry {
+        pub(crate) entry: u32,
+        pub(crate) id: u64,
     }
 
     pub(crate) struct Detached {
@@ -386,6 +430,33 @@ impl From<&protocol::Request> for Request {
                 target: path(target),
                 timeout_ms: timeout_ms.get(),
             },
+            protocol::Request::Apply(batch) => Self::Apply(batch.iter().map(Mount::from).collect()),
+        }
+    }
+}
+
+impl From<&protocol::Mount> for Mount {
+    fn from(mount: &protocol::Mount) -> Self {
+        Self {
+            kind: (&mount.kind).into(),
+            target: path(&mount.target),
+            options: mount.options.bits(),
+            propagation: match mount.propagation {
+                protocol::Propagation::Private => Propagation::Private,
+                protocol::Propagation::Slave => Propagation::Slave,
+                protocol::Propagation::Shared => Propagation::Shared,
+            },
+            passed: mount.passed.bits(),
+            lease: mount.lease,
+        }
+    }
+}
+
+impl From<protocol::Outcome> for Outcome {
+    fn from(outcome: protocol::Outcome) -> Self {
+        match outcome {
+            protocol::Outcome::Mounted => Self::Mounted,
+            protocol::Outcome::AlreadyMounted => Self::AlreadyMounted,
         }
     }
 }
@@ -393,18 +464,7 @@ impl From<&protocol::Request> for Request {
 impl From<&protocol::Operation> for Operation {
     fn from(from: &protocol::Operation) -> Self {
         match from {
-            protocol::Operation::Mount(mount) => Self::Mount(Mount {
-                kind: (&mount.kind).into(),
-                target: path(&mount.target),
-                options: mount.options.bits(),
-                propagation: match mount.propagation {
-                    protocol::Propagation::Private => Propagation::Private,
-                    protocol::Propagation::Slave => Propagation::Slave,
-                    protocol::Propagation::Shared => Propagation::Shared,
-                },
-                passed: mount.passed.bits(),
-                lease: mount.lease,
-            }),
+            protocol::Operation::Mount(mount) => Self::Mount(mount.into()),
             protocol::Operation::Unmount(unmount) => Self::Unmount(Unmount {
                 target: path(&unmount.target),
                 lazy: unmount.lazy,
@@ -448,13 +508,7 @@ impl From<&protocol::Kind> for Kind {
             } => Self::Block {
                 device: path(device),
                 filesystem: filesystem.to_string(),
-                options: options
-                    .iter()
-                    .map(|option| FilesystemOption {
-                        key: option.key.to_string(),
-                        value: option.value.clone().map(String::from),
-                    })
-                    .collect(),
+                options: options.iter().map(FilesystemOption::from).collect(),
             },
             protocol::Kind::Fuse {
                 subtype,
@@ -469,6 +523,40 @@ impl From<&protocol::Kind> for Kind {
                 default_permissions: *default_permissions,
                 max_read: *max_read,
             },
+            protocol::Kind::Overlay { lower, upper } => Self::Overlay {
+                lower: lower.iter().map(path).collect(),
+                upper: upper.as_ref().map(|layer| UpperLayer {
+                    upper: path(&layer.upper),
+                    work: path(&layer.work),
+                }),
+            },
+            protocol::Kind::Image { file, filesystem } => Self::Image {
+                file: path(file),
+                filesystem: match filesystem {
+                    protocol::ImageType::Erofs => ImageType::Erofs,
+                    protocol::ImageType::Squashfs => ImageType::Squashfs,
+                },
+            },
+            protocol::Kind::Network {
+                source,
+                filesystem,
+                options,
+                secrets,
+            } => Self::Network {
+                source: source.to_string(),
+                filesystem: filesystem.to_string(),
+                options: options.iter().map(FilesystemOption::from).collect(),
+                secrets: secrets.iter().map(FilesystemOption::from).collect(),
+            },
+        }
+    }
+}
+
+impl From<&protocol::FilesystemOption> for FilesystemOption {
+    fn from(from: &protocol::FilesystemOption) -> Self {
+        Self {
+            key: from.key.to_string(),
+            value: from.value.clone().map(String::from),
         }
     }
 }
@@ -478,10 +566,7 @@ impl From<&protocol::Reply> for Reply {
         match from {
             protocol::Reply::Error(error) => Self::Error(error.into()),
             protocol::Reply::Mounted(mounted) => Self::Mounted(Mounted {
-                outcome: match mounted.outcome {
-                    protocol::Outcome::Mounted => Outcome::Mounted,
-                    protocol::Outcome::AlreadyMounted => Outcome::AlreadyMounted,
-                },
+                outcome: mounted.outcome.into(),
                 mount: (&mounted.mount).into(),
             }),
             protocol::Reply::Unmounted(unmounted) => Self::Unmounted(Unmounted {
@@ -505,6 +590,25 @@ impl From<&protocol::Reply> for Reply {
                     protocol::ProbeAnswer::Absent => ProbeAnswer::Absent,
                 },
             }),
+            protocol::Reply::Applied(entries) => {
+                let entry = |entry: &protocol::AppliedEntry| AppliedEntry {
+                    outcome: entry.outcome.into(),
+                    id: entry.id.into(),
+                    attributes: entry.attributes.bits(),
+                };
+                Self::Applied(entries.iter().map(entry).collect())
+            }
+            protocol::Reply::NotApplied(failed) => {
+                let left = |left: &protocol::LeftEntry| LeftEntry {
+                    entry: left.entry,
+                    id: left.id.into(),
+                };
+                Self::NotApplied(NotApplied {
+                    entry: failed.entry,
+                    error: (&failed.error).into(),
+                    left: failed.left.iter().map(left).collect(),
+                })
+            }
             protocol::Reply::Detached(detached) => Self::Detached(Detached {
                 id: detached.id.into(),
                 attributes: detached.attributes.bits(),

@@ -3,12 +3,12 @@
 use std::num::NonZeroU32;
 
 use mountwarden_protocol::{
-    AbsPath, Counters, DenyReason, Detach, Detached, ErrorCode, ErrorReply, Explanation, Features,
-    FilesystemOption, FilesystemOptions, Hello, HelloReply, Kind, LandlockReport, Lift, Limits,
-    ListPage, Mount, MountAttributes, MountId, MountInfo, MountOptions, Mounted, Operation,
-    Outcome, Passed, ProbeAnswer, Probed, Propagation, Refusal, Remount, Reply, Request, Role,
-    RoleReport, Status, TmpfsInodes, TmpfsLimits, TmpfsMode, TmpfsSize, Unmount, Unmounted,
-    Versions, Welcome,
+    AbsPath, AppliedEntry, Batch, Counters, DenyReason, Detach, Detached, ErrorCode, ErrorReply,
+    Explanation, Features, FilesystemOption, FilesystemOptions, Hello, HelloReply, ImageType, Kind,
+    LandlockReport, Layers, LeftEntry, Lift, Limits, ListPage, Mount, MountAttributes, MountId,
+    MountInfo, MountOptions, Mounted, NotApplied, Operation, Outcome, Passed, ProbeAnswer, Probed,
+    Propagation, Refusal, Remount, Reply, Request, Role, RoleReport, Secrets, Status, TmpfsInodes,
+    TmpfsLimits, TmpfsMode, TmpfsSize, Unmount, Unmounted, UpperLayer, Versions, Welcome,
 };
 use proptest::collection::vec;
 use proptest::option::of;
@@ -152,7 +152,50 @@ fn kind() -> impl Strategy<Value = Kind> {
                 default_permissions: flags.1,
                 max_read,
             }),
+        (layers(), of((path(), path()))).prop_map(|(lower, upper)| Kind::Overlay {
+            lower,
+            upper: upper.map(|(upper, work)| UpperLayer { upper, work }),
+        }),
+        (path(), any::<bool>()).prop_map(|(file, is_erofs)| Kind::Image {
+            file,
+            filesystem: if is_erofs {
+                ImageType::Erofs
+            } else {
+                ImageType::Squashfs
+            },
+        }),
+        (
+            "[a-z0-9]{1,60}:(/[a-z0-9]{1,9}){0,9}",
+            "[a-z0-9_]{1,31}",
+            filesystem_options(),
+            secrets(),
+        )
+            .prop_map(|(source, filesystem, options, secrets)| Kind::Network {
+                source: source.parse().unwrap(),
+                filesystem: filesystem.parse().unwrap(),
+                options,
+                secrets,
+            }),
     ]
+}
+
+fn layers() -> impl Strategy<Value = Layers> {
+    vec(path(), 1..=Layers::MAX).prop_filter_map("too long together", |paths| paths.try_into().ok())
+}
+
+fn secrets() -> impl Strategy<Value = Secrets> {
+    let option = ("[a-zA-Z0-9_.+-]{1,63}", "[ -+\\--~]{1,255}");
+    prop::collection::btree_map(option.0, option.1, 0..4).prop_map(|options| {
+        let option = |(key, value): (String, String)| FilesystemOption {
+            key: key.parse().unwrap(),
+            value: Some(value.parse().unwrap()),
+        };
+        let options: Vec<_> = options.into_iter().map(option).collect();
+        FilesystemOptions::try_from(options)
+            .unwrap()
+            .try_into()
+            .unwrap()
+    })
 }
 
 fn filesystem_options() -> impl Strategy<Value = FilesystemOptions> {
@@ -181,25 +224,53 @@ fn lift() -> impl Strategy<Value = Lift> {
     (attributes(), kind()).prop_map(|(attributes, kind)| Lift { attributes, kind })
 }
 
+fn mount() -> impl Strategy<Value = Mount> {
+    let bits = any::<[u32; 2]>();
+    (kind(), path(), bits, propagation(), any::<bool>()).prop_map(
+        |(kind, target, [options, passed], propagation, lease)| Mount {
+            kind,
+            target,
+            options: MountOptions::from_bits_truncate(options),
+            propagation,
+            passed: Passed::from_bits_truncate(passed),
+            lease,
+        },
+    )
+}
+
+/// What of these mounts a batch may hold.
+fn batch() -> impl Strategy<Value = Batch> {
+    let tmpfs = (path(), any::<bool>()).prop_map(|(target, lease)| Mount {
+        kind: Kind::Tmpfs {
+            size: None,
+            inodes: None,
+            mode: None,
+        },
+        target,
+        options: MountOptions::empty(),
+        propagation: Propagation::Private,
+        passed: Passed::empty(),
+        lease,
+    });
+    (tmpfs, vec(mount(), 0..8)).prop_map(|(first, others)| {
+        let mut mounts: Vec<Mount> = Vec::new();
+        for mount in others.into_iter().chain([first]) {
+            let mount = Mount {
+                passed: Passed::empty(),
+                ..mount
+            };
+            let taken = mounts.iter().any(|other| other.target == mount.target);
+            if !taken && Batch::check(&mount, 0).is_ok() {
+                mounts.push(mount);
+            }
+        }
+        mounts.try_into().unwrap()
+    })
+}
+
 fn operation() -> impl Strategy<Value = Operation> {
     prop_oneof![
-        (
-            kind(),
-            path(),
-            any::<[u32; 2]>(),
-            propagation(),
-            any::<bool>()
-        )
-            .prop_map(|(kind, target, [options, passed], propagation, lease)| {
-                Operation::Mount(Mount {
-                    kind,
-                    target,
-                    options: MountOptions::from_bits_truncate(options),
-                    propagation,
-                    passed: Passed::from_bits_truncate(passed),
-                    lease,
-                })
-            }),
+        mount().prop_map(Operation::Mount),
         (path(), any::<[bool; 2]>(), of(mount_id())).prop_map(|(target, [lazy, passed], id)| {
             Operation::Unmount(Unmount {
                 target,
@@ -234,6 +305,7 @@ pub(crate) fn request() -> impl Strategy<Value = Request> {
         1 => Just(Request::Status),
         1 => (path(), any::<NonZeroU32>())
             .prop_map(|(target, timeout_ms)| Request::Probe { target, timeout_ms }),
+        1 => batch().prop_map(Request::Apply),
     ]
 }
 
@@ -375,6 +447,19 @@ fn probe_answer() -> impl Strategy<Value = ProbeAnswer> {
     ]
 }
 
+fn applied_entry() -> impl Strategy<Value = AppliedEntry> {
+    let outcome = select(vec![Outcome::Mounted, Outcome::AlreadyMounted]);
+    (outcome, mount_id(), attributes()).prop_map(|(outcome, id, attributes)| AppliedEntry {
+        outcome,
+        id,
+        attributes,
+    })
+}
+
+fn left_entry() -> impl Strategy<Value = LeftEntry> {
+    (any::<u32>(), mount_id()).prop_map(|(entry, id)| LeftEntry { entry, id })
+}
+
 pub(crate) fn reply() -> impl Strategy<Value = Reply> {
     let outcome = select(vec![Outcome::Mounted, Outcome::AlreadyMounted]);
     prop_oneof![
@@ -389,6 +474,10 @@ pub(crate) fn reply() -> impl Strategy<Value = Reply> {
         mount_info().prop_map(Reply::Remounted),
         (path(), of(mount_id()), probe_answer())
             .prop_map(|(target, id, answer)| Reply::Probed(Probed { target, id, answer })),
+        vec(applied_entry(), 0..5).prop_map(Reply::Applied),
+        (any::<u32>(), error_reply(), vec(left_entry(), 0..5)).prop_map(|(entry, error, left)| {
+            Reply::NotApplied(NotApplied { entry, error, left })
+        }),
         (mount_id(), attributes())
             .prop_map(|(id, attributes)| Reply::Detached(Detached { id, attributes })),
     ]

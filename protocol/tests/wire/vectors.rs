@@ -4,11 +4,12 @@
 use std::num::NonZeroU32;
 
 use mountwarden_protocol::{
-    AbsPath, Counters, DenyReason, Detach, Detached, ErrorCode, ErrorReply, Explanation, Features,
-    Hello, HelloReply, Kind, LandlockReport, Lift, Limits, ListPage, Mount, MountAttributes,
-    MountId, MountInfo, MountOptions, Mounted, Operation, Outcome, Passed, ProbeAnswer, Probed,
+    AbsPath, AppliedEntry, Batch, Counters, DenyReason, Detach, Detached, ErrorCode, ErrorReply,
+    Explanation, Features, FilesystemOptions, Hello, HelloReply, ImageType, Kind, LandlockReport,
+    Layers, LeftEntry, Lift, Limits, ListPage, Mount, MountAttributes, MountId, MountInfo,
+    MountOptions, Mounted, NotApplied, Operation, Outcome, Passed, ProbeAnswer, Probed,
     Propagation, Refusal, Remount, Reply, Request, Role, RoleReport, Status, TmpfsInodes,
-    TmpfsLimits, TmpfsMode, TmpfsSize, Unmount, Unmounted, Versions, Welcome,
+    TmpfsLimits, TmpfsMode, TmpfsSize, Unmount, Unmounted, UpperLayer, Versions, Welcome,
 };
 
 #[derive(Debug)]
@@ -91,6 +92,11 @@ fn hello_replies() -> Vec<(&'static str, HelloReply)> {
     ]
 }
 
+fn layers(paths: &[&str]) -> Layers {
+    let paths: Vec<_> = paths.iter().map(|text| path(text)).collect();
+    paths.try_into().unwrap()
+}
+
 fn bind() -> Operation {
     Operation::Mount(Mount {
         kind: Kind::Bind {
@@ -105,8 +111,30 @@ fn bind() -> Operation {
     })
 }
 
+fn batch() -> Batch {
+    let scratch = Mount {
+        kind: Kind::Tmpfs {
+            size: None,
+            inodes: None,
+            mode: None,
+        },
+        target: path("/run/vms/7/tmp"),
+        options: MountOptions::NO_EXEC,
+        propagation: Propagation::Private,
+        passed: Passed::empty(),
+        lease: true,
+    };
+    match bind() {
+        Operation::Mount(bind) => Batch::try_from(vec![bind, scratch]).unwrap(),
+        other => panic!("{other:?}"),
+    }
+}
+
 fn requests() -> Vec<(&'static str, Request)> {
     let mut requests = mounts();
+    requests.extend(overlays());
+    requests.extend(images());
+    requests.extend(other_kinds());
     requests.extend(unmounts());
     requests.extend(remounts());
     requests.extend([
@@ -135,8 +163,125 @@ fn requests() -> Vec<(&'static str, Request)> {
                 timeout_ms: NonZeroU32::new(5000).unwrap(),
             },
         ),
+        ("request-apply", Request::Apply(batch())),
     ]);
     requests
+}
+
+fn images() -> Vec<(&'static str, Request)> {
+    let image = |file, filesystem| {
+        Request::Perform(Operation::Mount(Mount {
+            kind: Kind::Image {
+                file: path(file),
+                filesystem,
+            },
+            target: path("/run/vms/7/base"),
+            options: MountOptions::NO_EXEC,
+            propagation: Propagation::Private,
+            passed: Passed::empty(),
+            lease: false,
+        }))
+    };
+    vec![
+        (
+            "request-perform-mount-image",
+            image("/srv/images/base.erofs", ImageType::Erofs),
+        ),
+        (
+            "request-perform-mount-image-squashfs",
+            image("/srv/images/base.sqfs", ImageType::Squashfs),
+        ),
+    ]
+}
+
+fn overlays() -> Vec<(&'static str, Request)> {
+    vec![
+        (
+            "request-perform-mount-overlay",
+            Request::Perform(Operation::Mount(Mount {
+                kind: Kind::Overlay {
+                    lower: layers(&["/srv/layers/a,b:c", "/srv/layers/base"]),
+                    upper: Some(UpperLayer {
+                        upper: path("/srv/upper/7"),
+                        work: path("/srv/work/7"),
+                    }),
+                },
+                target: path("/run/vms/7/root"),
+                options: MountOptions::READ_ONLY,
+                propagation: Propagation::Private,
+                passed: Passed::empty(),
+                lease: false,
+            })),
+        ),
+        (
+            "request-explain-mount-overlay",
+            Request::Explain(Operation::Mount(Mount {
+                kind: Kind::Overlay {
+                    lower: layers(&["/srv/layers/base"]),
+                    upper: None,
+                },
+                target: path("/run/vms/7/root"),
+                options: MountOptions::empty(),
+                propagation: Propagation::Private,
+                passed: Passed::empty(),
+                lease: true,
+            })),
+        ),
+    ]
+}
+
+/// Kinds of mount that take more of the kernel.
+fn other_kinds() -> Vec<(&'static str, Request)> {
+    vec![
+        (
+            "request-perform-mount-block",
+            Request::Perform(Operation::Mount(Mount {
+                kind: Kind::Block {
+                    device: path("/dev/vg0/data"),
+                    filesystem: "ext4".parse().unwrap(),
+                    options: options(&["discard", "commit=30"]),
+                },
+                target: path("/run/vms/7/data"),
+                options: MountOptions::READ_ONLY,
+                propagation: Propagation::Private,
+                passed: Passed::empty(),
+                lease: false,
+            })),
+        ),
+        (
+            "request-perform-mount-fuse",
+            Request::Perform(Operation::Mount(Mount {
+                kind: Kind::Fuse {
+                    subtype: "sshfs".parse().unwrap(),
+                    source: Some("build@example.org:/srv".parse().unwrap()),
+                    allow_other: true,
+                    default_permissions: false,
+                    max_read: Some(0x0002_0003),
+                },
+                target: path("/run/vms/7/remote"),
+                options: MountOptions::NO_EXEC,
+                propagation: Propagation::Private,
+                passed: Passed::empty(),
+                lease: false,
+            })),
+        ),
+        (
+            "request-perform-mount-network",
+            Request::Perform(Operation::Mount(Mount {
+                kind: Kind::Network {
+                    source: "files.example.org:/srv/vm".parse().unwrap(),
+                    filesystem: "nfs4".parse().unwrap(),
+                    options: options(&["addr=192.0.2.7", "soft"]),
+                    secrets: options(&["password=hunter2"]).try_into().unwrap(),
+                },
+                target: path("/run/vms/7/files"),
+                options: MountOptions::empty(),
+                propagation: Propagation::Private,
+                passed: Passed::empty(),
+                lease: false,
+            })),
+        ),
+    ]
 }
 
 fn mounts() -> Vec<(&'static str, Request)> {
@@ -188,42 +333,6 @@ fn mounts() -> Vec<(&'static str, Request)> {
                 Some(TmpfsInodes::try_from(4096).unwrap()),
                 Some(TmpfsMode::try_from(0o1777).unwrap()),
             ),
-        ),
-        (
-            "request-perform-mount-block",
-            Request::Perform(Operation::Mount(Mount {
-                kind: Kind::Block {
-                    device: path("/dev/vg0/data"),
-                    filesystem: "ext4".parse().unwrap(),
-                    options: ["discard", "commit=30"]
-                        .map(|option| option.parse().unwrap())
-                        .to_vec()
-                        .try_into()
-                        .unwrap(),
-                },
-                target: path("/run/vms/7/data"),
-                options: MountOptions::READ_ONLY,
-                propagation: Propagation::Private,
-                passed: Passed::empty(),
-                lease: false,
-            })),
-        ),
-        (
-            "request-perform-mount-fuse",
-            Request::Perform(Operation::Mount(Mount {
-                kind: Kind::Fuse {
-                    subtype: "sshfs".parse().unwrap(),
-                    source: Some("build@example.org:/srv".parse().unwrap()),
-                    allow_other: true,
-                    default_permissions: false,
-                    max_read: Some(0x0002_0003),
-                },
-                target: path("/run/vms/7/remote"),
-                options: MountOptions::NO_EXEC,
-                propagation: Propagation::Private,
-                passed: Passed::empty(),
-                lease: false,
-            })),
         ),
         (
             "request-perform-mount-bind-passed",
@@ -383,7 +492,36 @@ fn replies() -> Vec<(&'static str, Reply)> {
             }),
         ),
     ]);
+    replies.extend(applied());
     replies
+}
+
+fn applied() -> Vec<(&'static str, Reply)> {
+    let entry = |outcome, number, attributes| AppliedEntry {
+        outcome,
+        id: id(number),
+        attributes,
+    };
+    vec![
+        (
+            "reply-applied",
+            Reply::Applied(vec![
+                entry(Outcome::AlreadyMounted, 77, MountAttributes::READ_ONLY),
+                entry(Outcome::Mounted, 78, MountAttributes::all()),
+            ]),
+        ),
+        (
+            "reply-not-applied",
+            Reply::NotApplied(NotApplied {
+                entry: 2,
+                error: ErrorReply::new(ErrorCode::NotFound, "not there"),
+                left: vec![LeftEntry {
+                    entry: 1,
+                    id: id(78),
+                }],
+            }),
+        ),
+    ]
 }
 
 fn errors() -> Vec<(&'static str, Reply)> {
@@ -513,4 +651,9 @@ fn status() -> Status {
             detached: 11,
         },
     }
+}
+
+fn options(texts: &[&str]) -> FilesystemOptions {
+    let options: Vec<_> = texts.iter().map(|text| text.parse().unwrap()).collect();
+    options.try_into().unwrap()
 }

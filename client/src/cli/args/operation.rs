@@ -1,11 +1,15 @@
 //! The operation that the words describe.
 
-use std::path::PathBuf;
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
 
 use mountwarden_protocol::{Mount, MountAttributes, Operation, Passed, Unmount as UnmountRequest};
 
-use super::{Attached, Change, Gains, Kind, Losses, Served, advise, trimmed};
-use crate::{Bind, Block, Detach, Error, Fuse, Remount, Tmpfs, Unmount};
+use super::{
+    Attached, Change, Gains, Imaged, Kind, Layered, Losses, Networked, Served, advise, trimmed,
+};
+use crate::{Bind, Block, Detach, Error, Fuse, Image, Network, Overlay, Remount, Tmpfs, Unmount};
 
 impl Change {
     /// Where this command itself attaches what it gets, if it does.
@@ -38,16 +42,23 @@ impl Change {
                 gains,
                 losses,
                 shown,
+                filesystem,
                 id,
             } => {
                 let remount = Remount::new(trimmed(&target)).map_err(advise)?;
                 let remount = given(id, remount.set(gains.attributes()), Remount::id);
                 let losses = losses.attributes();
-                match shown.source {
-                    Some(source) => remount
+                match (shown.source, shown.device) {
+                    (Some(source), _) => remount
                         .lift_from_bind(losses, trimmed(&source))
                         .map_err(advise)?,
-                    None => when(shown.tmpfs, remount, |remount| {
+                    (None, Some(device)) => {
+                        let name = filesystem.unwrap_or_default();
+                        remount
+                            .lift_from_block(losses, trimmed(&device), &name)
+                            .map_err(advise)?
+                    }
+                    (None, None) => when(shown.tmpfs, remount, |remount| {
                         remount.lift_from_tmpfs(losses)
                     }),
                 }
@@ -125,20 +136,19 @@ impl Kind {
                 filesystem,
                 own,
                 read_only,
+                shared,
                 passed,
                 without,
                 with,
             } => {
                 let (device, target) = (trimmed(&device), trimmed(&target));
                 let mut block = Block::new(device, &filesystem, target).map_err(advise)?;
-                for option in own {
-                    let (key, value) = match option.split_once('=') {
-                        Some((key, value)) => (key, Some(value)),
-                        None => (option.as_str(), None),
-                    };
+                for option in &own {
+                    let (key, value) = key_and_value(option);
                     block = block.option(key, value)?;
                 }
                 let block = when(read_only, block, Block::read_only);
+                let block = when(shared, block, Block::shared);
                 let block = when(without.lease, block, Block::leased);
                 let block = when(without.noexec, block, Block::no_exec);
                 let block = when(without.nosymfollow, block, Block::no_symfollow);
@@ -147,8 +157,32 @@ impl Kind {
                 passing(block, passed.pass_target, false)
             }
             Self::Fuse(served) => served.operation()?,
+            Self::Overlay(layered) => layered.into_operation()?,
+            Self::Image(imaged) => imaged.operation()?,
+            Self::Network(networked) => {
+                passing(networked.network()?, networked.passed.pass_target, false)
+            }
         })
     }
+}
+
+fn key_and_value(option: &str) -> (&str, Option<&str>) {
+    match option.split_once('=') {
+        Some((key, value)) => (key, Some(value)),
+        None => (option, None),
+    }
+}
+
+/// A secret has at most as many bytes as the value of an option, and its line end.
+const LONGEST_LINE: u64 = 257;
+
+fn first_line(file: &str) -> Result<String, Error> {
+    let mut text = String::new();
+    File::open(file)
+        .and_then(|file| file.take(LONGEST_LINE).read_to_string(&mut text))
+        .map_err(|error| Error::unreadable(Path::new(file), &error))?;
+    text.truncate(text.find('\n').unwrap_or(text.len()));
+    Ok(text)
 }
 
 /// The mount with what is to be opened and passed for it.
@@ -171,6 +205,7 @@ impl Served {
         let fuse = when(self.default_permissions, fuse, Fuse::default_permissions);
         let fuse = given(self.max_read, fuse, Fuse::max_read);
         let fuse = when(self.read_only, fuse, Fuse::read_only);
+        let fuse = when(self.shared, fuse, Fuse::shared);
         let fuse = when(self.without.lease, fuse, Fuse::leased);
         let fuse = when(self.without.noexec, fuse, Fuse::no_exec);
         let fuse = when(self.without.nosymfollow, fuse, Fuse::no_symfollow);
@@ -181,6 +216,64 @@ impl Served {
     /// The same with what is to be opened and passed for it.
     pub(in crate::cli) fn operation(&self) -> Result<Operation, Error> {
         Ok(passing(self.fuse()?, self.passed.pass_target, false))
+    }
+}
+
+impl Imaged {
+    fn operation(&self) -> Result<Operation, Error> {
+        let (file, target) = (trimmed(&self.file), trimmed(&self.target));
+        let image = Image::new(file, &self.filesystem, target).map_err(advise)?;
+        let image = when(self.shared, image, Image::shared);
+        let image = when(self.without.lease, image, Image::leased);
+        let image = when(self.without.noexec, image, Image::no_exec);
+        let image = when(self.without.nosymfollow, image, Image::no_symfollow);
+        let image = when(self.with.suid, image, Image::suid);
+        let image = when(self.with.dev, image, Image::dev);
+        Ok(passing(image, self.passed.pass_target, false))
+    }
+}
+
+impl Layered {
+    fn into_operation(self) -> Result<Operation, Error> {
+        let lower = self.lower.iter().map(|layer| trimmed(layer));
+        let overlay = Overlay::new(lower, trimmed(&self.target)).map_err(advise)?;
+        let overlay = match (self.upper, self.work) {
+            (Some(upper), Some(work)) => overlay
+                .upper(trimmed(&upper), trimmed(&work))
+                .map_err(advise)?,
+            _ => overlay,
+        };
+        let overlay = when(self.read_only, overlay, Overlay::read_only);
+        let overlay = when(self.shared, overlay, Overlay::shared);
+        let overlay = when(self.without.lease, overlay, Overlay::leased);
+        let overlay = when(self.without.noexec, overlay, Overlay::no_exec);
+        let overlay = when(self.without.nosymfollow, overlay, Overlay::no_symfollow);
+        let overlay = when(self.with.suid, overlay, Overlay::suid);
+        let overlay = when(self.with.dev, overlay, Overlay::dev);
+        Ok(passing(overlay, self.passed.pass_target, false))
+    }
+}
+
+impl Networked {
+    /// The file system that the words describe.
+    fn network(&self) -> Result<Network, Error> {
+        let target = trimmed(&self.target);
+        let mut network = Network::new(&self.source, &self.filesystem, target).map_err(advise)?;
+        for option in &self.own {
+            let (key, value) = key_and_value(option);
+            network = network.option(key, value)?;
+        }
+        for secret in &self.secrets {
+            let (key, file) = key_and_value(secret);
+            network = network.secret(key, &first_line(file.unwrap_or_default())?)?;
+        }
+        let network = when(self.read_only, network, Network::read_only);
+        let network = when(self.shared, network, Network::shared);
+        let network = when(self.without.lease, network, Network::leased);
+        let network = when(self.without.noexec, network, Network::no_exec);
+        let network = when(self.without.nosymfollow, network, Network::no_symfollow);
+        let network = when(self.with.suid, network, Network::suid);
+        Ok(when(self.with.dev, network, Network::dev))
     }
 }
 

@@ -23,8 +23,9 @@ use crate::sys::mount::{
     FSMOUNT_CLOEXEC, FSOPEN_CLOEXEC,
 };
 use crate::sys::pinned::{
-    DEVICE, EMPTY, FUSE, FUSE_FD, FUSE_FLAGS, FUSE_KEYS, MOUNTWARDEN, PROC_SELF_FD, READ_ONLY,
-    SOURCE, Slot, TMPFS, TMPFS_KEYS,
+    DEVICE, EMPTY, EROFS, FUSE, FUSE_FD, FUSE_FLAGS, FUSE_KEYS, LOWER_DIR, MOUNTWARDEN,
+    NETWORK_TYPES, OVERLAY, OVERLAY_LIMITS, PROC_SELF_FD, READ_ONLY, SOURCE, SQUASHFS, Slot, TMPFS,
+    TMPFS_KEYS, UPPER_DIR, WORK_DIR,
 };
 
 pub(super) fn warden() -> Vec<Entry> {
@@ -154,26 +155,24 @@ pub(super) fn mounter_checks() -> Vec<Entry> {
 
 /// What a mounter does to the mount table.
 pub(super) fn mounter_work() -> Vec<Entry> {
-    // A tmpfs has no source, so that its context gets that number.
-    let of_tmpfs = fd(0, Slot::Source.number(), "the free slot of a source");
     let mut options = call!(
         SYS_fsconfig,
         "the options of a tmpfs, by pinned keys",
         [
-            of_tmpfs,
+            SOURCELESS,
             is!(1, cmd = FSCONFIG_CMD_CREATE),
             null(2, "key"),
             null(3, "value")
         ],
         [
-            of_tmpfs,
+            SOURCELESS,
             is!(1, cmd = FSCONFIG_SET_STRING),
             pinned(2, "key", SOURCE),
             pinned(3, "value", MOUNTWARDEN)
         ]
     );
     let set = is!(1, cmd = FSCONFIG_SET_STRING);
-    let keys = TMPFS_KEYS.map(|key| vec![of_tmpfs, set, pinned(2, "key", key)]);
+    let keys = TMPFS_KEYS.map(|key| vec![SOURCELESS, set, pinned(2, "key", key)]);
     options.forms.extend(keys);
     let (made, target) = (slot(0, Slot::Mount), slot(0, Slot::Target));
     let empty = pinned(1, "path", EMPTY);
@@ -187,8 +186,8 @@ pub(super) fn mounter_work() -> Vec<Entry> {
         ),
         call!(
             SYS_fsmount,
-            "a detached mount of a tmpfs",
-            [of_tmpfs, is!(1, flags = FSMOUNT_CLOEXEC)]
+            "a detached mount of what has no source",
+            [SOURCELESS, is!(1, flags = FSMOUNT_CLOEXEC)]
         ),
         call!(
             SYS_fsopen,
@@ -399,7 +398,119 @@ pub(super) fn mounter_detached() -> Vec<Entry> {
     ]
 }
 
-/// The context of a file system other than a tmpfs.
+/// What only a mounter does whose peer is granted overlays: of its layers each is a pinned
+/// link to a descriptor.
+pub(super) fn mounter_overlay() -> Vec<Entry> {
+    let set = |key, value| {
+        let set = is!(1, cmd = FSCONFIG_SET_STRING);
+        let (key, value) = (pinned(2, "key", key), pinned(3, "value", value));
+        vec![CONTEXT, set, key, value]
+    };
+    let mut layers = call!(
+        SYS_fsconfig,
+        "the layers of an overlay, and what it believes"
+    );
+    layers.forms.push(set(SOURCE, MOUNTWARDEN));
+    layers
+        .forms
+        .extend(OVERLAY_LIMITS.map(|(key, value)| set(key, value)));
+    let upper = [UPPER_DIR, WORK_DIR].into_iter().zip(Slot::layers());
+    layers
+        .forms
+        .extend(upper.map(|(key, slot)| set(key, slot.path)));
+    layers
+        .forms
+        .extend(Slot::layers().map(|slot| set(LOWER_DIR, slot.path)));
+    let mut paths = call!(SYS_readlinkat, "the path of a layer");
+    let own = fd(0, PROC, "its own /proc/self/fd");
+    // The first is the slot of a source.
+    let further = Slot::layers().skip(1).map(Slot::Layer);
+    paths
+        .forms
+        .extend(further.map(|slot| vec![own, pinned(1, "path", slot.link())]));
+    vec![
+        call!(
+            SYS_fsopen,
+            "an overlay",
+            [pinned(0, "type", OVERLAY), is!(1, flags = FSOPEN_CLOEXEC)]
+        ),
+        call!(
+            SYS_fstatfs,
+            "whether an overlay with an upper layer can be written",
+            [slot(0, Slot::Mount)]
+        ),
+        layers,
+        paths,
+    ]
+}
+
+/// What only a mounter does whose peer is granted images.
+pub(super) fn mounter_image() -> Vec<Entry> {
+    vec![
+        call!(
+            SYS_fsopen,
+            "a file system in a regular file",
+            [pinned(0, "type", EROFS), is!(1, flags = FSOPEN_CLOEXEC)],
+            [pinned(0, "type", SQUASHFS), is!(1, flags = FSOPEN_CLOEXEC)]
+        ),
+        call!(
+            SYS_fsconfig,
+            "the file, which is only read",
+            [
+                CONTEXT,
+                is!(1, cmd = FSCONFIG_SET_STRING),
+                pinned(2, "key", SOURCE),
+                pinned(3, "value", DEVICE)
+            ],
+            [
+                CONTEXT,
+                is!(1, cmd = FSCONFIG_SET_FLAG),
+                pinned(2, "key", READ_ONLY),
+                null(3, "value")
+            ]
+        ),
+    ]
+}
+
+/// What only a mounter does whose peer is granted network file systems. The source may be
+/// any text, but of these types alone, none of which takes it for a device.
+pub(super) fn mounter_network() -> Vec<Entry> {
+    let set = is!(1, cmd = FSCONFIG_SET_STRING);
+    let flag = is!(1, cmd = FSCONFIG_SET_FLAG);
+    let value = null(3, "value");
+    let mut types = call!(SYS_fsopen, "a network file system");
+    types.forms = NETWORK_TYPES
+        .map(|name| vec![pinned(0, "type", name), is!(1, flags = FSOPEN_CLOEXEC)])
+        .to_vec();
+    vec![
+        types,
+        call!(
+            SYS_fsconfig,
+            "its source, and options that the policy names",
+            [SOURCELESS, set, pinned(2, "key", SOURCE)],
+            [SOURCELESS, flag, pinned(2, "key", READ_ONLY), value],
+            [SOURCELESS, flag, policy_name(2, "key"), value],
+            [SOURCELESS, set, policy_name(2, "key")]
+        ),
+        call!(
+            SYS_read,
+            "what the kernel says of a network file system that it does not make",
+            [SOURCELESS]
+        ),
+    ]
+}
+
+/// The context of a file system that is made from no descriptor.
+const SOURCELESS: Check = Check {
+    index: 0,
+    name: "fd",
+    value: Value::Int {
+        bits: Slot::Source.number().cast_unsigned(),
+        means: "the free slot of a source",
+    },
+};
+
+/// The context of a file system other than that.
 const CONTEXT: Check = Check {
     index: 0,
     name: "fd",
@@ -416,6 +527,7 @@ fn slot(index: u8, slot: Slot) -> Check {
         Slot::Source => "the slot of the source",
         Slot::Link => "the slot of a link to a device",
         Slot::Mount => "the slot of the new mount",
+        Slot::Layer(_) => "the slot of a layer",
     };
     fd(index, slot.number(), means)
 }

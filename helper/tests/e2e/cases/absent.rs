@@ -45,7 +45,7 @@ pub(crate) fn attack_13_devices_are_no_sources(sandbox: &Sandbox) -> Result<(), 
     Ok(())
 }
 
-/// A kind of mount is a number, and there are four: every other is no request.
+/// A kind of mount is a number, and there are six: every other is no request.
 pub(crate) fn attack_14_other_kinds_are_no_requests(sandbox: &Sandbox) -> Result<(), Skip> {
     let daemon = Daemon::start(sandbox);
     let good = body(&Request::Perform(Operation::Mount(
@@ -53,7 +53,7 @@ pub(crate) fn attack_14_other_kinds_are_no_requests(sandbox: &Sandbox) -> Result
     )));
     // Request, operation, kind: four bytes each (`protocol/WIRE.md`).
     assert_eq!(good[8..12], 1_u32.to_le_bytes());
-    for kind in [4, 5, 0x7fff_ffff, u32::MAX] {
+    for kind in [6, 7, 0x7fff_ffff, u32::MAX] {
         let mut other = good.clone();
         other[8..12].copy_from_slice(&kind.to_le_bytes());
         unchanged(|| {

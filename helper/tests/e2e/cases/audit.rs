@@ -11,8 +11,8 @@ use std::process::{Child, Command, Stdio};
 
 use mountwarden_client::protocol::{Hello, Operation, Request, frame};
 use mountwarden_client::{
-    AbsPath, Bind, Block, Client, ErrorKind, Fuse, MountAttributes, MountId, Passing, Remount,
-    Tmpfs, TmpfsInodes, TmpfsMode, TmpfsSize, Unmount, Versions,
+    AbsPath, Batch, Bind, Block, Client, ErrorKind, Fuse, Image, MountAttributes, MountId, Network,
+    Overlay, Passing, Remount, Tmpfs, TmpfsInodes, TmpfsMode, TmpfsSize, Unmount, Versions,
 };
 use nix::sys::signal::{Signal, kill};
 use serde_json::Value;
@@ -74,6 +74,50 @@ impl Tail<'_> {
     }
 }
 
+/// Kinds of mount that the grant does not have.
+fn other_kinds(
+    client: &mut Client,
+    base: &Path,
+    tail: &mut Tail<'_>,
+) -> Vec<(&'static str, String)> {
+    let mut all = Vec::new();
+    let block = Block::new("/dev/vg0/data", "ext4", base).unwrap();
+    let block = block.option("commit", Some("30")).unwrap();
+    client
+        .mount(block.option("discard", None).unwrap())
+        .unwrap_err();
+    all.push(("a device, which the grant does not have", tail.one()));
+    let fuse = Fuse::new("sshfs", base)
+        .unwrap()
+        .source("host:/srv")
+        .unwrap();
+    client
+        .mount_fuse(fuse.allow_other().max_read(65536))
+        .unwrap_err();
+    all.push((
+        "a FUSE file system, which the grant does not have",
+        tail.one(),
+    ));
+    let layers = ["/srv/layers/app", "/srv/layers/base"];
+    client
+        .mount(Overlay::new(layers, base).unwrap())
+        .unwrap_err();
+    all.push(("an overlay, which the grant does not have", tail.one()));
+    let image = Image::new("/srv/base.erofs", "erofs", base).unwrap();
+    client.mount(image).unwrap_err();
+    all.push(("an image, which the grant does not have", tail.one()));
+    let network = Network::new("//files.example/vm", "cifs", base).unwrap();
+    let network = network.option("ip", Some("192.0.2.7")).unwrap();
+    client
+        .mount(network.secret("password", "hunter2").unwrap())
+        .unwrap_err();
+    all.push((
+        "a network file system, which the grant does not have",
+        tail.one(),
+    ));
+    all
+}
+
 /// Each kind of decision, in order: a heading and its line.
 fn decisions(sandbox: &Sandbox, daemon: &Daemon) -> Vec<(&'static str, String)> {
     let mut tail = Tail { daemon, seen: 0 };
@@ -105,23 +149,7 @@ fn decisions(sandbox: &Sandbox, daemon: &Daemon) -> Vec<(&'static str, String)> 
         .mount(Bind::new("/etc", &base).unwrap().recursive())
         .unwrap_err();
     all.push(("denied by the policy", tail.one()));
-    let block = Block::new("/dev/vg0/data", "ext4", &base).unwrap();
-    let block = block.option("commit", Some("30")).unwrap();
-    client
-        .mount(block.option("discard", None).unwrap())
-        .unwrap_err();
-    all.push(("a device, which the grant does not have", tail.one()));
-    let fuse = Fuse::new("sshfs", &base)
-        .unwrap()
-        .source("host:/srv")
-        .unwrap();
-    client
-        .mount_fuse(fuse.allow_other().max_read(65536))
-        .unwrap_err();
-    all.push((
-        "a FUSE file system, which the grant does not have",
-        tail.one(),
-    ));
+    all.extend(other_kinds(&mut client, &base, &mut tail));
     client
         .mount(Tmpfs::new(&base).unwrap().shared())
         .unwrap_err();
@@ -131,8 +159,8 @@ fn decisions(sandbox: &Sandbox, daemon: &Daemon) -> Vec<(&'static str, String)> 
     let remount = remount.lift_from_bind(lifted, sandbox.path("src/data"));
     client.remount(remount.unwrap()).unwrap();
     all.push(("other attributes of a bind", tail.one()));
-    let missing = Tmpfs::new(sandbox.path("mnt/missing")).unwrap();
-    client.mount(missing).unwrap_err();
+    let missing = || Tmpfs::new(sandbox.path("mnt/missing")).unwrap();
+    client.mount(missing()).unwrap_err();
     all.push((
         "ended in the unprivileged half: the target is not there",
         tail.one(),
@@ -142,9 +170,8 @@ fn decisions(sandbox: &Sandbox, daemon: &Daemon) -> Vec<(&'static str, String)> 
     let other = Unmount::new(&scratch).unwrap().id(newer);
     client.unmount(other).unwrap_err();
     all.push(("an unmount of another mount than is there", tail.one()));
-    client
-        .unmount(Unmount::new(&scratch).unwrap().lazy())
-        .unwrap();
+    let lazy = Unmount::new(&scratch).unwrap().lazy();
+    client.unmount(lazy).unwrap();
     all.push(("a lazy unmount", tail.one()));
     client.unmount(Unmount::new(&base).unwrap()).unwrap();
     all.push(("an unmount", tail.one()));
@@ -179,6 +206,41 @@ fn decisions(sandbox: &Sandbox, daemon: &Daemon) -> Vec<(&'static str, String)> 
     all.push(("a client of another version", tail.one()));
     drop((noise, newer));
     all.extend(probe_and_lease(daemon, &mut tail, tmpfs().leased()));
+    all.extend(batches(daemon, &mut tail, tmpfs(), missing()));
+    all
+}
+
+/// A batch that cannot be done, and one that is.
+fn batches(
+    daemon: &Daemon,
+    tail: &mut Tail<'_>,
+    tmpfs: Tmpfs,
+    missing: Tmpfs,
+) -> Vec<(&'static str, String)> {
+    if kernel::needs_unique_ids().is_err() {
+        return Vec::new();
+    }
+    wait_for("no connection is open", || {
+        (descendants(daemon.pid()).len() == 2).then_some(())
+    });
+    let mut client = daemon.client();
+    let batch = Batch::new().mount(tmpfs);
+    client.apply(batch.clone().mount(missing)).unwrap_err();
+    let headings = [
+        "a mount of a batch",
+        "the next one, which cannot be made",
+        "so the first is taken back",
+        "and that is what became of the batch",
+    ];
+    let mut all: Vec<_> = headings
+        .into_iter()
+        .map(|heading| (heading, tail.next().unwrap()))
+        .collect();
+    let applied = client.apply(batch).unwrap();
+    tail.next().unwrap();
+    all.push(("a batch of which all mounts are there", tail.one()));
+    client.unmount(&applied[0]).unwrap();
+    tail.one();
     all
 }
 

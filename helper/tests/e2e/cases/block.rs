@@ -4,15 +4,15 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 
-use mountwarden_client::{Block, DenyReason, ErrorKind, MountAttributes, Outcome};
+use mountwarden_client::{Block, DenyReason, ErrorKind, MountAttributes, Outcome, Remount};
 
 use nix::libc::EINVAL;
 
-use crate::Skip;
 use crate::daemon::{Daemon, outcome, wait_for};
 use crate::devices::Disk;
 use crate::kernel::{self, unchanged};
-use crate::sandbox::Sandbox;
+use crate::sandbox::{SECOND, Sandbox};
+use crate::{Skip, slowly};
 
 /// A grant of one device, and of a directory of links.
 const POLICY: &str = r#"
@@ -337,6 +337,86 @@ pub(crate) fn an_unknown_type_is_unsupported(sandbox: &Sandbox) -> Result<(), Sk
         error.to_string().contains("has no such file system"),
         "{error}"
     );
+    Ok(())
+}
+
+/// What is lifted must be of the device that is named, and of that type. What the file
+/// system itself was told stays.
+pub(crate) fn a_remount_lifts(sandbox: &Sandbox) -> Result<(), Skip> {
+    sandbox.needs_devices()?;
+    let disk = Disk::make(sandbox, "disk", "ext4")?;
+    let other = Disk::make(sandbox, "other", "ext4")?;
+    policy(sandbox, disk.path());
+    symlink(other.path(), sandbox.path("links/other")).unwrap();
+    let text = POLICY.replace("@DEVICE@", disk.path().to_str().unwrap());
+    sandbox.policy(&text.replacen("target =", "remount = true\ntarget =", 1));
+    let daemon = Daemon::start(sandbox);
+    let mut client = daemon.client();
+    let target = sandbox.path("mnt/a");
+    let block = Block::new(disk.path(), "ext4", &target).unwrap();
+    let made = client.mount(block.no_exec()).unwrap();
+    let lift = |attributes, device: &Path, name| {
+        let remount = Remount::new(&target).unwrap();
+        remount.lift_from_block(attributes, device, name).unwrap()
+    };
+    let (forced, noexec) = (MountAttributes::NO_DEV, MountAttributes::NO_EXEC);
+    let links = sandbox.path("links/other");
+    for (remount, kind, reason) in [
+        (
+            lift(forced, disk.path(), "ext4"),
+            ErrorKind::Denied,
+            Some(DenyReason::AttributeForced),
+        ),
+        (
+            lift(noexec, other.path(), "ext4"),
+            ErrorKind::Denied,
+            Some(DenyReason::DeviceNotGranted),
+        ),
+        (lift(noexec, disk.path(), "xfs"), ErrorKind::Busy, None),
+        (lift(noexec, &links, "ext4"), ErrorKind::Busy, None),
+    ] {
+        let error = unchanged(|| client.remount(remount).unwrap_err());
+        assert_eq!((error.kind(), error.reason()), (kind, reason), "{error}");
+    }
+    let lifted = client.remount(lift(noexec, disk.path(), "ext4")).unwrap();
+    assert_eq!(lifted.id, made.mount.id);
+    assert_eq!(lifted.attributes, MountAttributes::NO_SUID | forced);
+    client
+        .remount(Remount::new(&target).unwrap().read_only())
+        .unwrap();
+    let mut command = daemon.cli();
+    command.arg("remount").arg(&target).arg("--read-write");
+    command.arg("--device").arg(disk.path());
+    let (status, _, error) = outcome(command.args(["--type", "ext4"]));
+    assert_eq!(status, 0, "{error}");
+    fs::write(target.join("file"), "written").unwrap();
+    Ok(())
+}
+
+/// What was on the device is gone under a mount: what fails, fails with an error, and
+/// others are served.
+pub(crate) fn attack_31_a_device_that_vanishes(sandbox: &Sandbox) -> Result<(), Skip> {
+    sandbox.needs_devices()?;
+    let disk = Disk::make(sandbox, "disk", "ext4")?;
+    policy(sandbox, disk.path());
+    let daemon = Daemon::start(sandbox);
+    let mut client = daemon.client();
+    let target = sandbox.path("mnt/a");
+    let block = || Block::new(disk.path(), "ext4", &target).unwrap();
+    let made = client.mount(block()).unwrap();
+    fs::write(target.join("file"), "not written yet").unwrap();
+    let file = fs::File::options().write(true).open(sandbox.path("disk"));
+    file.unwrap().set_len(0).unwrap();
+    let synced = fs::File::open(target.join("file")).and_then(|file| file.sync_all());
+    assert!(synced.is_err(), "the device is gone");
+    client.probe(&target, slowly(SECOND)).unwrap();
+    assert_eq!(client.list().unwrap()[0].id, made.mount.id);
+    client.unmount(&made).unwrap();
+    assert_eq!(kernel::at(&target), []);
+    let error = unchanged(|| client.mount(block()).unwrap_err());
+    assert_eq!(error.kind(), ErrorKind::Failed, "{error}");
+    assert!(error.errno().is_some(), "{error}");
+    assert_eq!(daemon.client().list().unwrap(), []);
     Ok(())
 }
 

@@ -111,7 +111,9 @@ pub(crate) fn json_shapes(sandbox: &Sandbox) -> Result<(), Skip> {
 
 pub(crate) fn every_form_explains(sandbox: &Sandbox) -> Result<(), Skip> {
     let more = "remount = true\ndetached = true\npropagation = [\"shared\"]\ntarget = ";
-    sandbox.policy(&POLICY.replace("target = ", more));
+    let kinds = "  [grant.overlay]\n  layer = [\"@DIR@/src\"]\n  [grant.image]\n  \
+                 file = [\"@DIR@/src\"]\n  filesystems = [\"erofs\"]\n";
+    sandbox.policy(&(POLICY.replace("target = ", more) + kinds));
     let daemon = Daemon::start(sandbox);
     let path = |name: &str| sandbox.path(name).to_str().unwrap().to_owned();
     let (data, a) = (path("src/data"), path("mnt/a"));
@@ -136,6 +138,15 @@ pub(crate) fn every_form_explains(sandbox: &Sandbox) -> Result<(), Skip> {
                 0,
             ),
             (vec!["mount", "tmpfs", &a, "--size", "17M"], 3),
+            (vec!["mount", "overlay", &a, "--lower", &data], 0),
+            (
+                vec![
+                    "mount", "overlay", &a, "--lower", &data, "--upper", &data, "--work", &data,
+                ],
+                3,
+            ),
+            (vec!["mount", "image", &data, &a, "--type", "erofs"], 0),
+            (vec!["mount", "image", &data, &a, "--type", "squashfs"], 3),
             (vec!["unmount", &a, "--lazy", "--id", "5"], 0),
             (vec!["mount", "bind", &data, &a, "--pass-target"], 3),
             (vec!["mount", "bind", &data, &a, "--pass-source"], 3),

@@ -9,8 +9,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use mountwarden_client::{
-    Bind, Client, Detach, ErrorKind, Health, MountAttributes, MountId, Outcome, Passing, Remount,
-    Tmpfs, Unmount,
+    Batch, Bind, Client, Detach, ErrorKind, Health, MountAttributes, MountId, Outcome, Passing,
+    Remount, Tmpfs, Unmount,
 };
 use serde_json::Value;
 
@@ -34,7 +34,7 @@ const ROLES: [&str; 5] = ["gate", "session", "warden", "mounter", "locker"];
 const FROM_CODE: usize = 5;
 
 /// The most lines of our own that may run in a mounter, and system calls.
-const MOUNTER: (usize, u64) = (2130, 30);
+const MOUNTER: (usize, u64) = (2340, 30);
 
 /// The lines that ran, by role and by whose they are.
 type Ran = BTreeMap<(String, String), BTreeSet<String>>;
@@ -117,16 +117,9 @@ pub(crate) fn one_of_each(sandbox: &Sandbox) -> Result<(), Skip> {
     let probe = client.probe(place("a"), crate::slowly(SECOND)).unwrap();
     assert_eq!(probe.health, Health::Alive);
     client.unmount(by_path("a")).unwrap();
-    // A lease that its owner ends, and one that ends with its connection.
     if kernel::needs_unique_ids().is_ok() {
-        client.mount(tmpfs("a").leased()).unwrap();
-        client.unmount(by_path("a")).unwrap();
-        let mut other = daemon.client();
-        other.mount(tmpfs("a").leased()).unwrap();
-        drop(other);
-        wait_for("the leased mount ends", || {
-            kernel::at(&place("a")).is_empty().then_some(())
-        });
+        leases(&daemon, &mut client, &tmpfs("a"));
+        batches(&mut client, &tmpfs("a"), &tmpfs("missing"));
     }
     passed(&mut client, &sandbox.path("src/data"), &place("a"));
     for source in ["src/data", "src/data/file"] {
@@ -147,6 +140,29 @@ pub(crate) fn one_of_each(sandbox: &Sandbox) -> Result<(), Skip> {
     drop(client);
     daemon.stop();
     Ok(())
+}
+
+/// A lease that its owner ends, and one that ends with its connection.
+fn leases(daemon: &Daemon, client: &mut Client, mount: &Tmpfs) {
+    let leased = client.mount(mount.clone().leased()).unwrap();
+    client.unmount(&leased).unwrap();
+    let mut other = daemon.client();
+    let leased = other.mount(mount.clone().leased()).unwrap();
+    drop(other);
+    wait_for("the leased mount ends", || {
+        let target = leased.mount.target.as_path();
+        kernel::at(target).is_empty().then_some(())
+    });
+}
+
+/// A batch that is kept, and one that is taken back.
+fn batches(client: &mut Client, there: &Tmpfs, missing: &Tmpfs) {
+    let batch = Batch::new().mount(there.clone());
+    for mount in client.apply(batch.clone()).unwrap() {
+        client.unmount(&mount).unwrap();
+    }
+    let error = client.apply(batch.mount(missing.clone())).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NotFound);
 }
 
 /// A bind whose locations are passed, again, and its unmount.

@@ -26,7 +26,7 @@ use crate::sandbox::Sandbox;
 use crate::wire::Wire;
 
 /// The longest message of the channel.
-const MAX_MESSAGE: usize = 16 * 1024;
+const MAX_MESSAGE: usize = 32 * 1024;
 
 /// The bytes of a message in which `from` stands once, with `to` in its place.
 fn patched(order: &Order, from: &[u8], to: &[u8]) -> Vec<u8> {
@@ -119,6 +119,7 @@ pub(crate) fn attack_20_bytes_that_are_no_order(sandbox: &Sandbox) -> Result<(),
         encoded(&Order::Note {
             operation: None,
             error,
+            entry: None,
         })
     };
     let longest = note(MAX_MESSAGE - note(0).len());
@@ -456,7 +457,12 @@ pub(crate) fn attack_33_notes(sandbox: &Sandbox) -> Result<(), Skip> {
                 error.reason = reason;
                 error.errno = Some(-1);
                 let operation = operation.clone();
-                let note = Order::Note { operation, error };
+                let entry = None;
+                let note = Order::Note {
+                    operation,
+                    error,
+                    entry,
+                };
                 hostile.channel.send(&note, &[]);
                 hostile.channel.taken();
                 sent += 1;

@@ -27,6 +27,7 @@ fn noted() -> Order {
     Order::Note {
         operation: None,
         error: ErrorReply::new(ErrorCode::NotFound, "noted"),
+        entry: None,
     }
 }
 

@@ -6,15 +6,16 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 
 use mountwarden_client::protocol::Operation;
-use mountwarden_client::{Block, ErrorCode, Fuse, Outcome};
+use mountwarden_client::{Block, ErrorCode, Fuse, Image, Network, Outcome, Overlay};
 use nix::libc;
 
+use super::{images, overlays};
 use crate::Skip;
 use crate::daemon::Daemon;
 use crate::devices::{Disk, open_fuse_to_all};
 use crate::honest::{borrowed, directory, mounted};
 use crate::hostile::{HostileSession, Order, OrderReply, Quiet};
-use crate::kernel;
+use crate::kernel::{self, unchanged};
 use crate::oddities::{self, Namespace, open};
 use crate::sandbox::{POLICY, Sandbox};
 
@@ -154,6 +155,135 @@ pub(crate) fn attack_26_every_descriptor_as_a_connection(sandbox: &Sandbox) -> R
     Ok(())
 }
 
+/// In the place of each layer, the first and one that has a slot of its own, and of the
+/// upper one and its work directory.
+pub(crate) fn attack_26_every_descriptor_as_a_layer(sandbox: &Sandbox) -> Result<(), Skip> {
+    overlays::supported()?;
+    let [a, b] = overlays::layers(sandbox);
+    let grant = "  [grant.overlay]\n  layer = [\"@DIR@/layers\"]\n  upper = [\"@DIR@/upper\"]\n";
+    sandbox.policy(&format!("{POLICY}{grant}"));
+    let daemon = Daemon::start(sandbox);
+    let quiet = Quiet::of(&daemon)?;
+    let hostile = HostileSession::take(&daemon)?;
+    let foreign = Namespace::copy(sandbox);
+    let target = sandbox.path("mnt/a");
+    let overlay = || Overlay::new([&a, &b], &target).unwrap();
+    let (upper, work) = (sandbox.make_dir("upper/u"), sandbox.make_dir("upper/w"));
+    let written = overlay().upper(&upper, &work).unwrap();
+    let above = sandbox.path("mnt");
+    let anywhere = oddities::anywhere(sandbox, &daemon, &hostile)?;
+    for (overlay, paths) in [
+        (overlay(), vec![&above, &target, &a, &b]),
+        (written, vec![&above, &target, &upper, &work, &a, &b]),
+    ] {
+        let operation = Operation::from(overlay);
+        let right: Vec<OwnedFd> = paths.iter().map(directory).collect();
+        let other_path = (
+            ErrorCode::Changed,
+            "was renamed or replaced while the request ran",
+        );
+        let foreign_mount = (ErrorCode::Changed, "is not in the helper's mount namespace");
+        let not_for_reading = (ErrorCode::WrongType, "was not opened for reading");
+        for place in 2..right.len() {
+            let refused = |what: &str, file: &OwnedFd, whys: &[oddities::Why]| {
+                let mut files = borrowed(&right);
+                files[place] = file.as_fd();
+                let error = hostile.refused(&daemon, &operation, &files)?;
+                let known = |&(code, words): &oddities::Why| {
+                    error.code == code && error.message.contains(words)
+                };
+                assert!(whys.iter().any(known), "{what} in place {place}: {error:?}");
+                Ok(())
+            };
+            for oddity in &anywhere {
+                let file = oddity.as_fd().try_clone_to_owned().unwrap();
+                refused(&oddity.what, &file, &[oddity.why(place)])?;
+            }
+            let layer = paths[place];
+            let others = sandbox.path("src/data");
+            refused("another directory", &directory(&others), &[other_path])?;
+            refused(
+                "one beneath it",
+                &directory(sandbox.make_dir("layers/a/x")),
+                &[other_path],
+            )?;
+            refused("the layer, unopened", &named(layer), &[not_for_reading])?;
+            refused(
+                "another namespace's",
+                &foreign.open(layer),
+                &[foreign_mount],
+            )?;
+        }
+    }
+    let right = [&above, &target, &a, &b].map(directory);
+    let reply = hostile
+        .channel
+        .perform(&overlay().into(), &borrowed(&right));
+    assert_eq!(mounted(reply).outcome, Outcome::Mounted);
+    assert_eq!(overlays::count(&target), 2);
+    drop((hostile, right, anywhere));
+    quiet.again(&daemon)?;
+
+    for count in [2, 3, 5, 20] {
+        let hostile = HostileSession::take(&daemon)?;
+        let operation = Operation::from(Overlay::new([&a, &b], sandbox.path("mnt/b")).unwrap());
+        let files: Vec<_> = (0..count).map(|_| directory(&a)).collect();
+        let order = Order::Perform(operation);
+        unchanged(|| {
+            hostile.channel.send(&order, &borrowed(&files));
+            hostile.ended(&daemon, &["descriptors are not those of this kind"]);
+        });
+    }
+    Ok(())
+}
+
+/// In the place of the image: its path, its type and its namespace must be right.
+pub(crate) fn attack_26_every_descriptor_as_an_image(sandbox: &Sandbox) -> Result<(), Skip> {
+    kernel::needs(6, 12, "erofs in a file")?;
+    let _disk = images::OnDisk::make(sandbox)?;
+    let image = images::image(sandbox, "a", "erofs")?;
+    let other = images::image(sandbox, "b", "erofs")?;
+    let grant = "  [grant.image]\n  file = [\"@DIR@/images\"]\n  filesystems = [\"erofs\"]\n";
+    sandbox.policy(&format!("{POLICY}{grant}"));
+    let daemon = Daemon::start(sandbox);
+    let hostile = HostileSession::take(&daemon)?;
+    let foreign = Namespace::copy(sandbox);
+    let target = sandbox.path("mnt/a");
+    let operation = Operation::from(Image::new(&image, "erofs", &target).unwrap());
+    let places = [directory(sandbox.path("mnt")), directory(&target)];
+    let brought = |file: &OwnedFd| {
+        let files = [places[0].as_fd(), places[1].as_fd(), file.as_fd()];
+        hostile.refused(&daemon, &operation, &files)
+    };
+    let refused = |what: &str, file: &OwnedFd, (code, words): oddities::Why| {
+        let error = brought(file)?;
+        assert_eq!(error.code, code, "{what}: {error:?}");
+        assert!(error.message.contains(words), "{what}: {error:?}");
+        Ok(())
+    };
+    for oddity in oddities::anywhere(sandbox, &daemon, &hostile)? {
+        let file = oddity.as_fd().try_clone_to_owned().unwrap();
+        refused(&oddity.what, &file, oddity.why(2))?;
+    }
+    let other_path = (
+        ErrorCode::Changed,
+        "was renamed or replaced while the request ran",
+    );
+    let foreign_mount = (ErrorCode::Changed, "is not in the helper's mount namespace");
+    let not_for_reading = (ErrorCode::WrongType, "was not opened for reading");
+    refused("another image", &directory(&other), other_path)?;
+    refused("the image, unopened", &named(&image), not_for_reading)?;
+    refused("another namespace's", &foreign.open(&image), foreign_mount)?;
+    let writable = open(&image, libc::O_RDWR, 0);
+    refused("the image, to write", &writable, not_for_reading)?;
+    drop(writable);
+    let right = directory(&image);
+    let files = [places[0].as_fd(), places[1].as_fd(), right.as_fd()];
+    let reply = hostile.channel.perform(&operation, &files);
+    assert_eq!(mounted(reply).outcome, Outcome::Mounted);
+    Ok(())
+}
+
 /// A connection serves one file system, once: the kernel would show it again as it is,
 /// whatever this grant says of it.
 pub(crate) fn attack_26_a_connection_in_use(sandbox: &Sandbox) -> Result<(), Skip> {
@@ -185,7 +315,8 @@ pub(crate) fn attack_26_a_connection_in_use(sandbox: &Sandbox) -> Result<(), Ski
 pub(crate) fn attack_26_what_others_are_granted(sandbox: &Sandbox) -> Result<(), Skip> {
     let theirs = "\n[[grant]]\nname = \"theirs\"\nusers = [4001]\ntarget = [\"@DIR@/mnt\"]\n  \
                   [grant.block]\n  device = [\"/dev/*\"]\n  filesystems = [\"ext4\"]\n  \
-                  [grant.fuse]\n  subtypes = [\"*\"]\n";
+                  [grant.fuse]\n  subtypes = [\"*\"]\n  \
+                  [grant.network]\n  source = [\"*\"]\n  filesystems = [\"nfs4\"]\n";
     sandbox.policy(&format!("{POLICY}{theirs}"));
     let daemon = Daemon::start(sandbox);
     let hostile = HostileSession::take(&daemon)?;
@@ -193,6 +324,7 @@ pub(crate) fn attack_26_what_others_are_granted(sandbox: &Sandbox) -> Result<(),
     for operation in [
         Operation::from(Block::new("/dev/loop0", "ext4", &target).unwrap()),
         Operation::from(Fuse::new("none", &target).unwrap()),
+        Operation::from(Network::new("server", "nfs4", &target).unwrap()),
     ] {
         let null = directory("/dev/null");
         let files = [directory(sandbox.path("mnt")), directory(&target), null];

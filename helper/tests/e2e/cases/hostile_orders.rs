@@ -269,6 +269,7 @@ pub(crate) fn attack_22_counts_of_descriptors(sandbox: &Sandbox) -> Result<(), S
     let noted = Order::Note {
         operation: None,
         error: ErrorReply::new(ErrorCode::NotFound, "not there"),
+        entry: None,
     };
     let two = "a mount or remount takes a directory and a target";
     let kind = "the descriptors are not those of this kind";
@@ -283,22 +284,23 @@ pub(crate) fn attack_22_counts_of_descriptors(sandbox: &Sandbox) -> Result<(), S
                 (1, two),
                 (2, kind),
                 (4, kind),
-                (5, many),
+                (20, kind),
+                (21, many),
                 (253, many),
             ],
         ),
         (
             Order::Perform(tmpfs),
-            &[(0, two), (1, two), (3, kind), (4, kind), (5, many)],
+            &[(0, two), (1, two), (3, kind), (20, kind), (21, many)],
         ),
         (
             Order::Perform(unmount),
-            &[(0, one), (2, one), (3, one), (5, many)],
+            &[(0, one), (2, one), (3, one), (21, many)],
         ),
-        (noted, &[(1, none), (3, none), (5, many)]),
+        (noted, &[(1, none), (20, none), (21, many)]),
         (
             Order::Admit { weight: 1 },
-            &[(1, none), (3, none), (5, many)],
+            &[(1, none), (20, none), (21, many)],
         ),
         (Order::Status, &[(1, none), (3, none), (253, many)]),
     ];

@@ -32,7 +32,7 @@ fn gone(id: MountId) {
 
 /// Waits until there are no processes but gate and warden, and the warden, which forks
 /// those that end mounts, has nothing more to do.
-fn quiet(daemon: &Daemon) {
+pub(super) fn quiet(daemon: &Daemon) {
     let mut seen = 0;
     wait_for("nobody is connected, and nothing is being ended", || {
         let rests = || is_in_state(daemon.pid(), 'S');
@@ -459,7 +459,7 @@ pub(crate) fn attack_34_no_descriptor_for_it(sandbox: &Sandbox) -> Result<(), Sk
     let mut client = daemon.client();
     let used = descriptors(daemon.pid())?;
     let free = (0..64).find(|number| !used.contains_key(number)).unwrap();
-    let most = 1024 + 64;
+    let most = 1024 + 512 + 64;
     let limit = |number: i32| {
         let mut limit = roles::command(sandbox, "limit");
         let warden = daemon.pid().to_string();

@@ -3,6 +3,10 @@
 mod absent;
 mod asking;
 mod audit;
+mod batch_attacks;
+mod batch_command;
+mod batch_deaths;
+mod batches;
 pub(crate) mod between;
 mod block;
 mod cli;
@@ -23,12 +27,16 @@ mod hostile_grants;
 mod hostile_kinds;
 mod hostile_orders;
 mod identity;
+mod images;
 mod leases;
 mod life;
 mod limits;
 mod manager;
 mod mountinfo;
 mod mounting;
+mod networked;
+mod overlay_attacks;
+mod overlays;
 mod pace;
 mod passed;
 mod passed_attacks;
@@ -83,14 +91,20 @@ cases! {
         attack_13_every_descriptor_as_a_device
         attack_26_a_connection_in_use
         attack_26_every_descriptor_as_a_connection
+        attack_26_every_descriptor_as_a_layer
+        attack_26_every_descriptor_as_an_image
         attack_26_what_others_are_granted
     }
     rounds {
+        batch
         bind
         tmpfs
         block
         fuse
         detached
+        overlay
+        image
+        network
     }
     serving {
         a_client_serves_it
@@ -115,11 +129,55 @@ cases! {
         attack_14_refused_unless_granted
         attack_19_read_only_reaches_the_device
         a_corrupt_file_system_is_an_error
+        a_remount_lifts
+        attack_31_a_device_that_vanishes
         an_unknown_type_is_unsupported
         by_the_command
     }
+    overlay_attacks {
+        attack_15_a_layer_is_one_layer
+        attack_19_as_restricted_as_its_layers
+        attack_09_submounts_are_not_followed
+        attack_26_nobody_reads_more
+        attack_26_a_layer_that_misleads
+    }
+    images {
+        erofs_from_its_file
+        squashfs_takes_a_device
+        attack_14_refused_unless_granted
+        a_corrupt_image_is_an_error
+        attack_12_busy_for_the_same
+        a_lease_ends_it
+        at_a_passed_target
+        by_the_command
+    }
+    overlays {
+        layers_in_order
+        as_many_as_there_can_be
+        an_upper_layer_takes_more
+        attack_14_refused_unless_granted
+        what_is_no_layer
+        attack_12_busy_for_the_same
+        a_remount_sets_and_lifts_nothing
+        attack_11_its_propagation
+        a_lease_ends_it
+        at_a_passed_target
+        by_the_command
+    }
+    networked {
+        nfs4
+        virtiofs
+        a_lease_ends_it
+        attack_14_refusals
+        attack_31_a_server_that_never_answers
+        attack_31_a_server_that_goes
+        a_secret_is_nobodys
+        an_export_that_is_not_there
+        each_type_is_asked_of_the_kernel
+    }
     mounting {
         bind_directory
+        from_all_of_the_tree
         bind_file
         bind_read_only
         attack_09_recursive_only_where_granted
@@ -424,6 +482,7 @@ cases! {
     passed_kinds {
         a_device
         a_served_file_system
+        a_program_that_does_not_start
         a_lease
     }
     passed_attacks {
@@ -475,6 +534,38 @@ cases! {
         attack_26_only_the_client_gets_it
         attack_26_a_client_that_is_gone
         attack_26_what_a_locker_is_sent
+    }
+    batches {
+        a_tree_is_applied
+        a_failure_at_any_place_leaves_nothing
+        attack_26_denied_last_and_nothing_is_tried
+        what_is_there_already_stays
+        a_device_among_others
+        leases_of_a_batch
+        limits_hold_across_a_batch
+        busy_and_covered_when_taken_back
+        unfinished_is_not_already_mounted
+        two_clients_apply_the_same
+        not_without_unique_ids
+    }
+    batch_command {
+        applies_a_file
+        holds_leases
+    }
+    batch_deaths {
+        attack_30_whoever_is_killed
+        attack_30_a_client_that_has_gone
+        attack_30_killed_at_any_moment
+        attack_31_a_source_that_hangs
+        a_stop_takes_it_back
+        a_killed_helper_leaves_a_part
+    }
+    batch_attacks {
+        attack_26_entries_without_an_end
+        attack_26_orders_out_of_place
+        attack_26_what_it_did_not_make
+        attack_26_places_run_out
+        attack_21_a_spent_budget_holds_up_no_end
     }
     probes {
         alive_and_absent

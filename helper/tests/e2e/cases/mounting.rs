@@ -48,6 +48,22 @@ pub(crate) fn bind_directory(sandbox: &Sandbox) -> Result<(), Skip> {
     Ok(())
 }
 
+/// A source root of `/` is legal, if unwise; what is above a target is not readable for
+/// that alone, nor is anything writable.
+pub(crate) fn from_all_of_the_tree(sandbox: &Sandbox) -> Result<(), Skip> {
+    sandbox.policy(&POLICY.replace("[\"@DIR@/src\"]", "[\"/\"]"));
+    let daemon = Daemon::start(sandbox);
+    assert!(daemon.log().contains("/ is the whole file tree"));
+    let target = sandbox.path("mnt/a");
+    let etc = Bind::new("/etc", &target).unwrap().read_only();
+    daemon.client().mount(etc).unwrap();
+    assert!(target.join("passwd").exists());
+    let refused = Bind::new("/etc/none", sandbox.path("mnt/b")).unwrap();
+    let error = unchanged(|| daemon.client().mount(refused).unwrap_err());
+    assert_eq!(error.kind(), ErrorKind::NotFound, "{error}");
+    Ok(())
+}
+
 pub(crate) fn bind_file(sandbox: &Sandbox) -> Result<(), Skip> {
     let daemon = Daemon::start(sandbox);
     let (source, target) = (sandbox.path("src/data/file"), sandbox.path("mnt/file"));

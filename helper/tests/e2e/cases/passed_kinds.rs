@@ -80,8 +80,17 @@ pub(crate) fn a_served_file_system(sandbox: &Sandbox) -> Result<(), Skip> {
     drop(root);
     server.join().unwrap();
     assert_eq!(kernel::at(&target), []);
+    Ok(())
+}
 
-    // Nor is a mount left by the command whose program does not start.
+/// No mount is left by the command whose program does not start.
+pub(crate) fn a_program_that_does_not_start(sandbox: &Sandbox) -> Result<(), Skip> {
+    // A command has no capability, with which it could open what is private here.
+    sandbox.needs_root()?;
+    open_fuse_to_all(sandbox)?;
+    sandbox.policy(&(policy() + "[grant.fuse]\nsubtypes = [\"hello\"]\n"));
+    let target = private(sandbox, "mnt/home/vm");
+    let daemon = Daemon::start(sandbox);
     unchanged(|| {
         let mut command = daemon.cli();
         command.args(["mount", "fuse"]).arg(&target);

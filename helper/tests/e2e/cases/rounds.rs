@@ -4,15 +4,17 @@
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 
-use mountwarden_client::{Bind, Block, Client, Detach, Fuse, Mounted, Tmpfs};
+use mountwarden_client::{Bind, Block, Client, Detach, Fuse, Image, Mounted, Overlay, Tmpfs};
 use nix::unistd::Pid;
 
+use super::batches::{end, tree};
 use super::confinement::only;
+use super::{images, networked, overlays};
 use crate::Skip;
 use crate::daemon::{Daemon, wait_for};
 use crate::devices::{Disk, open_fuse_to_all};
 use crate::hostile::descriptors;
-use crate::kernel::{descendants, status_field, unchanged};
+use crate::kernel::{self, descendants, status_field, unchanged};
 use crate::sandbox::{POLICY, Sandbox};
 
 const ROUNDS: &str = "MOUNTWARDEN_ROUNDS";
@@ -48,6 +50,13 @@ fn go_round(
     grant: &str,
     mut mount: impl FnMut(&mut Client) -> Mounted,
 ) -> Result<(), Skip> {
+    go(sandbox, grant, |client| {
+        let mounted = mount(client);
+        client.unmount(&mounted).unwrap();
+    })
+}
+
+fn go(sandbox: &Sandbox, grant: &str, mut round: impl FnMut(&mut Client)) -> Result<(), Skip> {
     sandbox.policy(&format!(
         "{POLICY}{grant}\n[limits]\nrequests_per_second = 100000\n"
     ));
@@ -55,8 +64,7 @@ fn go_round(
     let mut client = daemon.client();
     let mut pairs = |count: u32| {
         for _ in 0..count {
-            let mounted = mount(&mut client);
-            client.unmount(&mounted).unwrap();
+            round(&mut client);
             daemon.shorten_log(1 << 20);
         }
     };
@@ -98,6 +106,20 @@ pub(crate) fn block(sandbox: &Sandbox) -> Result<(), Skip> {
     Ok(())
 }
 
+/// One that is kept and ended, and one that is taken back.
+pub(crate) fn batch(sandbox: &Sandbox) -> Result<(), Skip> {
+    kernel::needs_unique_ids()?;
+    let batch = tree(sandbox);
+    let missing = Tmpfs::new(sandbox.path("mnt/missing")).unwrap();
+    let failing = batch.clone().mount(missing);
+    go(sandbox, "", |client| {
+        let applied = client.apply(batch.clone()).unwrap();
+        end(client, &applied);
+        let error = client.apply(failing.clone()).unwrap_err();
+        assert_eq!(error.batch().unwrap().left, []);
+    })
+}
+
 pub(crate) fn fuse(sandbox: &Sandbox) -> Result<(), Skip> {
     open_fuse_to_all(sandbox)?;
     let grant = "  [grant.fuse]\n  subtypes = [\"none\"]\n";
@@ -136,4 +158,37 @@ pub(crate) fn detached(sandbox: &Sandbox) -> Result<(), Skip> {
     quiet();
     assert_eq!(Held::by(&processes)?, before);
     Ok(())
+}
+
+pub(crate) fn overlay(sandbox: &Sandbox) -> Result<(), Skip> {
+    overlays::supported()?;
+    let layers = overlays::layers(sandbox);
+    let grant = "  [grant.overlay]\n  layer = [\"@DIR@/layers\"]\n";
+    let overlay = Overlay::new(layers, sandbox.path("mnt/a")).unwrap();
+    go_round(sandbox, grant, |client| {
+        client.mount(overlay.clone()).unwrap()
+    })
+}
+
+pub(crate) fn image(sandbox: &Sandbox) -> Result<(), Skip> {
+    kernel::needs(6, 12, "erofs in a file")?;
+    let _disk = images::OnDisk::make(sandbox)?;
+    let file = images::image(sandbox, "a", "erofs")?;
+    let grant = "  [grant.image]\n  file = [\"@DIR@/images\"]\n  filesystems = [\"erofs\"]\n";
+    let image = Image::new(file, "erofs", sandbox.path("mnt/a")).unwrap();
+    go_round(sandbox, grant, |client| {
+        client.mount(image.clone()).unwrap()
+    })
+}
+
+/// What the kernel keeps of a server between two mounts of it is not the helper's.
+pub(crate) fn network(sandbox: &Sandbox) -> Result<(), Skip> {
+    networked::mounts_them(sandbox)?;
+    networked::tree(networked::NFS)?;
+    let grant = "  [grant.network]\n  source = [\"127.0.0.1:/\"]\n  filesystems = [\"nfs4\"]\n  \
+                 options = [\"addr=127.0.0.1\", \"vers=4.2\", \"port=2049\"]\n";
+    let network = networked::nfs(sandbox, "mnt/a", networked::PORT);
+    go_round(sandbox, grant, |client| {
+        client.mount(network.clone()).unwrap()
+    })
 }

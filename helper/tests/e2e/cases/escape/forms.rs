@@ -52,13 +52,23 @@ impl Pinned {
             ("6pinned11MOUNTWARDEN", 1),
             ("6pinned10TMPFS_KEYS", 5),
             ("6pinned4FUSE", 1),
+            ("6pinned13NETWORK_TYPES", 7),
             ("6pinned6SOURCE", 1),
             ("6pinned6DEVICE", 1),
             ("6pinned9READ_ONLY", 1),
             ("6pinned7FUSE_FD", 1),
             ("6pinned9FUSE_KEYS", 5),
             ("6pinned10FUSE_FLAGS", 2),
-            ("4Slot4link5LINKS", 4),
+            ("6pinned5LINKS", 20),
+            ("6pinned6LAYERS", 18),
+            ("6pinned7OVERLAY", 1),
+            ("6pinned5EROFS", 1),
+            ("6pinned8SQUASHFS", 1),
+            ("6pinned9UPPER_DIR", 1),
+            ("6pinned8WORK_DIR", 1),
+            ("6pinned9LOWER_DIR", 1),
+            // Pairs.
+            ("6pinned14OVERLAY_LIMITS", 4),
         ]
         .into_iter()
         .flat_map(|(path, count)| {
@@ -171,20 +181,17 @@ impl Call {
         garbage(0).chain(garbage(0xdead_beef << 32)).collect()
     }
 
-    /// What differs from a form in one argument and is no other form: by a bit, once for
-    /// each value that a form compares with; and by the address of another string.
+    /// What differs from a form in one argument and is no other form: by a bit, and by the
+    /// address of another string, both once for each value that a form compares with.
     fn refused(&self, pinned: &Pinned, elsewhere: u64, bits: &[u32]) -> Vec<Arguments> {
         let mut refused = Vec::new();
-        let mut flipped = BTreeSet::new();
+        let mut seen = BTreeSet::new();
         for (form, &allowed) in self.forms.iter().zip(&self.allowed()) {
             for check in form {
-                let bits = if flipped.insert((check.argument, check.value)) {
-                    bits
-                } else {
-                    &[]
-                };
+                let is_new = seen.insert((check.argument, check.value));
+                let bits = if is_new { bits } else { &[] };
                 let others = bits.iter().map(|bit| check.value ^ 1 << bit);
-                let is_pointer = check.compared == u64::MAX;
+                let is_pointer = is_new && check.compared == u64::MAX;
                 let pointers = pinned.strings.values().copied();
                 let pointers = pointers
                     .chain([pinned.name, elsewhere])

@@ -164,6 +164,14 @@ target = ["@DIR@/served"]
   options = ["discard"]
   [grant.fuse]
   subtypes = ["none"]
+  [grant.overlay]
+  layer = ["@DIR@/src"]
+  [grant.image]
+  file = ["@DIR@/src"]
+  filesystems = ["erofs"]
+  [grant.network]
+  source = ["none"]
+  filesystems = ["nfs4"]
 "#;
 
 impl<'a> Scene<'a> {
