@@ -243,7 +243,7 @@ pub(crate) fn attack_26_what_a_locker_is_sent(sandbox: &Sandbox) -> Result<(), S
     let _client = daemon.client();
     let mounter = super::confinement::only(&daemon, "mw-mounter");
     let held = crate::hostile::descriptors(mounter)?;
-    let locker = &held[&13];
+    let locker = &held[&29];
     let (answers, answer) = seqpacket_pair();
     let path = sandbox.path("src/data");
     let detached = || mountwarden_helper::raw::clone_tree(directory(&path).as_fd(), false).unwrap();
