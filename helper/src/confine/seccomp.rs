@@ -37,9 +37,10 @@ pub(crate) struct Filters {
 }
 
 impl Filters {
-    /// `granted` is what the policy grants to anybody.
+    /// `granted` is what the policy grants to anybody: no process has the calls of a kind
+    /// that nobody is granted, and each call of a mounter passes the warden's filter too.
     pub(crate) fn compile(source: Source, granted: Kinds) -> Result<Self, ConfineError> {
-        let filter = |role| Filter::compile(&tables::of(role, source, tables::ALL_KINDS));
+        let filter = |role| Filter::compile(&tables::of(role, source, granted));
         let mounter = |kinds| {
             let filter = Filter::compile(&tables::of(Role::Mounter, source, kinds))?;
             Ok((kinds, filter))

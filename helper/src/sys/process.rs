@@ -107,14 +107,20 @@ pub(crate) fn default_signals() -> Result<(), Errno> {
 }
 
 /// Makes the heap grow by `brk` alone, so that no filter has to allow `mmap`
-/// (`M_MMAP_MAX` in `mallopt(3)`).
+/// (`M_MMAP_MAX` in `mallopt(3)`), and never shrink by itself (`M_TRIM_THRESHOLD`): it
+/// would do so after one request and grow again for the next.
 pub(crate) fn heap_without_mmap() -> Result<(), Errno> {
-    // SAFETY: changes a setting of the allocator; there is one thread.
-    if unsafe { libc::mallopt(libc::M_MMAP_MAX, 0) } == 1 {
-        Ok(())
-    } else {
-        Err(Errno::ENOSYS)
+    let settings = [
+        (libc::M_MMAP_MAX, 0),
+        (libc::M_TRIM_THRESHOLD, libc::c_int::MAX),
+    ];
+    for (setting, value) in settings {
+        // SAFETY: changes a setting of the allocator; there is one thread.
+        if unsafe { libc::mallopt(setting, value) } != 1 {
+            return Err(Errno::ENOSYS);
+        }
     }
+    Ok(())
 }
 
 /// Gives back what the heap has free at its end (`malloc_trim(3)`): each child would have it, too.
