@@ -94,7 +94,7 @@ pub(crate) enum OrderReply {
 const MAX_MESSAGE: usize = 32 * 1024;
 
 /// How long to wait for descriptors that are on their way to be taken.
-const IN_FLIGHT: Duration = Duration::from_millis(2);
+pub(crate) const IN_FLIGHT: Duration = Duration::from_millis(2);
 
 /// Sends one message with descriptors.
 pub(crate) fn send(

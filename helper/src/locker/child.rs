@@ -9,6 +9,7 @@ use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::socket::MsgFlags;
 
 use super::{WORK, at, layout, message};
+use crate::order;
 use crate::sys::pinned::{self, Pinned};
 use crate::sys::{mount, process, socket};
 
@@ -40,14 +41,21 @@ pub(super) fn lock(
     let copy = mount::clone_at(name)?;
     at(&copy, layout::COPY)?;
     check(copy.as_fd(), attributes)?;
+    hand_over(answer, &copy, number)
+}
+
+/// Sends the copy. In its own user namespace this process is bound by how many descriptors
+/// of its user are on their way, which others soon take (`unix(7)`); its deadline bounds
+/// the wait.
+fn hand_over(answer: &OwnedFd, copy: &OwnedFd, number: u64) -> Result<(), Errno> {
     let bytes = message([number, 0]);
-    socket::send(
-        answer.as_fd(),
-        &bytes,
-        &[copy.as_fd()],
-        MsgFlags::MSG_DONTWAIT,
-    )
-    .map(drop)
+    let copy = [copy.as_fd()];
+    loop {
+        match socket::send(answer.as_fd(), &bytes, &copy, MsgFlags::MSG_DONTWAIT) {
+            Err(Errno::ETOOMANYREFS) => order::rest(order::IN_FLIGHT)?,
+            other => return other.map(drop),
+        }
+    }
 }
 
 /// Attaches it where something of its type is, and says where.

@@ -148,6 +148,9 @@ pub(crate) fn detached(sandbox: &Sandbox) -> Result<(), Skip> {
     let quiet = || {
         let all = || descendants(daemon.pid()).len();
         wait_for("the locker's children end", || (all() == 5).then_some(()));
+        // It lets go of what the last brought when its child has ended.
+        let held = || descriptors(only(&daemon, "mw-locker")).map_or(0, |all| all.len());
+        wait_for("the locker waits", || (held() == 5).then_some(()));
     };
     hand_over(50);
     quiet();
