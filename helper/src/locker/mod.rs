@@ -71,6 +71,13 @@ pub(crate) enum LockerError {
     Namespace(Errno),
     #[error("cannot set up the place where mounts are locked: {step}: {errno}")]
     Room { step: &'static str, errno: Errno },
+    /// The first root of a machine, in its initramfs, cannot be left (`pivot_root(2)`).
+    #[error(
+        "cannot leave the old root, as the place where mounts are locked needs: {0}; a machine that \
+         still runs from its initramfs has to switch to another root (switch_root(8)) before the \
+         helper starts, or take `detached` out of the policy"
+    )]
+    Root(Errno),
     #[error(transparent)]
     Confine(#[from] ConfineError),
     #[error("serving failed: {0}")]

@@ -64,7 +64,7 @@ pub(super) fn enter() -> Result<(), LockerError> {
     let old = openat2(AT_FDCWD, "/", how).map_err(step("open the root"))?;
     sys::mount::attach(root.as_fd(), old.as_fd()).map_err(step("attach the file system"))?;
     fchdir(&root).map_err(step("enter the file system"))?;
-    sys::mount::make_root().map_err(step("leave the old root"))
+    sys::mount::make_root().map_err(LockerError::Root)
 }
 
 fn make_root() -> Result<OwnedFd, Errno> {
