@@ -74,10 +74,11 @@ impl Rounds {
 type Section = (&'static str, fn(&Place, &Server, Rounds) -> Outcome<()>);
 
 /// Memory comes first: nothing but the start has touched the helper then.
-const SECTIONS: [Section; 7] = [
+const SECTIONS: [Section; 8] = [
     ("memory", memory::run),
     ("pairs", pairs::run),
     ("kinds", kinds::run),
+    ("network", kinds::network),
     ("batch", batch::run),
     ("connect", connect),
     ("crowd", crowd::run),

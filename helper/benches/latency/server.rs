@@ -104,7 +104,11 @@ impl Place {
                  layer = [\"{0}\"]\n\
                  [grant.image]\n\
                  file = [\"{0}\"]\n\
-                 filesystems = [\"erofs\"]\n",
+                 filesystems = [\"erofs\"]\n\
+                 [grant.network]\n\
+                 source = [\"127.0.0.1:/\", \"files\"]\n\
+                 filesystems = [\"nfs4\", \"virtiofs\"]\n\
+                 options = [\"addr=127.0.0.1\", \"vers=4.2\"]\n",
                 source.display()
             ),
             _ => String::new(),
