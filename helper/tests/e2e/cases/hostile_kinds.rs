@@ -138,10 +138,11 @@ pub(crate) fn attack_26_every_descriptor_as_a_connection(sandbox: &Sandbox) -> R
         let words = "what came is not a FUSE connection";
         assert!(error.message.contains(words), "{}: {error:?}", oddity.what);
     }
-    // One that is only named.
+    // One that is only named. Newer kernels say that it is not open (7.3).
     let fuse = Path::new("/dev/fuse");
     let error = brought(&named(fuse))?;
-    assert_eq!(error.errno, Some(libc::EINVAL), "{error:?}");
+    let refused = [Some(libc::EINVAL), Some(libc::EBADF)];
+    assert!(refused.contains(&error.errno), "{error:?}");
 
     let fresh = open(fuse, libc::O_RDWR, 0);
     let files = [places[0].as_fd(), places[1].as_fd(), fresh.as_fd()];
