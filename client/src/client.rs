@@ -370,6 +370,7 @@ impl Client {
             Reply::Explained(_) => "an explanation",
             Reply::Status(_) => "a status",
             Reply::Remounted(_) => "a remount",
+            Reply::Moved(_) => "a move",
             Reply::Probed(_) => "a probe",
             Reply::Detached(_) => "a detached mount",
             Reply::Applied(_) => "a batch",
@@ -415,8 +416,8 @@ fn repeatable(request: &Request) -> bool {
         Request::Perform(Operation::Mount(mount)) => {
             !mount.lease && !mount.passed.contains(Passed::TARGET)
         }
-        // What was made of it may end in a moment.
-        Request::Apply(_) => false,
+        // What was made of it may end in a moment; and what was moved is at its place no more.
+        Request::Apply(_) | Request::Perform(Operation::Move(_)) => false,
         Request::Perform(Operation::Remount(_) | Operation::Detach(_))
         | Request::Explain(_)
         | Request::List { .. }

@@ -42,6 +42,7 @@ mod detach;
 mod error;
 mod filesystem;
 mod list;
+mod moving;
 mod network;
 mod operation;
 mod passing;
@@ -59,6 +60,7 @@ pub use mountwarden_protocol::{
     MountAttributes, MountId, MountInfo, Mounted, Operation, Outcome, Role, RoleReport, Status,
     TmpfsInodes, TmpfsLimits, TmpfsMode, TmpfsSize, Unmounted, Versions,
 };
+pub use moving::Move;
 pub use network::Network;
 pub use operation::{Bind, Remount, Tmpfs, Unmount};
 pub use passing::Passing;

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use mountwarden_policy::{Accounts, Peer, Permit, Policy, PolicyError, Verdict};
 use mountwarden_protocol::{
-    AbsPath, Detach, Kind, Lift, Mount, MountAttributes, MountOptions, Operation, Passed,
+    AbsPath, Detach, Kind, Lift, Mount, MountAttributes, MountOptions, Move, Operation, Passed,
     Propagation, Remount, Unmount,
 };
 
@@ -115,6 +115,12 @@ pub fn policy_parse(data: &[u8]) {
                     assert!(places.sources.iter().any(granted), "{source} is no source");
                     continue;
                 }
+                Permit::Move(permit) => {
+                    assert_eq!(Some(&permit.from), operation.source());
+                    let beneath = |root| permit.from.is_beneath(root);
+                    assert!(places.targets.iter().any(beneath), "{}", permit.from);
+                    &permit.to
+                }
                 Permit::Remount(permit) => {
                     let lifted = permit.lift.as_ref().map(|lift| lift.attributes);
                     assert!(lifted.is_none_or(|lifted| !lifted.intersects(permit.set)));
@@ -176,12 +182,24 @@ fn operations() -> impl Iterator<Item = Operation> {
                     [mount, remount]
                 })
                 .collect();
+            let moves = TARGETS
+                .into_iter()
+                .filter_map(|from| AbsPath::new(from).ok())
+                .map(|from| {
+                    Operation::Move(Move {
+                        from,
+                        to: target.clone(),
+                        id: None,
+                    })
+                });
+            let moves: Vec<_> = moves.collect();
             let detach = Operation::Detach(Detach {
                 source: target,
                 recursive: true,
                 options: MountOptions::READ_ONLY,
             });
-            operations.into_iter().chain([unmount, detach])
+            let others = moves.into_iter().chain([unmount, detach]);
+            operations.into_iter().chain(others)
         })
 }
 

@@ -160,6 +160,7 @@ impl<'a> Subject<'a> {
                 Operation::Unmount(_) => "unmount",
                 Operation::Remount(_) => "remount",
                 Operation::Detach(_) => "detach-bind",
+                Operation::Move(_) => "move",
             },
             Self::Held(..) => "lease-end",
             Self::Probe(_) => "probe",
@@ -201,6 +202,12 @@ fn asked(line: &mut Line, operation: &Operation) {
             line.text("source", detach.source.as_bytes());
             line.truth("recursive", detach.recursive);
             line.name("options", &detach.options.names().join(","));
+        }
+        Operation::Move(moved) => {
+            line.text("source", moved.from.as_bytes());
+            if let Some(id) = moved.id {
+                line.number("only_id", id);
+            }
         }
     }
 }
@@ -309,6 +316,11 @@ fn success(line: &mut Line, reply: &Reply) {
         }
         Reply::Remounted(mount) => {
             line.name("result", "remounted");
+            line.number("id", mount.id);
+            line.name("flags", &mount.attributes.names().join(","));
+        }
+        Reply::Moved(mount) => {
+            line.name("result", "moved");
             line.number("id", mount.id);
             line.name("flags", &mount.attributes.names().join(","));
         }

@@ -24,10 +24,11 @@ pub(crate) enum Count {
     Killed,
     Remounted,
     Detached,
+    Moved,
 }
 
 impl Count {
-    const NUMBER: usize = 11;
+    const NUMBER: usize = 12;
 
     fn index(self) -> usize {
         match self {
@@ -42,6 +43,7 @@ impl Count {
             Self::Killed => 8,
             Self::Remounted => 9,
             Self::Detached => 10,
+            Self::Moved => 11,
         }
     }
 }
@@ -110,6 +112,7 @@ impl Board {
             killed: self.get(Count::Killed),
             remounted: self.get(Count::Remounted),
             detached: self.get(Count::Detached),
+            moved: self.get(Count::Moved),
         }
     }
 

@@ -22,7 +22,7 @@ use crate::sys::socket;
 ///
 /// | order | descriptors | reply |
 /// |---|---|---|
-/// | `Perform` | the directory above the target; for a mount or a remount also the target, and what the kind is made from: a source; a device and what stands at its path; a FUSE connection; an image; an upper layer, its work directory, the lower layers; with a passed target that one twice, instead of the directory and it; for a detached mount its source three times; none when the session's own judgement is a denial | `Done` |
+/// | `Perform` | the directory above the target; for a mount or a remount also the target, and what the kind is made from: a source; a device and what stands at its path; a FUSE connection; an image; an upper layer, its work directory, the lower layers; with a passed target that one twice, instead of the directory and it; for a detached mount its source three times; for a move the mount's root twice after the directory and the target; none when the session's own judgement is a denial | `Done` |
 /// | `Note` | none | `Taken` |
 /// | `Admit` | none | `Taken` |
 /// | `Status` | none | `Status` |
@@ -31,6 +31,7 @@ use crate::sys::socket;
 /// | `Entry` | as `Perform` of a mount | `Done` |
 /// | `Keep` | none | `Taken` |
 /// | `TakeBack` | none | `TakenBack` |
+/// | `MoveBack` | the place that was asked for, if it could be opened | `Done` |
 ///
 /// Each takes from the budget of the session's user, and waits for it. When that
 /// would take too long, the reply is `Done` with the error.
@@ -63,6 +64,8 @@ pub(crate) enum Order {
     Keep,
     /// What the `Entry` orders have mounted is to end.
     TakeBack,
+    /// The answer to `Uncovered`.
+    MoveBack,
 }
 
 /// What a mounter answers.
@@ -87,6 +90,8 @@ pub(crate) enum OrderReply {
     Answered,
     /// The end of a `TakeBack`, with what is still there.
     TakenBack { left: Vec<MountId> },
+    /// A mount was moved from here and is to come back: open the place and send `MoveBack`.
+    Uncovered(AbsPath),
 }
 
 /// More than any order needs: the layers of an overlay, four paths, a message and the

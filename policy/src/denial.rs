@@ -42,6 +42,8 @@ pub(crate) enum Check {
     Target,
     Detached,
     Remount,
+    Move,
+    MoveFrom,
     Kind,
     Source,
     Recursive,
@@ -71,6 +73,7 @@ impl Check {
             Self::Target => DenyReason::TargetNotGranted,
             Self::Detached => DenyReason::DetachedNotGranted,
             Self::Remount => DenyReason::RemountNotGranted,
+            Self::Move | Self::MoveFrom => DenyReason::MoveNotGranted,
             Self::Kind => DenyReason::KindNotGranted,
             Self::Source | Self::NetworkSource => DenyReason::SourceNotGranted,
             Self::Recursive => DenyReason::RecursiveNotGranted,
@@ -115,6 +118,7 @@ impl<'a> Asked<'a> {
             Operation::Unmount(_) => "unmounting",
             Operation::Remount(_) => "remounting",
             Operation::Detach(_) => "handing over",
+            Operation::Move(_) => "moving a mount to",
         };
         let path = operation.path();
         Self { verb, path }
@@ -200,7 +204,7 @@ impl Denial {
                 let layer = nearest.and_then(|obstacle| layer_refused(&obstacle, peer, operation));
                 layer.or(operation.source()).unwrap_or(target)
             }
-            Check::Recursive | Check::Device | Check::PassedSource => {
+            Check::Recursive | Check::Device | Check::PassedSource | Check::MoveFrom => {
                 operation.source().unwrap_or(target)
             }
             _ => target,
@@ -243,6 +247,15 @@ fn refused_by(grant: &Grant, check: Check, peer: &Peer, operation: &Operation) -
         Check::Remount => format!(
             "remounting {target} is refused: your grant '{name}' does not allow to change the \
              attributes of a mount; unmount it, and mount it as it should be"
+        ),
+        Check::Move => format!(
+            "moving {source} to {target} is refused: your grant '{name}' does not allow to move a \
+             mount; unmount it, and mount it at the other place"
+        ),
+        Check::MoveFrom => format!(
+            "moving {source} is refused: of a grant that allows to move mounts, both places lie \
+             beneath its roots; of '{name}' these are {}",
+            listing(&grant.terms.target_roots(peer.uid))
         ),
         Check::Kind => format!(
             "a {} mount at {target} is refused: your grant '{name}' allows there only {}",

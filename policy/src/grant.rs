@@ -21,6 +21,10 @@ pub(crate) struct Grant {
 
 /// A grant without its name: two grants with equal terms allow the same.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a key that is true or false"
+)]
 pub(crate) struct Terms {
     pub(crate) subjects: Subjects,
     pub(crate) targets: Vec<Template>,
@@ -39,6 +43,8 @@ pub(crate) struct Terms {
     pub(crate) target: LocationTerms,
     /// Binds may be handed over.
     pub(crate) detached: bool,
+    /// Mounts may be moved from one target to another.
+    pub(crate) moves: bool,
 }
 
 /// What a location may and must be, beyond where it lies.
@@ -203,6 +209,21 @@ impl Terms {
         } else {
             self.force
         }
+    }
+
+    /// Of each kind that the grant has a table for, whether every mount of it is read-only.
+    pub(crate) fn read_only_kinds(&self) -> impl Iterator<Item = bool> {
+        let overlay = self.overlay.as_ref();
+        let kinds = [
+            self.bind.as_ref().map(|bind| bind.read_only),
+            self.tmpfs.map(|_| false),
+            self.block.as_ref().map(|block| block.read_only),
+            self.fuse.as_ref().map(|fuse| fuse.read_only),
+            overlay.map(|overlay| overlay.uppers.is_empty()),
+            self.image.as_ref().map(|_| true),
+            self.network.as_ref().map(|network| network.read_only),
+        ];
+        kinds.into_iter().flatten()
     }
 
     /// The kinds of mount that the grant has a table for.

@@ -2,8 +2,8 @@
 
 use mountwarden_protocol::{
     AbsPath, Detach, FilesystemName, Kind, Layers, Lift, Mount, MountAttributes, MountOptions,
-    NetworkSource, Operation, Passed, Propagation, Remount, TmpfsInodes, TmpfsMode, TmpfsSize,
-    Unmount, UpperLayer,
+    Move, NetworkSource, Operation, Passed, Propagation, Remount, TmpfsInodes, TmpfsMode,
+    TmpfsSize, Unmount, UpperLayer,
 };
 
 use crate::denial::{Asked, Check, Denial, Obstacle};
@@ -11,8 +11,8 @@ use crate::grant::{BindTerms, BlockTerms, FuseTerms, Grant, NetworkTerms, TmpfsT
 use crate::pattern;
 use crate::protected::Protected;
 use crate::{
-    DetachPermit, MountPermit, Peer, Permit, PermittedFuse, PermittedKind, PermittedLift,
-    PermittedOverlay, RemountPermit, UnmountPermit, Verdict,
+    DetachPermit, MountPermit, MovePermit, Peer, Permit, PermittedFuse, PermittedKind,
+    PermittedLift, PermittedOverlay, RemountPermit, UnmountPermit, Verdict,
 };
 
 pub(crate) fn judge<'p>(
@@ -36,6 +36,15 @@ pub(crate) fn judge<'p>(
         && let Some(place) = protected.hit_by(source)
     {
         return Verdict::Denied(Denial::shares_protected(source, place));
+    }
+    if let Operation::Move(asked) = operation
+        && let Some(place) = protected.hit_by(&asked.from)
+    {
+        let from = Asked {
+            verb: "moving",
+            path: &asked.from,
+        };
+        return Verdict::Denied(Denial::protected(from, place));
     }
     let mut nearest: Option<Obstacle<'_>> = None;
     for grant in &own {
@@ -115,6 +124,7 @@ fn consider<'p>(grant: &'p Grant, peer: &Peer, operation: &Operation) -> Result<
         Operation::Unmount(unmount) => consider_unmount(grant, unmount).map(Permit::Unmount),
         Operation::Remount(remount) => consider_remount(grant, peer, remount).map(Permit::Remount),
         Operation::Detach(detach) => consider_detach(grant, peer, detach).map(Permit::Detach),
+        Operation::Move(asked) => consider_move(grant, peer, asked).map(Permit::Move),
     }
 }
 
@@ -197,6 +207,29 @@ fn consider_detach<'p>(
         recursive,
         owner: bind.source.own.then_some(peer.uid),
         attributes: grant.terms.forced(&kind) | restrictions(detach.options),
+    })
+}
+
+/// Nothing says who made the mount, or as what. So it must have what every mount of this grant
+/// has, and both places must be this grant's.
+fn consider_move<'p>(grant: &'p Grant, peer: &Peer, asked: &Move) -> Result<MovePermit<'p>, Check> {
+    if !grant.terms.moves {
+        return Err(Check::Move);
+    }
+    if !covers(grant, peer, &asked.from) {
+        return Err(Check::MoveFrom);
+    }
+    let mut attributes = grant.terms.force;
+    if grant.terms.read_only_kinds().all(|read_only| read_only) {
+        attributes |= MountAttributes::READ_ONLY;
+    }
+    Ok(MovePermit {
+        grant: &grant.name,
+        from: asked.from.clone(),
+        to: asked.to.clone(),
+        id: asked.id,
+        attributes,
+        target_owner: grant.terms.target.own.then_some(peer.uid),
     })
 }
 

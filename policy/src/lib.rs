@@ -35,6 +35,6 @@ pub use lint::Warning;
 pub use peer::{Accounts, Peer};
 pub use policy::{Kinds, Places, Policy};
 pub use verdict::{
-    DetachPermit, MountPermit, Permit, PermittedFuse, PermittedKind, PermittedLift,
+    DetachPermit, MountPermit, MovePermit, Permit, PermittedFuse, PermittedKind, PermittedLift,
     PermittedOverlay, RemountPermit, UnmountPermit, Verdict,
 };

@@ -42,6 +42,7 @@ pub(crate) fn lint(limits: &Limits, grants: &[Grant], protected: &Protected) -> 
         messages.extend(spreading(grant));
         messages.extend(passed(grant));
         messages.extend(detached(grant));
+        messages.extend(moves(grant));
         messages.extend(roots::targets(&grant.terms));
         messages.extend(filesystems::warnings(&grant.terms));
         messages.extend(roots::shared(grant, earlier));
@@ -135,6 +136,21 @@ fn detached(grant: &Grant) -> Option<String> {
     (terms.detached && !sealed).then(|| {
         "detached without read_only: whoever holds a mount that was handed over can write through it \
          for as long as they keep it, also after this grant has gone"
+            .to_owned()
+    })
+}
+
+/// What is moved must have what every mount of the grant has, and the mount table does not tell
+/// of which kind it is.
+fn moves(grant: &Grant) -> Option<String> {
+    let terms = &grant.terms;
+    let some = terms.read_only_kinds().any(|read_only| read_only)
+        && !terms.read_only_kinds().all(|read_only| read_only)
+        && !terms.force.contains(MountAttributes::READ_ONLY);
+    (terms.moves && some).then(|| {
+        "move with kinds of which only some are read-only: a mount that somebody else made beneath \
+         the target roots can be moved there although it can be written through; put ro into force, \
+         or grant the kinds apart"
             .to_owned()
     })
 }

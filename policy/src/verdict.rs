@@ -41,6 +41,8 @@ pub enum Permit<'p> {
     Remount(RemountPermit<'p>),
     /// A mount that is handed over.
     Detach(DetachPermit<'p>),
+    /// A mount that is attached elsewhere.
+    Move(MovePermit<'p>),
 }
 
 impl<'p> Permit<'p> {
@@ -52,6 +54,7 @@ impl<'p> Permit<'p> {
             Self::Unmount(permit) => permit.grant,
             Self::Remount(permit) => permit.grant,
             Self::Detach(permit) => permit.grant,
+            Self::Move(permit) => permit.grant,
         }
     }
 }
@@ -254,4 +257,22 @@ pub struct DetachPermit<'p> {
     pub owner: Option<u32>,
     /// The attributes it has: those that were asked for and those that are forced.
     pub attributes: MountAttributes,
+}
+
+/// A mount that may be attached elsewhere. Both places lie beneath the grant's target roots.
+#[must_use]
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MovePermit<'p> {
+    /// The name of the grant that allows it.
+    pub grant: &'p str,
+    /// Where the mount is attached.
+    pub from: AbsPath,
+    /// Where it is to be attached.
+    pub to: AbsPath,
+    /// Only if the topmost mount at `from` has this id.
+    pub id: Option<MountId>,
+    /// The attributes that it must have: those that every mount of the grant has.
+    pub attributes: MountAttributes,
+    /// Who must own the directory or file that the mount covers.
+    pub target_owner: Option<u32>,
 }

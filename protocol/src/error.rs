@@ -79,7 +79,7 @@ open_enum! {
         /// The grant does not allow to change the attributes of a mount.
         RemountNotGranted = 12, "remount-not-granted";
         /// An attribute was to be lifted that the grant, or the mount that the
-        /// source lies on, forces.
+        /// source lies on, forces; or a mount that is to be moved lacks one.
         AttributeForced = 13, "attribute-forced";
         /// The grant allows only mounts of another propagation.
         PropagationNotGranted = 14, "propagation-not-granted";
@@ -107,6 +107,8 @@ open_enum! {
         UpperNotGranted = 25, "upper-not-granted";
         /// No grant hands over detached mounts.
         DetachedNotGranted = 26, "detached-not-granted";
+        /// No grant that allows to move mounts has both places.
+        MoveNotGranted = 27, "move-not-granted";
     }
 }
 

@@ -40,5 +40,7 @@ pub use reply::{
     Detached, Explanation, ListPage, MountInfo, Mounted, Outcome, ProbeAnswer, Probed, Reply,
     TmpfsLimits, Unmounted,
 };
-pub use request::{Detach, Kind, Lift, Mount, Operation, Propagation, Remount, Request, Unmount};
+pub use request::{
+    Detach, Kind, Lift, Mount, Move, Operation, Propagation, Remount, Request, Unmount,
+};
 pub use status::{Counters, LandlockReport, Limits, Role, RoleReport, Status};

@@ -29,6 +29,8 @@ pub enum Reply {
     NotApplied(NotApplied),
     /// A mount that is attached nowhere; its root comes with the reply.
     Detached(Detached),
+    /// A mount is at another place: the mount as the kernel reports it now.
+    Moved(MountInfo),
 }
 
 /// Whether a mount was made or was there before.
@@ -100,7 +102,7 @@ pub enum Explanation {
         /// The name of the grant that allows it.
         grant: String,
         /// The attributes that a mount would get: what was asked and what is forced.
-        /// After a remount it may have more.
+        /// After a remount it may have more; one that is to be moved must have these.
         attributes: MountAttributes,
         /// What a tmpfs would get.
         tmpfs: Option<TmpfsLimits>,

@@ -47,7 +47,7 @@ impl Request {
         match self {
             Self::Perform(Operation::Mount(mount)) => mount.passed.names().len(),
             Self::Perform(Operation::Unmount(unmount)) => usize::from(unmount.passed),
-            Self::Perform(Operation::Remount(_) | Operation::Detach(_))
+            Self::Perform(Operation::Remount(_) | Operation::Detach(_) | Operation::Move(_))
             | Self::Explain(_)
             | Self::List { .. }
             | Self::Status
@@ -68,10 +68,13 @@ pub enum Operation {
     Remount(Remount),
     /// Hand over a mount that is attached nowhere.
     Detach(Detach),
+    /// Attach a mount elsewhere.
+    Move(Move),
 }
 
 impl Operation {
-    /// The place in the file tree that the operation changes, if it changes any.
+    /// The place in the file tree that the operation changes, if it changes any; of a move,
+    /// the new one.
     #[must_use]
     pub fn target(&self) -> Option<&AbsPath> {
         match self {
@@ -79,6 +82,7 @@ impl Operation {
             Self::Unmount(unmount) => Some(&unmount.target),
             Self::Remount(remount) => Some(&remount.target),
             Self::Detach(_) => None,
+            Self::Move(moved) => Some(&moved.to),
         }
     }
 
@@ -91,6 +95,7 @@ impl Operation {
             Self::Unmount(unmount) => &unmount.target,
             Self::Remount(remount) => &remount.target,
             Self::Detach(detach) => &detach.source,
+            Self::Move(moved) => &moved.to,
         }
     }
 
@@ -99,16 +104,18 @@ impl Operation {
     pub fn kind(&self) -> Option<&Kind> {
         match self {
             Self::Mount(mount) => Some(&mount.kind),
-            Self::Unmount(_) | Self::Detach(_) => None,
+            Self::Unmount(_) | Self::Detach(_) | Self::Move(_) => None,
             Self::Remount(remount) => remount.lift.as_ref().map(|lift| &lift.kind),
         }
     }
 
-    /// The path that is mounted, for kinds that have one.
+    /// The path that is mounted, for kinds that have one; of a move, where the mount comes
+    /// from.
     #[must_use]
     pub fn source(&self) -> Option<&AbsPath> {
         match self {
             Self::Detach(detach) => Some(&detach.source),
+            Self::Move(moved) => Some(&moved.from),
             _ => self.kind()?.source(),
         }
     }
@@ -306,4 +313,17 @@ pub struct Detach {
     pub recursive: bool,
     /// How it is mounted.
     pub options: MountOptions,
+}
+
+/// A mount to be attached elsewhere, in one step, with its id and all that it has. None may
+/// lie beneath it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Move {
+    /// Where it is attached.
+    pub from: AbsPath,
+    /// Where it is to be attached: an existing directory, or a regular file for the mount
+    /// of a file.
+    pub to: AbsPath,
+    /// Only if the topmost mount at `from` has this id.
+    pub id: Option<MountId>,
 }

@@ -127,4 +127,6 @@ pub struct Counters {
     pub remounted: u64,
     /// Mounts that were handed over.
     pub detached: u64,
+    /// Mounts that were attached elsewhere.
+    pub moved: u64,
 }

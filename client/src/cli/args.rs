@@ -125,6 +125,19 @@ pub(super) enum Change {
         id: Option<MountId>,
     },
 
+    /// Attach the topmost mount at a place elsewhere, in one step.
+    Move {
+        /// Where it is mounted; an absolute path without '.' or '..'.
+        from: OsString,
+
+        /// Where it is to be: it exists and is of the same type.
+        to: OsString,
+
+        /// Only if the topmost mount has this id.
+        #[arg(long, value_name = "N", value_parser = mount_id)]
+        id: Option<MountId>,
+    },
+
     /// Show a directory or a file in this command's own mount namespace, and nowhere else.
     Attach(Attached),
 }

@@ -43,6 +43,10 @@ pub(super) fn answer(answer: &Answer) -> String {
             result: "remounted",
             mount: Mount::of(mount),
         }),
+        Answer::Moved(mount) => print(&Changed {
+            result: "moved",
+            mount: Mount::of(mount),
+        }),
         Answer::List(mounts) => print(&mounts.iter().map(Mount::of).collect::<Vec<_>>()),
         Answer::Explained { explanation, .. } => print(&Explained::of(explanation)),
         Answer::ExplainedAll(all) => {

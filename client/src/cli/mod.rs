@@ -54,6 +54,7 @@ enum Answer {
     Mounted(Mounted),
     Unmounted(Unmounted),
     Remounted(MountInfo),
+    Moved(MountInfo),
     List(Vec<MountInfo>),
     Explained {
         operation: Operation,
@@ -133,6 +134,7 @@ fn perform(arguments: Arguments) -> Result<Exit, Error> {
                 Operation::Remount(remount) => {
                     Answer::Remounted(builder.connect()?.remount(remount)?)
                 }
+                Operation::Move(moved) => Answer::Moved(builder.connect()?.move_mount(moved)?),
                 Operation::Detach(detach) => {
                     let mount = builder.connect()?.detach(detach)?;
                     let detached = mount.detached.clone();

@@ -22,9 +22,10 @@ impl Opened {
             Operation::Mount(mount) => (mount.passed, reading),
             // The root of a mount may be dead, and is only named.
             Operation::Unmount(unmount) if unmount.passed => (Passed::TARGET, OFlags::PATH),
-            Operation::Unmount(_) | Operation::Remount(_) | Operation::Detach(_) => {
-                (Passed::empty(), reading)
-            }
+            Operation::Unmount(_)
+            | Operation::Remount(_)
+            | Operation::Detach(_)
+            | Operation::Move(_) => (Passed::empty(), reading),
         };
         let open = |location: Passed, path: Option<&AbsPath>| {
             path.filter(|_| passed.contains(location))

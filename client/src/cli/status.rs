@@ -127,7 +127,8 @@ fn write(text: &mut String, status: &Status) -> std::fmt::Result {
     row(text, "delayed", counters.delayed)?;
     row(text, "killed", counters.killed)?;
     row(text, "remounted", counters.remounted)?;
-    row(text, "detached", counters.detached)
+    row(text, "detached", counters.detached)?;
+    row(text, "moved", counters.moved)
 }
 
 fn role(text: &mut String, report: &RoleReport) -> std::fmt::Result {

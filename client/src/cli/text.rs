@@ -17,6 +17,7 @@ pub(super) fn answer(answer: &Answer) -> String {
         Answer::Mounted(mounted) => mount(mounted),
         Answer::Unmounted(unmounted) => unmount(unmounted),
         Answer::Remounted(mount) => described("Remounted", mount),
+        Answer::Moved(mount) => described("Moved", mount),
         Answer::List(mounts) => list(mounts),
         Answer::Explained {
             operation,
@@ -144,7 +145,11 @@ fn explain(operation: &Operation, explanation: &Explanation) -> String {
             text.push_str("; the mount would then have ");
             text.push_str(&attributes.names().join(","));
         }
-        Operation::Remount(_) | Operation::Unmount(_) => {}
+        Operation::Move(_) if !attributes.is_empty() => {
+            text.push_str("; the mount must have ");
+            text.push_str(&attributes.names().join(","));
+        }
+        Operation::Remount(_) | Operation::Unmount(_) | Operation::Move(_) => {}
     }
     if let Some(limits) = tmpfs {
         // Writing to a String cannot fail.

@@ -9,7 +9,7 @@ use mountwarden_protocol::{
 use super::{Call, Client, is_last};
 use crate::deadline::Deadline;
 use crate::passing::path_of;
-use crate::{DetachedMount, Error, ErrorKind, Fuse, FuseMount, Passing, Remount, Unmount};
+use crate::{DetachedMount, Error, ErrorKind, Fuse, FuseMount, Move, Passing, Remount, Unmount};
 
 impl Client {
     /// Mounts a [`Bind`](crate::Bind), a [`Tmpfs`](crate::Tmpfs), a
@@ -265,6 +265,36 @@ impl Client {
         match self.call(&Request::Perform(Operation::Remount(remount)))? {
             Reply::Remounted(mount) => Ok(mount),
             other => Err(self.misfit(&other, "a remount")),
+        }
+    }
+
+    /// Attaches a mount elsewhere, and gives it as it is then. Where this fails, it is where it
+    /// was; the error says so where that could not be.
+    ///
+    /// ```no_run
+    /// # fn main() -> Result<(), mountwarden_client::Error> {
+    /// use mountwarden_client::{Client, Move};
+    /// let mut client = Client::connect()?;
+    /// let moved = client.move_mount(Move::new("/run/vms/7/next", "/run/vms/7/data")?)?;
+    /// println!("{} is at {}", moved.id, moved.target);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`Denied`](crate::ErrorKind::Denied) by the policy,
+    /// [`NotMounted`](crate::ErrorKind::NotMounted) when nothing is there,
+    /// [`IdMismatch`](crate::ErrorKind::IdMismatch) when another mount is,
+    /// [`Busy`](crate::ErrorKind::Busy) when the target holds a mount, or the one that is to be
+    /// moved has others on it or is leased,
+    /// [`Unsupported`](crate::ErrorKind::Unsupported) from and to a shared mount,
+    /// [`ConnectionLost`](crate::ErrorKind::ConnectionLost) when the helper went away with the
+    /// request, and whatever else [`ErrorKind`](crate::ErrorKind) lists.
+    pub fn move_mount(&mut self, moved: impl Into<Move>) -> Result<MountInfo, Error> {
+        let moved: mountwarden_protocol::Move = moved.into().into();
+        match self.call(&Request::Perform(Operation::Move(moved)))? {
+            Reply::Moved(mount) => Ok(mount),
+            other => Err(self.misfit(&other, "a move")),
         }
     }
 }

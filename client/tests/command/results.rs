@@ -4,8 +4,8 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 
 use mountwarden_client::protocol::{
-    AppliedEntry, Kind, LeftEntry, Lift, ListPage, Mount, MountOptions, NotApplied, Operation,
-    Passed, ProbeAnswer, Probed, Propagation, Remount, Reply, Request, Unmount,
+    AppliedEntry, Kind, LeftEntry, Lift, ListPage, Mount, MountOptions, Move, NotApplied,
+    Operation, Passed, ProbeAnswer, Probed, Propagation, Remount, Reply, Request, Unmount,
 };
 use mountwarden_client::{
     AbsPath, DenyReason, ErrorCode, ErrorReply, Explanation, MountAttributes, MountInfo, Outcome,
@@ -365,6 +365,39 @@ fn the_words_become_a_remount() {
     }
 }
 
+fn moved(number: Option<u64>) -> Operation {
+    Operation::Move(Move {
+        from: path("/a"),
+        to: path("/b"),
+        id: number.map(id),
+    })
+}
+
+#[test]
+fn a_move_is_told() {
+    let words = ["move", "/run/vms/7/next", "/run/vms/7/scratch"];
+    let ended = answered(&Reply::Moved(info(77)), &words);
+    assert_eq!(
+        ended.stdout,
+        "Moved tmpfs at /run/vms/7/scratch (rw,nosuid,nodev, id 77)\n"
+    );
+    assert_eq!(ended.status, 0);
+    let ended = answered(&Reply::Moved(info(77)), &json_words(&words));
+    assert_eq!(ended.status, 0);
+    assert_eq!(
+        ended.json(),
+        json!({
+            "result": "moved", "id": 77, "target": "/run/vms/7/scratch",
+            "filesystem": "tmpfs", "root": "/", "flags": ["nosuid", "nodev"],
+        })
+    );
+    let ended = answered(&allowed(None), &[&["explain"], &words[..]].concat());
+    assert_eq!(
+        ended.stdout,
+        "Allowed by the grant \"vm images\"; the mount must have nosuid\n"
+    );
+}
+
 /// Every option reaches the helper, and none that was not given.
 #[test]
 fn the_words_become_the_request() {
@@ -443,12 +476,15 @@ fn the_words_become_the_request() {
         ("umount /b/", unmount(false, None)),
         ("unmount /b --lazy", unmount(true, None)),
         ("unmount /b --id 9", unmount(false, Some(9))),
+        ("move /a/ /b", moved(None)),
+        ("move /a /b --id 9", moved(Some(9))),
     ];
     for (words, operation) in cases {
         let reply = match operation {
             Operation::Mount(_) => mounted(Outcome::Mounted),
             Operation::Unmount(_) => unmounted(),
             Operation::Remount(_) => Reply::Remounted(info(77)),
+            Operation::Move(_) => Reply::Moved(info(77)),
             Operation::Detach(_) => panic!("no case here"),
         };
         let words: Vec<&str> = words.split(' ').collect();
@@ -631,6 +667,7 @@ Since it started
   killed                9
   remounted             10
   detached              11
+  moved                 12
 "
     );
     let landlock = |roots| {
@@ -663,6 +700,7 @@ Since it started
                 "unmounted": 5, "denied": 6, "failed": 7, "delayed": 8, "killed": 9,
                 "remounted": 10,
                 "detached": 11,
+                "moved": 12,
             },
         })
     );

@@ -2,7 +2,7 @@
 
 use mountwarden_client::protocol::{AppliedEntry, Operation, Reply, Request};
 use mountwarden_client::{
-    Batch, Client, ErrorCode, ErrorKind, ErrorReply, Explanation, Outcome, Tmpfs, Unmount,
+    Batch, Client, ErrorCode, ErrorKind, ErrorReply, Explanation, Move, Outcome, Tmpfs, Unmount,
 };
 
 use crate::support::{
@@ -81,6 +81,20 @@ fn an_unmount_that_may_have_been_done_is_not_repeated() {
         let log = fake.finish();
         assert_eq!(log.len(), 1);
         assert_eq!(log[0].len(), 1);
+    }
+}
+
+/// Done once, nothing is where it was any more.
+#[test]
+fn a_move_that_may_have_been_done_is_not_repeated() {
+    for loss in losses(&Reply::Moved(info(77))) {
+        let fake = Fake::new(vec![loss, answering(&[Reply::Moved(info(77))])]);
+        let mut client = Client::connect_to(fake.path()).unwrap();
+        let moved = Move::new("/a", "/b").unwrap().id(id(77));
+        let error = client.move_mount(moved).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::ConnectionLost);
+        assert!(error.to_string().contains("not known"), "{error}");
+        assert_eq!(fake.finish()[0].len(), 1);
     }
 }
 

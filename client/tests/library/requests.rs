@@ -4,13 +4,14 @@ use std::num::NonZeroU32;
 use std::time::Duration;
 
 use mountwarden_client::protocol::{
-    AppliedEntry, ImageType, Kind, LeftEntry, Lift, Mount, MountOptions, NotApplied, Operation,
-    Passed, ProbeAnswer, Probed, Propagation, Remount as RemountRequest, Reply, Request,
-    Unmount as UnmountRequest, UpperLayer,
+    AppliedEntry, ImageType, Kind, LeftEntry, Lift, Mount, MountOptions, Move as MoveRequest,
+    NotApplied, Operation, Passed, ProbeAnswer, Probed, Propagation, Remount as RemountRequest,
+    Reply, Request, Unmount as UnmountRequest, UpperLayer,
 };
 use mountwarden_client::{
     Batch, Bind, Client, DenyReason, ErrorCode, ErrorKind, ErrorReply, Health, Image, InvalidPath,
-    MountAttributes, Outcome, Overlay, Remount, Tmpfs, TmpfsInodes, TmpfsMode, TmpfsSize, Unmount,
+    MountAttributes, Move, Outcome, Overlay, Remount, Tmpfs, TmpfsInodes, TmpfsMode, TmpfsSize,
+    Unmount,
 };
 
 use crate::support::{Fake, Step, answering, id, info, mounted, path, send, unmounted, welcomed};
@@ -372,6 +373,26 @@ fn a_remount_says_what_was_asked_and_no_more() {
     }
     let error = plain().lift_from_bind(ro, "a/..").unwrap_err();
     assert_eq!(error.kind(), ErrorKind::InvalidRequest);
+}
+
+#[test]
+fn a_move_says_what_was_asked_and_no_more() {
+    let plain = || Move::new("/a", "/b").unwrap();
+    for (moved, number) in [(plain(), None), (plain().id(id(3)), Some(3))] {
+        let requests = sent(&[Reply::Moved(info(7))], |client| {
+            assert_eq!(client.move_mount(moved.clone()).unwrap(), info(7));
+        });
+        let wanted = Operation::Move(MoveRequest {
+            from: path("/a"),
+            to: path("/b"),
+            id: number.map(id),
+        });
+        assert_eq!(requests, [Request::Perform(wanted)]);
+    }
+    for (from, to) in [("a", "/b"), ("/a", "/b/..")] {
+        let error = Move::new(from, to).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidRequest);
+    }
 }
 
 #[test]

@@ -279,6 +279,7 @@ pub(crate) fn status() -> Status {
             killed: 9,
             remounted: 10,
             detached: 11,
+            moved: 12,
         },
     }
 }

@@ -223,6 +223,7 @@ impl Tour {
                 Operation::Unmount(unmount) => self.client.unmount(unmount).map(drop),
                 Operation::Remount(remount) => self.client.remount(remount).map(drop),
                 Operation::Detach(detach) => self.client.detach(detach).map(drop),
+                Operation::Move(moved) => self.client.move_mount(moved).map(drop),
             };
             match refusal {
                 Err(error) if error.reason() == Some(reason) => {

@@ -111,6 +111,11 @@ impl Lessee {
         place.is_some_and(|place| self.places.term(place) == Term::Batch)
     }
 
+    /// Whether the warden holds the place of the mount, as that of a lease or of a batch.
+    pub(crate) fn is_held(&self, id: u64) -> bool {
+        self.place_of(id).is_some()
+    }
+
     fn place_of(&self, id: u64) -> Option<usize> {
         (0..self.places.count()).find(|&place| self.holds(place, id))
     }

@@ -9,7 +9,7 @@ use nix::errno::Errno;
 use nix::unistd::Pid;
 
 use super::directory::Place;
-use super::lock::TargetLock;
+use super::lock::{Named, TargetLock};
 use super::setup::{confine_with, enter_own_descriptors};
 use super::{Ended, layout, unmount};
 use crate::audit::{By, Record, Subject};
@@ -93,7 +93,14 @@ fn end(
     let name = target.split().map_or(&[][..], |(_, name)| name);
     let status = table.status(above.as_fd());
     let _lock = status
-        .and_then(|status| TargetLock::take(lock.as_fd(), status.mount, Some(&status), name))
+        .and_then(|above| {
+            let place = Named {
+                mount: above.mount,
+                directory: Some(above),
+                name,
+            };
+            TargetLock::take(lock.as_fd(), &[place])
+        })
         .map_err(|errno| failure::kernel("cannot lock", target, errno))?;
     let place = Place::check(&table, own.as_fd(), above, target)?;
     unmount::unmount(&table, &place, Some(id), true)

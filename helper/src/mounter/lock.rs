@@ -1,6 +1,7 @@
 //! One piece of work at a time on one place, over all mounters.
 #![forbid(unsafe_code)]
 
+use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::os::fd::BorrowedFd;
 
@@ -22,25 +23,41 @@ pub(super) struct TargetLock<'a> {
     places: Vec<libc::off_t>,
 }
 
+/// A place, as a lock knows it.
+pub(super) struct Named<'a> {
+    /// What it lies on.
+    pub(super) mount: u64,
+    /// The directory above it, where that is known.
+    pub(super) directory: Option<FileStatus>,
+    pub(super) name: &'a [u8],
+}
+
 impl<'a> TargetLock<'a> {
-    /// Waits for the lock; the request's deadline bounds the wait.
-    pub(super) fn take(
-        file: BorrowedFd<'a>,
-        mount: u64,
-        directory: Option<&FileStatus>,
-        name: &[u8],
-    ) -> Result<Self, Errno> {
-        let kind = match directory {
-            Some(_) => libc::F_RDLCK,
-            None => libc::F_WRLCK,
-        };
+    /// Waits for the locks of some places; the request's deadline bounds the wait. Every
+    /// mounter takes them in one order, those of mounts first: so no two wait for each other.
+    pub(super) fn take(file: BorrowedFd<'a>, places: &[Named<'_>]) -> Result<Self, Errno> {
+        let mut wanted = BTreeMap::new();
+        for Named {
+            mount,
+            directory,
+            name,
+        } in places
+        {
+            let alone = wanted
+                .entry((false, offset((mount, name))?))
+                .or_insert(false);
+            *alone |= directory.is_none();
+            if let Some(at) = directory {
+                wanted.insert((true, offset((at.device, at.inode, name))?), true);
+            }
+        }
         let mut lock = Self {
             file,
             places: Vec::new(),
         };
-        lock.add(kind, offset((mount, name))?)?;
-        if let Some(at) = directory {
-            lock.add(libc::F_WRLCK, offset((at.device, at.inode, name))?)?;
+        for ((_, place), alone) in wanted {
+            let kind = if alone { libc::F_WRLCK } else { libc::F_RDLCK };
+            lock.add(kind, place)?;
         }
         Ok(lock)
     }

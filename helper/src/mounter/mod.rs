@@ -18,6 +18,7 @@ pub(crate) mod layout;
 mod location;
 mod lock;
 mod mount;
+mod moving;
 mod origin;
 mod remount;
 mod setup;
@@ -286,6 +287,7 @@ impl Worker<'_> {
             Order::Entry { operation, number } => self.entry(&operation, number, files),
             Order::Keep if files.is_empty() => self.keep(),
             Order::TakeBack if files.is_empty() => self.take_back(),
+            Order::MoveBack => Err(Ended::Violation("nothing is to be moved back")),
             _ => Err(Ended::Violation(
                 "descriptors came with an order that takes none",
             )),
@@ -337,6 +339,9 @@ impl Worker<'_> {
                     detached
                 });
                 answer(made, Reply::Detached)
+            }
+            Verdict::Allowed(Permit::Move(permit)) => {
+                answer(self.relocate(&permit, files)?, Reply::Moved)
             }
         };
         self.context.board.add(count_of(&reply));
@@ -432,6 +437,7 @@ fn count_of(reply: &Reply) -> Count {
         Reply::Unmounted(_) => Count::Unmounted,
         Reply::Remounted(_) => Count::Remounted,
         Reply::Detached(_) => Count::Detached,
+        Reply::Moved(_) => Count::Moved,
         Reply::Error(error) if error.code == ErrorCode::Denied => Count::Denied,
         _ => Count::Failed,
     }

@@ -204,8 +204,7 @@ fn build(
     Ok(made)
 }
 
-/// Looks at what was attached: it lies where it was granted, on the mount that
-/// was checked, with its attributes, and nowhere else.
+/// Looks at what was attached: it is [`placed`], with its attributes, and nowhere else.
 fn verify(
     table: &Table,
     permit: &MountPermit<'_>,
@@ -216,24 +215,7 @@ fn verify(
     let path = &target.path;
     let failed = |errno| failure::kernel("cannot examine what was attached at", path, errno);
     let id = table.status(made.as_fd()).map_err(failed)?.mount;
-    let mut status = table.status_of_mount(id).map_err(|errno| match errno {
-        Errno::ENOENT => ErrorReply::new(
-            ErrorCode::Changed,
-            format!("the mount at {path} was ended again while the request ran"),
-        )
-        .at(path),
-        other => failed(other),
-    })?;
-    if status.parent != target.mount.id {
-        return Err(ErrorReply::new(
-            ErrorCode::Changed,
-            format!("another mount was placed at {path} while the request ran"),
-        )
-        .at(path));
-    }
-    if status.point != path.as_bytes() {
-        return Err(renamed(path));
-    }
+    let mut status = placed(table, id, target)?;
     // The kernel shares what is attached to a shared mount. Of what is to be shared
     // anyway, only the target tells.
     let spread = match permit.propagation {
@@ -257,6 +239,30 @@ fn verify(
         .at(path));
     }
     described(&status, Outcome::Mounted, path)
+}
+
+/// The mount, which lies where it was granted, on the mount that was checked.
+pub(super) fn placed(table: &Table, id: u64, target: &Location) -> Result<MountStatus, ErrorReply> {
+    let path = &target.path;
+    let status = table.status_of_mount(id).map_err(|errno| match errno {
+        Errno::ENOENT => ErrorReply::new(
+            ErrorCode::Changed,
+            format!("the mount at {path} was ended again while the request ran"),
+        )
+        .at(path),
+        other => failure::kernel("cannot examine what was attached at", path, other),
+    })?;
+    if status.parent != target.mount.id {
+        return Err(ErrorReply::new(
+            ErrorCode::Changed,
+            format!("another mount was placed at {path} while the request ran"),
+        )
+        .at(path));
+    }
+    if status.point != path.as_bytes() {
+        return Err(renamed(path));
+    }
+    Ok(status)
 }
 
 /// Takes back what was attached: that mount, by its descriptor, and no other.

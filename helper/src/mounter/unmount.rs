@@ -11,7 +11,7 @@ use super::directory::{Place, id_of};
 use super::location::{in_slot, refuse};
 use super::mount::not_covered;
 use crate::failure;
-use crate::sys::mount;
+use crate::sys::mount::{self, FileStatus, MountStatus};
 use crate::sys::pinned::Slot;
 use crate::table::Table;
 
@@ -51,26 +51,37 @@ pub(super) fn unmount_passed(
     let failed = |errno| failure::kernel("cannot examine the mount at", path, errno);
     let root = in_slot(root, Slot::Target).map_err(failed)?;
     let status = table.status(root.as_fd()).map_err(failed)?;
-    let id = id_of(&status, path, permit.id)?;
-    let mount = table
-        .status_of_mount(status.mount)
-        .map_err(|errno| match errno {
-            Errno::ENOENT => refuse(
-                ErrorCode::NotMounted,
-                path,
-                "is not where the mount that was passed lies: it is not in the helper's mount \
-                 namespace",
-            ),
-            other => failed(other),
-        })?;
-    if mount.point != path.as_bytes() {
-        let why = "is not where the mount that was passed lies";
-        return Err(refuse(ErrorCode::Changed, path, why));
-    }
+    let (id, mount) = mount_of(table, &status, path, permit.id)?;
     // The kernel would go on to what lies on it (`umount2` follows mounts).
     not_covered(table, mount.id, path)?;
     mount::detach_slot(Slot::Target).map_err(|errno| refused(path, id, errno))?;
     gone(table, id, path)
+}
+
+/// The mount whose root came as a descriptor, which must be attached at `path`.
+pub(super) fn mount_of(
+    table: &Table,
+    root: &FileStatus,
+    path: &AbsPath,
+    wanted: Option<MountId>,
+) -> Result<(MountId, MountStatus), ErrorReply> {
+    let id = id_of(root, path, wanted)?;
+    let mount = table
+        .status_of_mount(root.mount)
+        .map_err(|errno| match errno {
+            Errno::ENOENT => refuse(
+                ErrorCode::NotMounted,
+                path,
+                "is not where that mount lies: it is not in the helper's mount \
+                 namespace",
+            ),
+            other => failure::kernel("cannot examine the mount at", path, other),
+        })?;
+    if mount.point != path.as_bytes() {
+        let why = "is not where that mount lies";
+        return Err(refuse(ErrorCode::Changed, path, why));
+    }
+    Ok((id, mount))
 }
 
 /// Looks whether it was that mount which ended: `umount2` takes no id, and the lock

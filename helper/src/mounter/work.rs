@@ -8,14 +8,14 @@ use mountwarden_policy::{MountPermit, RemountPermit, UnmountPermit};
 use mountwarden_protocol::{
     AbsPath, DenyReason, ErrorCode, ErrorReply, MountInfo, Passed, Unmounted,
 };
+use nix::errno::Errno;
 
 use super::directory::{Place, Spot};
 use super::files::Files;
 use super::location::{Location, Purpose, refuse};
-use super::lock::TargetLock;
+use super::lock::{Named, TargetLock};
 use super::mount::{self, Attached};
 use super::origin::{Origin, Unchecked};
-use super::setup::Descriptors;
 use super::{Ended, Handed, Made, Worker, existing, remount, unmount};
 use crate::failure;
 use crate::leases::{Lease, NoLease, Term};
@@ -173,13 +173,17 @@ impl Worker<'_> {
         remount::remount(table, permit, id, &origin, &target)
     }
 
-    fn place<'a>(&'a self, directory: OwnedFd, path: &'a AbsPath) -> Result<Place<'a>, ErrorReply> {
+    pub(super) fn place<'a>(
+        &'a self,
+        directory: OwnedFd,
+        path: &'a AbsPath,
+    ) -> Result<Place<'a>, ErrorReply> {
         let (table, own) = (&self.descriptors.table, self.descriptors.own.as_fd());
         Place::check(table, own, directory, path)
     }
 
     /// The target, which is what lies at its path, and what is mounted there.
-    fn locations(
+    pub(super) fn locations(
         &self,
         spot: &Spot<'_>,
         path: &AbsPath,
@@ -205,17 +209,27 @@ impl Worker<'_> {
         target: &AbsPath,
         passed: bool,
     ) -> Result<TargetLock<'_>, ErrorReply> {
-        let name = target.split().map_or(&[][..], |(_, name)| name);
-        let Descriptors { table, lock, .. } = &self.descriptors;
-        table
-            .status(file.as_fd())
-            .and_then(|status| {
-                let root = (passed && status.is_mount_root)
-                    .then(|| table.status_of_mount(status.mount).ok())
-                    .flatten();
-                let mount = root.map_or(status.mount, |mount| mount.parent);
-                TargetLock::take(lock.as_fd(), mount, (!passed).then_some(&status), name)
-            })
+        self.named(file, target, passed)
+            .and_then(|place| TargetLock::take(self.descriptors.lock.as_fd(), &[place]))
             .map_err(|errno| failure::kernel("cannot lock", target, errno))
+    }
+
+    /// The place, as its lock knows it.
+    pub(super) fn named<'p>(
+        &self,
+        file: &OwnedFd,
+        target: &'p AbsPath,
+        passed: bool,
+    ) -> Result<Named<'p>, Errno> {
+        let table = &self.descriptors.table;
+        let status = table.status(file.as_fd())?;
+        let root = (passed && status.is_mount_root)
+            .then(|| table.status_of_mount(status.mount).ok())
+            .flatten();
+        Ok(Named {
+            mount: root.map_or(status.mount, |mount| mount.parent),
+            directory: (!passed).then_some(status),
+            name: target.split().map_or(&[][..], |(_, name)| name),
+        })
     }
 }

@@ -32,7 +32,8 @@ impl AsFd for Brought<'_> {
 
 /// Gives what the order for `permit` must bring, in this order: the directory above
 /// the target; for a mount or a remount also the target, and what its kind is made
-/// from. What was passed is taken from `passed`. With a passed target there is no
+/// from; for a move, the directory and the target of the new place, and the mount's root
+/// twice. What was passed is taken from `passed`. With a passed target there is no
 /// directory: it is beyond the helper's user. The target comes twice instead, so that
 /// each descriptor arrives in its slot.
 pub(super) fn open<'a>(
@@ -64,6 +65,16 @@ pub(super) fn open<'a>(
         Permit::Detach(permit) => {
             let source = Brought::Opened(Rc::new(location(&permit.source, roots)?));
             return Ok(vec![source; 3]);
+        }
+        // The root comes twice, so that it arrives in the slot of a mount.
+        Permit::Move(permit) => {
+            let root = mounted(&permit.from, roots)?.ok_or_else(|| not_mounted(&permit.from))?;
+            let root = Brought::Opened(Rc::new(root));
+            let (above, name) = above(&permit.to, roots)?;
+            let target = target(&permit.to, name, &above, roots)?;
+            let mut files = opened([above, target]);
+            files.extend([root.clone(), root]);
+            return Ok(files);
         }
     };
     files.extend(origin(kind, roots, passed.next())?);
@@ -178,6 +189,11 @@ pub(super) fn mounted(path: &AbsPath, roots: &Roots) -> Result<Option<OwnedFd>, 
     .map_err(|errno| failed(path, errno, roots))
 }
 
+fn not_mounted(path: &AbsPath) -> ErrorReply {
+    let message = format!("nothing is mounted at {path}");
+    ErrorReply::new(ErrorCode::NotMounted, message).at(path)
+}
+
 /// The root of the mount at a name. What it shows is not asked.
 fn unopened(above: &OwnedFd, name: &[u8]) -> Result<OwnedFd, Errno> {
     let how = OpenHow::new().flags(OFlag::O_PATH | OFlag::O_CLOEXEC);
@@ -185,7 +201,7 @@ fn unopened(above: &OwnedFd, name: &[u8]) -> Result<OwnedFd, Errno> {
 }
 
 /// Opens one directory or file for reading.
-fn location(path: &AbsPath, roots: &Roots) -> Result<OwnedFd, ErrorReply> {
+pub(super) fn location(path: &AbsPath, roots: &Roots) -> Result<OwnedFd, ErrorReply> {
     let how = OpenHow::new().flags(READ).resolve(NO_LINKS);
     openat2(AT_FDCWD, path.as_path(), how).map_err(|errno| failed(path, errno, roots))
 }

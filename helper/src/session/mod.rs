@@ -18,8 +18,9 @@ use std::time::Duration;
 
 use mountwarden_policy::{MountPermit, Permit, PermittedKind, Places, Policy, Verdict};
 use mountwarden_protocol::{
-    AbsPath, ErrorCode, ErrorReply, Explanation, Features, Hello, HelloReply, Limits, MountId,
-    Operation, Refusal, Reply, Request, RoleReport, Status, TmpfsLimits, Versions, Welcome,
+    AbsPath, ErrorCode, ErrorReply, Explanation, Features, Hello, HelloReply, Limits,
+    MountAttributes, MountId, Operation, Refusal, Reply, Request, RoleReport, Status, TmpfsLimits,
+    Versions, Welcome,
 };
 use thiserror::Error;
 
@@ -346,37 +347,40 @@ impl Conversation<'_> {
         match self.answer()? {
             OrderReply::Done(reply) => Ok(Some(reply)),
             OrderReply::Answered => Ok(None),
+            OrderReply::Uncovered(place) => self.open_again(&place).map(Some),
+            _ => Err(Ended::WrongAnswer),
+        }
+    }
+
+    /// Opens a place that a mount was moved from, so that it can be moved back. If that fails,
+    /// nothing comes with the order, and the mounter says what follows.
+    fn open_again(&self, place: &AbsPath) -> Result<Reply, Ended> {
+        let file = locate::location(place, &self.roots).ok();
+        let borrowed: Vec<_> = file.iter().map(AsFd::as_fd).collect();
+        self.give(&Order::MoveBack, &borrowed)?;
+        match self.answer()? {
+            OrderReply::Done(reply) => Ok(reply),
             _ => Err(Ended::WrongAnswer),
         }
     }
 
     fn explain(&self, operation: &Operation) -> Explanation {
-        match self
-            .context
-            .policy
-            .judge(self.context.peer.identity(), operation)
-        {
-            Verdict::Denied(denial) => Explanation::Denied(denial.into()),
-            Verdict::Allowed(Permit::Unmount(permit)) => Explanation::Allowed {
-                grant: permit.grant.to_owned(),
-                attributes: mountwarden_protocol::MountAttributes::empty(),
-                tmpfs: None,
-            },
-            Verdict::Allowed(Permit::Remount(permit)) => Explanation::Allowed {
-                grant: permit.grant.to_owned(),
-                attributes: permit.set,
-                tmpfs: None,
-            },
-            Verdict::Allowed(Permit::Detach(permit)) => Explanation::Allowed {
-                grant: permit.grant.to_owned(),
-                attributes: permit.attributes,
-                tmpfs: None,
-            },
-            Verdict::Allowed(Permit::Mount(permit)) => Explanation::Allowed {
-                grant: permit.grant.to_owned(),
-                attributes: permit.attributes,
-                tmpfs: tmpfs_limits(&permit),
-            },
+        let peer = self.context.peer.identity();
+        let permit = match self.context.policy.judge(peer, operation) {
+            Verdict::Denied(denial) => return Explanation::Denied(denial.into()),
+            Verdict::Allowed(permit) => permit,
+        };
+        let (attributes, tmpfs) = match &permit {
+            Permit::Unmount(_) => (MountAttributes::empty(), None),
+            Permit::Remount(permit) => (permit.set, None),
+            Permit::Detach(permit) => (permit.attributes, None),
+            Permit::Move(permit) => (permit.attributes, None),
+            Permit::Mount(permit) => (permit.attributes, tmpfs_limits(permit)),
+        };
+        Explanation::Allowed {
+            grant: permit.grant().to_owned(),
+            attributes,
+            tmpfs,
         }
     }
 

@@ -59,6 +59,7 @@ pub(crate) enum Order {
     },
     Keep,
     TakeBack,
+    MoveBack,
 }
 
 /// What a mounter or the warden answers.
@@ -77,6 +78,7 @@ pub(crate) enum OrderReply {
     TakenBack {
         left: Vec<MountId>,
     },
+    Uncovered(AbsPath),
 }
 
 /// A message as it is sent.

@@ -13,7 +13,7 @@ use crate::grant::{BindTerms, Grant, LocationTerms, Terms, TmpfsTerms};
 use crate::subjects::Subjects;
 use crate::template::Template;
 
-pub(super) const KEYS: [&str; 18] = [
+pub(super) const KEYS: [&str; 19] = [
     "name",
     "users",
     "groups",
@@ -32,6 +32,7 @@ pub(super) const KEYS: [&str; 18] = [
     "passed_target",
     "target_owner",
     "detached",
+    "move",
 ];
 
 /// The longest name in bytes: every audit line cites one.
@@ -87,6 +88,7 @@ pub(super) fn grant(table: &Table<'_>, accounts: &dyn Accounts) -> Result<Grant,
         subjects,
         target,
         detached: flag(table, "detached")?,
+        moves: flag(table, "move")?,
     };
     if terms.kinds().is_empty() {
         return Err(table.fault(

@@ -590,7 +590,7 @@ fn passing(operation: Operation, locations: Passed) -> Operation {
             passed: locations.contains(Passed::TARGET),
             ..unmount
         }),
-        other @ (Operation::Remount(_) | Operation::Detach(_)) => other,
+        other @ (Operation::Remount(_) | Operation::Detach(_) | Operation::Move(_)) => other,
     }
 }
 

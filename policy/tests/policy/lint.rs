@@ -483,3 +483,28 @@ fn a_server_that_a_peer_may_choose_is_unwise() {
         assert_eq!(of_network(source, option), [""; 0]);
     }
 }
+
+/// What is moved must be read-only only where every kind of the grant is.
+#[test]
+fn a_move_beside_kinds_that_differ_is_warned_of() {
+    let of = |more: &str, kinds: &str| {
+        of_grant(&format!(
+            "users = [1]\ntarget = ['/mnt/t']\n{more}\n[grant.bind]\nsource = ['/srv/a']\n\
+             read_only = true\n{kinds}"
+        ))
+    };
+    let tmpfs = "[grant.tmpfs]\nmax_size = 1\n";
+    let warned = of("move = true", tmpfs);
+    assert_eq!(
+        warned,
+        [
+            "move with kinds of which only some are read-only: a mount that somebody else made \
+             beneath the target roots can be moved there although it can be written through; put \
+             ro into force, or grant the kinds apart"
+        ]
+    );
+    let forced = "move = true\nforce = ['nosuid', 'nodev', 'ro']";
+    for (more, kinds) in [("move = true", ""), ("", tmpfs), (forced, tmpfs)] {
+        assert!(of(more, kinds).is_empty(), "{more} {kinds}");
+    }
+}

@@ -12,6 +12,7 @@ mod limits;
 mod lint;
 #[cfg(test)]
 mod messages;
+mod moves;
 #[cfg(test)]
 mod network;
 #[cfg(test)]

@@ -114,7 +114,7 @@ fn every_table_knows_its_keys() {
             1,
             "unknown key \"user\" in [[grant]]; the keys are name, users, groups, target, force, \
              shared_target, bind, tmpfs, block, fuse, overlay, image, network, remount, \
-             propagation, passed_target, target_owner, detached",
+             propagation, passed_target, target_owner, detached, move",
         ),
         (
             "version = 1\n[[grant]]\nname = 'x'\n  [grant.blocks]\n  device = []\n",
@@ -122,7 +122,7 @@ fn every_table_knows_its_keys() {
             10,
             "unknown key \"blocks\" in [[grant]]; the keys are name, users, groups, target, force, \
              shared_target, bind, tmpfs, block, fuse, overlay, image, network, remount, \
-             propagation, passed_target, target_owner, detached",
+             propagation, passed_target, target_owner, detached, move",
         ),
     ]);
 }
@@ -454,6 +454,7 @@ fn the_other_keys_of_a_grant_have_types() {
             "shared_target must be true or false, not the string \"no\"",
         ),
         ("remount = 1", 6, 11, "remount must be true or false, not 1"),
+        ("move = 1", 6, 8, "move must be true or false, not 1"),
         (
             "propagation = 'shared'",
             6,

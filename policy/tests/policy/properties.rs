@@ -7,7 +7,7 @@ use std::path::{Component, Path};
 
 use mountwarden_policy::{MountPermit, Peer, Permit, PermittedKind, Policy, Verdict};
 use mountwarden_protocol::{
-    AbsPath, DenyReason, Detach, Kind, Lift, Mount, MountAttributes, MountOptions, Operation,
+    AbsPath, DenyReason, Detach, Kind, Lift, Mount, MountAttributes, MountOptions, Move, Operation,
     Passed, Propagation, Remount, TmpfsMode, Unmount,
 };
 use proptest::prelude::*;
@@ -25,6 +25,7 @@ struct Spec {
     tmpfs: Option<(u64, u64)>,
     remount: bool,
     detached: bool,
+    moves: bool,
     propagation: Vec<&'static str>,
     passed: PassedSpec,
 }
@@ -47,6 +48,7 @@ fn toml(specs: &[Spec]) -> String {
             force,
             remount,
             detached,
+            moves,
             propagation,
             passed,
             ..
@@ -55,6 +57,7 @@ fn toml(specs: &[Spec]) -> String {
             text,
             "[[grant]]\nname = 'g{index}'\nusers = {users:?}\ngroups = {groups:?}\n\
              target = {targets:?}\nforce = {force:?}\nremount = {remount}\ndetached = {detached}\n\
+             move = {moves}\n\
              propagation = {propagation:?}\n\
              passed_target = {}\n{}",
             passed.target,
@@ -127,7 +130,7 @@ fn spec() -> impl Strategy<Value = Spec> {
         prop::option::of((1..5_u64, 1..5_u64)),
         any::<bool>(),
         prop::sample::subsequence(vec!["slave", "shared"], 0..=2),
-        any::<[bool; 5]>(),
+        any::<[bool; 6]>(),
     )
         .prop_filter(
             "a subject and a kind",
@@ -138,6 +141,7 @@ fn spec() -> impl Strategy<Value = Spec> {
         .prop_map(
             |(users, groups, targets, force, sources, tmpfs, remount, propagation, flags)| Spec {
                 detached: flags[4] && sources.is_some() && !force.contains(&"nosymfollow"),
+                moves: flags[5],
                 users,
                 groups,
                 targets,
@@ -221,6 +225,11 @@ fn operations() -> impl Strategy<Value = Operation> {
                 options: MountOptions::from_bits_truncate(options),
             })
         }),
+        1 => (any_path(0), any_path(0)).prop_map(|(from, to)| Operation::Move(Move {
+            from: path(&from),
+            to: path(&to),
+            id: None,
+        })),
     ]
 }
 
@@ -287,6 +296,10 @@ fn aimed(specs: &[Spec], peer: &Peer, operation: &Operation, aim: Option<Aim>) -
                 detach.source = near(roots, aim.beyond_source);
             }
         }
+        Operation::Move(moved) => {
+            moved.from = near(&spec.targets, aim.beyond_source);
+            moved.to = near(&spec.targets, aim.beyond_target);
+        }
     }
     operation
 }
@@ -303,8 +316,9 @@ fn expected(specs: &[Spec], peer: &Peer, operation: &Operation) -> Result<usize,
     };
     let shares =
         matches!(operation, Operation::Mount(mount) if mount.propagation == Propagation::Shared);
+    let moves = matches!(operation, Operation::Move(_));
     if operation.target().is_some_and(protected)
-        || (shares && operation.source().is_some_and(protected))
+        || ((shares || moves) && operation.source().is_some_and(protected))
     {
         return Err(DenyReason::TargetProtected);
     }
@@ -323,9 +337,14 @@ fn expected(specs: &[Spec], peer: &Peer, operation: &Operation) -> Result<usize,
         Operation::Detach(_) => DenyReason::DetachedNotGranted,
         _ => DenyReason::TargetNotGranted,
     };
+    let second = if moves {
+        DenyReason::MoveNotGranted
+    } else {
+        DenyReason::RemountNotGranted
+    };
     Err([
         first,
-        DenyReason::RemountNotGranted,
+        second,
         DenyReason::KindNotGranted,
         DenyReason::SourceNotGranted,
         DenyReason::RecursiveNotGranted,
@@ -387,6 +406,9 @@ fn checks(spec: &Spec, peer: &Peer, operation: &Operation) -> [bool; 13] {
                 recursive: detach.recursive,
             };
             check_kind(spec, peer, &kind, &mut checks);
+        }
+        Operation::Move(moved) => {
+            checks[1] = spec.moves && beneath(&moved.from, &spec.targets, peer, 1);
         }
     }
     checks
@@ -535,6 +557,7 @@ proptest! {
             tmpfs: Some((1, 1)),
             remount: true,
             detached: true,
+            moves: true,
             propagation: vec![],
             passed: PassedSpec {
                 target: true,

@@ -171,7 +171,8 @@ fn golden_vectors_hold_every_variant_of_a_request() {
             "Perform(Mount(",
             "Perform(Unmount(",
             "Perform(Remount(",
-            "Perform(Detach("
+            "Perform(Detach(",
+            "Perform(Move("
         ])
     );
     assert_eq!(
@@ -215,7 +216,8 @@ fn golden_vectors_hold_every_variant_of_a_reply() {
             "Reply(Probed(",
             "Reply(Applied(",
             "Reply(NotApplied(",
-            "Reply(Detached("
+            "Reply(Detached(",
+            "Reply(Moved("
         ])
     );
     assert_eq!(

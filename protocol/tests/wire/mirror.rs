@@ -70,6 +70,7 @@ mirror! {
         Unmount(Unmount),
         Remount(Remount),
         Detach(Detach),
+        Move(Move),
     }
 
     pub(crate) struct Mount {
@@ -160,6 +161,12 @@ mirror! {
         pub(crate) options: u32,
     }
 
+    pub(crate) struct Move {
+        pub(crate) from: Vec<u8>,
+        pub(crate) to: Vec<u8>,
+        pub(crate) id: Option<u64>,
+    }
+
     pub(crate) struct Lift {
         pub(crate) attributes: u32,
         pub(crate) kind: Kind,
@@ -177,6 +184,7 @@ mirror! {
         Applied(Vec<AppliedEntry>),
         NotApplied(NotApplied),
         Detached(Detached),
+        Moved(MountInfo),
     }
 
     pub(crate) struct AppliedEntry {
@@ -313,6 +321,7 @@ mirror! {
         pub(crate) killed: u64,
         pub(crate) remounted: u64,
         pub(crate) detached: u64,
+        pub(crate) moved: u64,
     }
 }
 
@@ -485,6 +494,11 @@ impl From<&protocol::Operation> for Operation {
                 recursive: detach.recursive,
                 options: detach.options.bits(),
             }),
+            protocol::Operation::Move(moved) => Self::Move(Move {
+                from: path(&moved.from),
+                to: path(&moved.to),
+                id: moved.id.map(u64::from),
+            }),
         }
     }
 }
@@ -613,6 +627,7 @@ impl From<&protocol::Reply> for Reply {
                 id: detached.id.into(),
                 attributes: detached.attributes.bits(),
             }),
+            protocol::Reply::Moved(mount) => Self::Moved(mount.into()),
         }
     }
 }
@@ -678,6 +693,7 @@ impl From<&protocol::Status> for Status {
                 killed: from.counters.killed,
                 remounted: from.counters.remounted,
                 detached: from.counters.detached,
+                moved: from.counters.moved,
             },
         }
     }

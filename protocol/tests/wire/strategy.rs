@@ -6,9 +6,10 @@ use mountwarden_protocol::{
     AbsPath, AppliedEntry, Batch, Counters, DenyReason, Detach, Detached, ErrorCode, ErrorReply,
     Explanation, Features, FilesystemOption, FilesystemOptions, Hello, HelloReply, ImageType, Kind,
     LandlockReport, Layers, LeftEntry, Lift, Limits, ListPage, Mount, MountAttributes, MountId,
-    MountInfo, MountOptions, Mounted, NotApplied, Operation, Outcome, Passed, ProbeAnswer, Probed,
-    Propagation, Refusal, Remount, Reply, Request, Role, RoleReport, Secrets, Status, TmpfsInodes,
-    TmpfsLimits, TmpfsMode, TmpfsSize, Unmount, Unmounted, UpperLayer, Versions, Welcome,
+    MountInfo, MountOptions, Mounted, Move, NotApplied, Operation, Outcome, Passed, ProbeAnswer,
+    Probed, Propagation, Refusal, Remount, Reply, Request, Role, RoleReport, Secrets, Status,
+    TmpfsInodes, TmpfsLimits, TmpfsMode, TmpfsSize, Unmount, Unmounted, UpperLayer, Versions,
+    Welcome,
 };
 use proptest::collection::vec;
 use proptest::option::of;
@@ -294,6 +295,11 @@ fn operation() -> impl Strategy<Value = Operation> {
                 options: MountOptions::from_bits_truncate(options),
             })
         }),
+        (path(), path(), of(mount_id())).prop_map(|(from, to, id)| Operation::Move(Move {
+            from,
+            to,
+            id
+        })),
     ]
 }
 
@@ -390,7 +396,7 @@ fn status() -> impl Strategy<Value = Status> {
             idle_timeout_ms: idle,
         },
     );
-    let counters = any::<[u64; 11]>().prop_map(|numbers| {
+    let counters = any::<[u64; 12]>().prop_map(|numbers| {
         let [
             connections_open,
             connections,
@@ -403,6 +409,7 @@ fn status() -> impl Strategy<Value = Status> {
             killed,
             remounted,
             detached,
+            moved,
         ] = numbers;
         Counters {
             connections_open,
@@ -416,6 +423,7 @@ fn status() -> impl Strategy<Value = Status> {
             killed,
             remounted,
             detached,
+            moved,
         }
     });
     (
@@ -480,5 +488,6 @@ pub(crate) fn reply() -> impl Strategy<Value = Reply> {
         }),
         (mount_id(), attributes())
             .prop_map(|(id, attributes)| Reply::Detached(Detached { id, attributes })),
+        mount_info().prop_map(Reply::Moved),
     ]
 }

@@ -7,7 +7,7 @@ use mountwarden_protocol::{
     AbsPath, AppliedEntry, Batch, Counters, DenyReason, Detach, Detached, ErrorCode, ErrorReply,
     Explanation, Features, FilesystemOptions, Hello, HelloReply, ImageType, Kind, LandlockReport,
     Layers, LeftEntry, Lift, Limits, ListPage, Mount, MountAttributes, MountId, MountInfo,
-    MountOptions, Mounted, NotApplied, Operation, Outcome, Passed, ProbeAnswer, Probed,
+    MountOptions, Mounted, Move, NotApplied, Operation, Outcome, Passed, ProbeAnswer, Probed,
     Propagation, Refusal, Remount, Reply, Request, Role, RoleReport, Status, TmpfsInodes,
     TmpfsLimits, TmpfsMode, TmpfsSize, Unmount, Unmounted, UpperLayer, Versions, Welcome,
 };
@@ -417,7 +417,17 @@ fn remounts() -> Vec<(&'static str, Request)> {
                 options: MountOptions::READ_ONLY,
             })),
         ),
+        ("request-perform-move", moving(None)),
+        ("request-perform-move-by-id", moving(Some(0x1_0000_0102))),
     ]
+}
+
+fn moving(number: Option<u64>) -> Request {
+    Request::Perform(Operation::Move(Move {
+        from: path("/run/vms/7"),
+        to: path("/run/vms/8"),
+        id: number.map(id),
+    }))
 }
 
 fn mount_info(number: u64, target: &str) -> MountInfo {
@@ -490,6 +500,10 @@ fn replies() -> Vec<(&'static str, Reply)> {
                 id: id(0x1_0000_0102),
                 attributes: MountAttributes::READ_ONLY | MountAttributes::NO_SUID,
             }),
+        ),
+        (
+            "reply-moved",
+            Reply::Moved(mount_info(0x1_0000_0102, "/run/vms/8")),
         ),
     ]);
     replies.extend(applied());
@@ -649,6 +663,7 @@ fn status() -> Status {
             killed: 9,
             remounted: 10,
             detached: 11,
+            moved: 12,
         },
     }
 }

@@ -9,14 +9,19 @@ use mountwarden_protocol::{Mount, MountAttributes, Operation, Passed, Unmount as
 use super::{
     Attached, Change, Gains, Imaged, Kind, Layered, Losses, Networked, Served, advise, trimmed,
 };
-use crate::{Bind, Block, Detach, Error, Fuse, Image, Network, Overlay, Remount, Tmpfs, Unmount};
+use crate::{
+    Bind, Block, Detach, Error, Fuse, Image, Move, Network, Overlay, Remount, Tmpfs, Unmount,
+};
 
 impl Change {
     /// Where this command itself attaches what it gets, if it does.
     pub(in crate::cli) fn place(&self) -> PathBuf {
         match self {
             Self::Attach(attached) => attached.target.clone(),
-            Self::Mount { .. } | Self::Unmount { .. } | Self::Remount { .. } => PathBuf::new(),
+            Self::Mount { .. }
+            | Self::Unmount { .. }
+            | Self::Remount { .. }
+            | Self::Move { .. } => PathBuf::new(),
         }
     }
 
@@ -63,6 +68,10 @@ impl Change {
                     }),
                 }
                 .into()
+            }
+            Self::Move { from, to, id } => {
+                let moved = Move::new(trimmed(&from), trimmed(&to)).map_err(advise)?;
+                given(id, moved, Move::id).into()
             }
             Self::Attach(attached) => attached.detach()?.into(),
         })

@@ -11,8 +11,9 @@ use std::process::{Child, Command, Stdio};
 
 use mountwarden_client::protocol::{Hello, Operation, Request, frame};
 use mountwarden_client::{
-    AbsPath, Batch, Bind, Block, Client, ErrorKind, Fuse, Image, MountAttributes, MountId, Network,
-    Overlay, Passing, Remount, Tmpfs, TmpfsInodes, TmpfsMode, TmpfsSize, Unmount, Versions,
+    AbsPath, Batch, Bind, Block, Client, ErrorKind, Fuse, Image, MountAttributes, MountId, Move,
+    Network, Overlay, Passing, Remount, Tmpfs, TmpfsInodes, TmpfsMode, TmpfsSize, Unmount,
+    Versions,
 };
 use nix::sys::signal::{Signal, kill};
 use serde_json::Value;
@@ -31,6 +32,7 @@ connections_per_user = 1
 name = "vm storage"
 users = [@UID@]
 remount = true
+move = true
 target = ["@DIR@/mnt"]
 passed_target = true
   [grant.bind]
@@ -165,6 +167,15 @@ fn decisions(sandbox: &Sandbox, daemon: &Daemon) -> Vec<(&'static str, String)> 
         "ended in the unprivileged half: the target is not there",
         tail.one(),
     ));
+    let other = sandbox.make_dir("mnt/c");
+    client
+        .move_mount(Move::new(&scratch, &other).unwrap().id(made.mount.id))
+        .unwrap();
+    all.push(("a tmpfs that was moved", tail.one()));
+    client
+        .move_mount(Move::new(&other, &scratch).unwrap())
+        .unwrap();
+    tail.one();
     // One that no later mount of this case can get.
     let newer = MountId::try_from(u64::from(made.mount.id) + (1 << 32)).unwrap();
     let other = Unmount::new(&scratch).unwrap().id(newer);

@@ -110,13 +110,14 @@ pub(crate) fn json_shapes(sandbox: &Sandbox) -> Result<(), Skip> {
 }
 
 pub(crate) fn every_form_explains(sandbox: &Sandbox) -> Result<(), Skip> {
-    let more = "remount = true\ndetached = true\npropagation = [\"shared\"]\ntarget = ";
+    let more =
+        "remount = true\nmove = true\ndetached = true\npropagation = [\"shared\"]\ntarget = ";
     let kinds = "  [grant.overlay]\n  layer = [\"@DIR@/src\"]\n  [grant.image]\n  \
                  file = [\"@DIR@/src\"]\n  filesystems = [\"erofs\"]\n";
     sandbox.policy(&(POLICY.replace("target = ", more) + kinds));
     let daemon = Daemon::start(sandbox);
     let path = |name: &str| sandbox.path(name).to_str().unwrap().to_owned();
-    let (data, a) = (path("src/data"), path("mnt/a"));
+    let (data, a, b) = (path("src/data"), path("mnt/a"), path("mnt/b"));
     unchanged(|| {
         for (arguments, status) in [
             (
@@ -159,6 +160,9 @@ pub(crate) fn every_form_explains(sandbox: &Sandbox) -> Result<(), Skip> {
             (vec!["remount", &a, "--read-only"], 0),
             (vec!["remount", &a, "--exec", "--source", &data], 0),
             (vec!["remount", &a, "--suid", "--tmpfs"], 3),
+            (vec!["move", &a, &b, "--id", "5"], 0),
+            (vec!["move", &data, &b], 3),
+            (vec!["move", &a], 2),
             (
                 vec![
                     "attach",

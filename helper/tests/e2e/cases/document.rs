@@ -9,8 +9,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use mountwarden_client::{
-    Batch, Bind, Client, Detach, ErrorKind, Health, MountAttributes, MountId, Outcome, Passing,
-    Remount, Tmpfs, Unmount,
+    Batch, Bind, Client, Detach, ErrorKind, Health, MountAttributes, MountId, Move, Outcome,
+    Passing, Remount, Tmpfs, Unmount,
 };
 use serde_json::Value;
 
@@ -34,14 +34,15 @@ const ROLES: [&str; 5] = ["gate", "session", "warden", "mounter", "locker"];
 const FROM_CODE: usize = 5;
 
 /// The most lines of our own that may run in a mounter, and system calls.
-const MOUNTER: (usize, u64) = (2340, 30);
+const MOUNTER: (usize, u64) = (2460, 30);
 
 /// The lines that ran, by role and by whose they are.
 type Ran = BTreeMap<(String, String), BTreeSet<String>>;
 
 /// One request of each kind and outcome: what is measured.
 pub(crate) fn one_of_each(sandbox: &Sandbox) -> Result<(), Skip> {
-    let limits = "[limits]\nmounts_per_user = 3\n[[grant]]\nremount = true\ndetached = true";
+    let limits =
+        "[limits]\nmounts_per_user = 3\n[[grant]]\nremount = true\ndetached = true\nmove = true";
     sandbox.policy(&super::passed::policy().replacen("[[grant]]", limits, 1));
     let daemon = Daemon::start(sandbox);
     let mut client = daemon.client();
@@ -116,6 +117,11 @@ pub(crate) fn one_of_each(sandbox: &Sandbox) -> Result<(), Skip> {
     client.mount(tmpfs("a")).unwrap();
     let probe = client.probe(place("a"), crate::slowly(SECOND)).unwrap();
     assert_eq!(probe.health, Health::Alive);
+    let moving = |from, to| Move::new(place(from), place(to)).unwrap();
+    client.move_mount(moving("a", "b")).unwrap();
+    let busy = client.move_mount(moving("b", "b")).unwrap_err();
+    assert_eq!(busy.kind(), ErrorKind::Busy);
+    client.move_mount(moving("b", "a")).unwrap();
     client.unmount(by_path("a")).unwrap();
     if kernel::needs_unique_ids().is_ok() {
         leases(&daemon, &mut client, &tmpfs("a"));

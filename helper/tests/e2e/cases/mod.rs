@@ -25,6 +25,7 @@ mod hostile_flood;
 mod hostile_gate;
 mod hostile_grants;
 mod hostile_kinds;
+mod hostile_moving;
 mod hostile_orders;
 mod identity;
 mod images;
@@ -34,6 +35,8 @@ mod limits;
 mod manager;
 mod mountinfo;
 mod mounting;
+mod moving;
+mod moving_attacks;
 mod networked;
 mod overlay_attacks;
 mod overlays;
@@ -105,6 +108,7 @@ cases! {
         overlay
         image
         network
+        moved
     }
     serving {
         a_client_serves_it
@@ -235,6 +239,9 @@ cases! {
         by_id
         attack_16_what_others_put_there_stays
         attack_31_dead_and_hung_file_systems
+        it_keeps_all_but_its_place
+        refusals
+        attack_03_target_renamed_while_moving
         attack_11_a_slave_receives_and_does_not_send
         shared_goes_both_ways
         topmost_of_a_stack
@@ -348,6 +355,36 @@ cases! {
         forced_flags_come_with_it
         by_id_and_where_nothing_is
         busy_while_open_for_writing
+    }
+    moving {
+        it_keeps_all_but_its_place
+        attack_16_only_where_granted
+        attack_16_read_only_kinds
+        attack_16_locked_by_the_kernel
+        attack_12_never_on_anothers_mount
+        attack_11_neither_from_nor_to_shared_mounts
+        attack_02_links_are_not_followed
+        attack_31_dead_and_hung_file_systems
+        refusals
+        a_leased_mount_stays
+        the_target_is_the_peers
+    }
+    moving_attacks {
+        attack_02_leaf_swapped_for_a_symlink
+        attack_02_ancestor_swapped_for_a_symlink
+        attack_03_ancestor_renamed_away
+        attack_03_target_renamed_while_moving
+        attack_11_target_shared_while_moving
+        attack_12_mounted_over_while_moving
+        attack_12_mounted_beneath_while_moving
+        attack_12_ended_before_the_check
+        attack_12_moves_that_cross
+        attack_30_killed_while_moving
+    }
+    hostile_moving {
+        attack_22_orders_that_do_not_fit
+        attack_26_roots_of_other_mounts
+        attack_26_a_session_that_does_not_help
     }
     propagating {
         attack_11_a_private_mount_spreads_nothing

@@ -63,6 +63,9 @@ again! {
     unmounting::by_id
     remounting::attack_16_what_others_put_there_stays
     remounting::attack_31_dead_and_hung_file_systems
+    moving::it_keeps_all_but_its_place
+    moving::refusals
+    moving_attacks::attack_03_target_renamed_while_moving
     propagating::attack_11_a_slave_receives_and_does_not_send
     propagating::shared_goes_both_ways
     unmounting::topmost_of_a_stack

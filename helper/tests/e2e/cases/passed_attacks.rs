@@ -325,7 +325,7 @@ pub(crate) fn attack_26_passed_unmounts(sandbox: &Sandbox) -> Result<(), Skip> {
     mount_tmpfs(&target);
     mount_tmpfs(&outside);
     let other = Namespace::copy(sandbox);
-    let elsewhere = "is not where the mount that was passed lies";
+    let elsewhere = "is not where that mount lies";
     let nothing = "nothing is mounted at";
     let order = unmount_of(&target);
     let mut wrong = vec![

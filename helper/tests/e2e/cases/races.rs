@@ -62,7 +62,7 @@ const LOST: &[&str] = &[
 ];
 
 /// Lets two paths change places, of which one may lead nowhere.
-fn trade(one: &Path, other: &Path) -> bool {
+pub(super) fn trade(one: &Path, other: &Path) -> bool {
     let rename = |from, to, flags| renameat2(AT_FDCWD, from, AT_FDCWD, to, flags).is_ok();
     rename(one, other, RenameFlags::RENAME_EXCHANGE)
         || rename(one, other, RenameFlags::RENAME_NOREPLACE)

@@ -149,7 +149,7 @@ pub(crate) fn attack_16_only_where_granted(sandbox: &Sandbox) -> Result<(), Skip
     Ok(())
 }
 
-fn bind_read_only(source: &Path, target: &Path) {
+pub(super) fn bind_read_only(source: &Path, target: &Path) {
     let bind = |flags| mount(Some(source), target, None::<&str>, flags, None::<&str>).unwrap();
     bind(MsFlags::MS_BIND);
     bind(MsFlags::MS_BIND | MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY);
@@ -433,6 +433,36 @@ pub(crate) fn attack_26_roots_of_other_mounts(sandbox: &Sandbox) -> Result<(), S
 
 /// A mount that came with the helper's user namespace keeps the flags that it had.
 pub(crate) fn attack_16_locked_by_the_kernel(sandbox: &Sandbox) -> Result<(), Skip> {
+    in_a_user_namespace(sandbox, "remount = true\nforce = []", |target, run| {
+        let source = target.ancestors().nth(2).unwrap().join("src");
+        let source = source.to_str().unwrap();
+        let target = target.to_str().unwrap();
+        let remount = |words: &[&str]| run(&[&["remount", target], words].concat());
+        let (status, _, error) = remount(&["--read-write", "--source", source]);
+        assert_eq!(status, 1, "{error}");
+        assert!(error.contains("locked"), "{error}");
+        // More can be added, and that be taken away again.
+        for words in [&["--noexec"][..], &["--exec", "--source", source]] {
+            let (status, text, error) = remount(words);
+            assert_eq!(status, 0, "{words:?}: {error}");
+            let noexec = words.len() == 1;
+            assert_eq!(text.contains("noexec"), noexec, "{text}");
+            assert!(text.contains("ro"), "{text}");
+        }
+    });
+    Ok(())
+}
+
+/// What a command ended with: its status, and what it printed.
+type Ended = (i32, String, String);
+
+/// Has `work` run the command against a helper in a user namespace of its own, with a
+/// read-only bind that came along.
+pub(super) fn in_a_user_namespace(
+    sandbox: &Sandbox,
+    grant: &str,
+    work: impl FnOnce(&Path, &dyn Fn(&[&str]) -> Ended),
+) {
     let uid = if sandbox.is_root {
         ALICE
     } else {
@@ -440,15 +470,25 @@ pub(crate) fn attack_16_locked_by_the_kernel(sandbox: &Sandbox) -> Result<(), Sk
     };
     let base = sandbox.make_dir("own");
     let own = |name: &str| base.join(name);
-    for name in ["src", "mnt", "mnt/a", "run"] {
+    for name in ["src", "mnt", "mnt/a", "mnt/b", "mnt/c", "run"] {
         fs::create_dir_all(own(name)).unwrap();
     }
     let policy = POLICY
-        .replace("target = ", "remount = true\nforce = []\ntarget = ")
+        .replace("target = ", &format!("{grant}\ntarget = "))
         .replace("@DIR@", base.to_str().unwrap())
         .replace("@UID@", &uid.to_string());
     fs::write(own("policy.toml"), for_this_kernel(policy)).unwrap();
-    for name in ["", "src", "mnt", "mnt/a", "policy.toml", "run"] {
+    let all = [
+        "",
+        "src",
+        "mnt",
+        "mnt/a",
+        "mnt/b",
+        "mnt/c",
+        "policy.toml",
+        "run",
+    ];
+    for name in all {
         std::os::unix::fs::chown(own(name), Some(uid), Some(uid)).unwrap();
     }
     let (source, target) = (own("src"), own("mnt/a"));
@@ -461,7 +501,7 @@ pub(crate) fn attack_16_locked_by_the_kernel(sandbox: &Sandbox) -> Result<(), Sk
         helper.uid(uid).gid(uid);
     }
     let daemon = Daemon::start_with(sandbox, helper);
-    let remount = |words: &[&str]| {
+    work(&target, &|words| {
         let mut join = roles::command(sandbox, "join");
         if sandbox.is_root {
             join.uid(uid).gid(uid);
@@ -470,23 +510,8 @@ pub(crate) fn attack_16_locked_by_the_kernel(sandbox: &Sandbox) -> Result<(), Sk
             .arg(sandbox.path("bin/mountwarden"))
             .arg("--socket")
             .arg(own("run/sock"))
-            .arg("remount")
-            .arg(&target)
             .args(words)
             .env_remove(crate::CASE);
         outcome(&mut join)
-    };
-    let source = source.to_str().unwrap();
-    let (status, _, error) = remount(&["--read-write", "--source", source]);
-    assert_eq!(status, 1, "{error}");
-    assert!(error.contains("locked"), "{error}");
-    // More can be added, and that be taken away again.
-    for words in [&["--noexec"][..], &["--exec", "--source", source]] {
-        let (status, text, error) = remount(words);
-        assert_eq!(status, 0, "{words:?}: {error}");
-        let noexec = words.len() == 1;
-        assert_eq!(text.contains("noexec"), noexec, "{text}");
-        assert!(text.contains("ro"), "{text}");
-    }
-    Ok(())
+    });
 }

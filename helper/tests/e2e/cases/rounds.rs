@@ -4,7 +4,7 @@
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 
-use mountwarden_client::{Bind, Block, Client, Detach, Fuse, Image, Mounted, Overlay, Tmpfs};
+use mountwarden_client::{Bind, Block, Client, Detach, Fuse, Image, Mounted, Move, Overlay, Tmpfs};
 use nix::unistd::Pid;
 
 use super::batches::{end, tree};
@@ -57,8 +57,9 @@ fn go_round(
 }
 
 fn go(sandbox: &Sandbox, grant: &str, mut round: impl FnMut(&mut Client)) -> Result<(), Skip> {
+    let policy = POLICY.replace("target = ", "move = true\ntarget = ");
     sandbox.policy(&format!(
-        "{POLICY}{grant}\n[limits]\nrequests_per_second = 100000\n"
+        "{policy}{grant}\n[limits]\nrequests_per_second = 100000\n"
     ));
     let daemon = Daemon::start(sandbox);
     let mut client = daemon.client();
@@ -104,6 +105,20 @@ pub(crate) fn block(sandbox: &Sandbox) -> Result<(), Skip> {
     drop(disk);
     assert!(fs::metadata(&backing).is_err(), "{backing}");
     Ok(())
+}
+
+/// There and back, beside a move that is refused.
+pub(crate) fn moved(sandbox: &Sandbox) -> Result<(), Skip> {
+    let (a, b) = (sandbox.path("mnt/a"), sandbox.path("mnt/b"));
+    let tmpfs = Tmpfs::new(&a).unwrap();
+    let moving = |from, to| Move::new(from, to).unwrap();
+    go_round(sandbox, "", |client| {
+        let made = client.mount(tmpfs.clone()).unwrap();
+        client.move_mount(moving(&a, &b)).unwrap();
+        client.move_mount(moving(&b, &b)).unwrap_err();
+        client.move_mount(moving(&b, &a)).unwrap();
+        made
+    })
 }
 
 /// One that is kept and ended, and one that is taken back.
