@@ -170,7 +170,7 @@ fn operations() -> impl Iterator<Item = Operation> {
                         target: target.clone(),
                         options: MountOptions::READ_ONLY,
                         propagation: Propagation::Shared,
-                        passed: Passed::all(),
+                        passed: Passed::TARGET | Passed::SOURCE,
                         lease: false,
                     });
                     [mount, remount]
@@ -180,6 +180,7 @@ fn operations() -> impl Iterator<Item = Operation> {
                 source: target,
                 recursive: true,
                 options: MountOptions::READ_ONLY,
+                idmap: true,
             });
             operations.into_iter().chain([unmount, detach])
         })

@@ -107,6 +107,11 @@ open_enum! {
         UpperNotGranted = 25, "upper-not-granted";
         /// No grant hands over detached mounts.
         DetachedNotGranted = 26, "detached-not-granted";
+        /// The grant allows no ID-mapped mount, or not with this map.
+        IdmapNotGranted = 28, "idmap-not-granted";
+        /// The user namespace is the helper's own, or was made by somebody else than the
+        /// peer.
+        NamespaceNotOwned = 29, "namespace-not-owned";
     }
 }
 

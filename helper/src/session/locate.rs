@@ -34,7 +34,8 @@ impl AsFd for Brought<'_> {
 /// the target; for a mount or a remount also the target, and what its kind is made
 /// from. What was passed is taken from `passed`. With a passed target there is no
 /// directory: it is beyond the helper's user. The target comes twice instead, so that
-/// each descriptor arrives in its slot.
+/// each descriptor arrives in its slot. A user namespace comes last, after so many that the
+/// slot in which the new mount will be is taken.
 pub(super) fn open<'a>(
     permit: &Permit<'_>,
     roots: &Roots,
@@ -63,11 +64,38 @@ pub(super) fn open<'a>(
         // of both, so that it also arrives in its own slot.
         Permit::Detach(permit) => {
             let source = Brought::Opened(Rc::new(location(&permit.source, roots)?));
-            return Ok(vec![source; 3]);
+            let mut files = vec![source; 3];
+            if permit.idmap.is_some() {
+                files.extend(with_filler(&files, passed.next(), &permit.source)?);
+            }
+            return Ok(files);
         }
     };
-    files.extend(origin(kind, roots, passed.next())?);
+    let (source, namespace) = match permit {
+        Permit::Mount(permit) => {
+            let source = permit.passed.contains(Passed::SOURCE);
+            let source = source.then(|| passed.next()).flatten();
+            (source, permit.idmap.as_ref().map(|_| permit.bound()))
+        }
+        _ => (None, None),
+    };
+    files.extend(origin(kind, roots, source)?);
+    if let Some(path) = namespace {
+        files.extend(with_filler(&files, passed.next(), path)?);
+    }
     Ok(files)
+}
+
+/// A user namespace, and before it what is there already.
+fn with_filler<'a>(
+    files: &[Brought<'a>],
+    namespace: Option<BorrowedFd<'a>>,
+    path: &AbsPath,
+) -> Result<[Brought<'a>; 2], ErrorReply> {
+    let (Some(filler), Some(namespace)) = (files.last().cloned(), namespace) else {
+        return Err(failure::kernel("no user namespace for", path, Errno::EBADF));
+    };
+    Ok([filler, Brought::Passed(namespace)])
 }
 
 fn opened<'a>(files: impl IntoIterator<Item = OwnedFd>) -> Vec<Brought<'a>> {

@@ -158,6 +158,7 @@ mirror! {
         pub(crate) source: Vec<u8>,
         pub(crate) recursive: bool,
         pub(crate) options: u32,
+        pub(crate) idmap: bool,
     }
 
     pub(crate) struct Lift {
@@ -484,6 +485,7 @@ impl From<&protocol::Operation> for Operation {
                 source: path(&detach.source),
                 recursive: detach.recursive,
                 options: detach.options.bits(),
+                idmap: detach.idmap,
             }),
         }
     }

@@ -344,7 +344,7 @@ fn mounts() -> Vec<(&'static str, Request)> {
                 target: path("/home/ann/vm"),
                 options: MountOptions::empty(),
                 propagation: Propagation::Private,
-                passed: Passed::all(),
+                passed: Passed::TARGET | Passed::SOURCE,
                 lease: false,
             })),
         ),
@@ -415,6 +415,30 @@ fn remounts() -> Vec<(&'static str, Request)> {
                 source: path("/srv/images"),
                 recursive: true,
                 options: MountOptions::READ_ONLY,
+                idmap: false,
+            })),
+        ),
+        (
+            "request-perform-detach-idmapped",
+            Request::Perform(Operation::Detach(Detach {
+                source: path("/srv/images"),
+                recursive: false,
+                options: MountOptions::NO_EXEC,
+                idmap: true,
+            })),
+        ),
+        (
+            "request-perform-mount-bind-idmapped",
+            Request::Perform(Operation::Mount(Mount {
+                kind: Kind::Bind {
+                    source: path("/srv/images"),
+                    recursive: false,
+                },
+                target: path("/run/vms/7/images"),
+                options: MountOptions::READ_ONLY,
+                propagation: Propagation::Private,
+                passed: Passed::ID_MAP,
+                lease: false,
             })),
         ),
     ]
