@@ -66,6 +66,7 @@ impl From<Detach> for Request {
             source: detach.source,
             recursive: detach.recursive,
             options: detach.options,
+            idmap: false,
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Locations that are passed as open descriptors.
+//! What is passed as open descriptors.
 
 use std::fs;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
@@ -30,6 +30,7 @@ use crate::Error;
 pub struct Passing<'fd> {
     target: Option<BorrowedFd<'fd>>,
     source: Option<BorrowedFd<'fd>>,
+    idmap: Option<BorrowedFd<'fd>>,
 }
 
 impl<'fd> Passing<'fd> {
@@ -47,6 +48,31 @@ impl<'fd> Passing<'fd> {
     /// The directory or file to bind.
     pub fn source(mut self, file: &'fd impl AsFd) -> Self {
         self.source = Some(file.as_fd());
+        self
+    }
+
+    /// The user namespace whose maps say whom the files belong to that the mount shows:
+    /// what belongs to an id inside belongs to the one outside that it stands for
+    /// (`user_namespaces(7)`). Only for a [`Bind`](crate::Bind).
+    ///
+    /// This process's user made the namespace, and both its maps are written. What they may
+    /// map, the grant says. A second request is no
+    /// [`AlreadyMounted`](crate::Outcome::AlreadyMounted): the kernel does not tell what a
+    /// mount maps.
+    ///
+    /// ```no_run
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use std::fs::File;
+    /// use mountwarden_client::{Bind, Client, Passing};
+    ///
+    /// let container = File::open("/proc/4711/ns/user")?;
+    /// let bind = Bind::new("/srv/images", "/run/vms/7/images")?;
+    /// Client::connect()?.mount_passing(bind, Passing::new().idmap(&container))?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn idmap(mut self, namespace: &'fd impl AsFd) -> Self {
+        self.idmap = Some(namespace.as_fd());
         self
     }
 
@@ -69,12 +95,18 @@ impl<'fd> Passing<'fd> {
             }
             mount.passed |= Passed::SOURCE;
         }
+        mount.passed.set(Passed::ID_MAP, self.idmap.is_some());
         Ok(mount)
     }
 
     /// In the order of the wire.
     pub(crate) fn descriptors(self) -> Vec<BorrowedFd<'fd>> {
-        self.target.into_iter().chain(self.source).collect()
+        let Self {
+            target,
+            source,
+            idmap,
+        } = self;
+        target.into_iter().chain(source).chain(idmap).collect()
     }
 }
 

@@ -176,7 +176,7 @@ fn operations() -> impl Iterator<Item = Operation> {
                         target: target.clone(),
                         options: MountOptions::READ_ONLY,
                         propagation: Propagation::Shared,
-                        passed: Passed::all(),
+                        passed: Passed::TARGET | Passed::SOURCE,
                         lease: false,
                     });
                     [mount, remount]
@@ -197,6 +197,7 @@ fn operations() -> impl Iterator<Item = Operation> {
                 source: target,
                 recursive: true,
                 options: MountOptions::READ_ONLY,
+                idmap: true,
             });
             let others = moves.into_iter().chain([unmount, detach]);
             operations.into_iter().chain(others)

@@ -11,6 +11,7 @@ mod line;
 use std::fmt::Display;
 use std::time::Duration;
 
+use mountwarden_policy::IdMaps;
 use mountwarden_protocol::{
     AbsPath, ErrorCode, ErrorReply, Kind, Mount, Operation, Outcome, Propagation, Reply, Role,
     Unmount,
@@ -58,6 +59,8 @@ pub(crate) struct Record<'a> {
     pub(crate) subject: Subject<'a>,
     pub(crate) grant: Option<&'a str>,
     pub(crate) outcome: Result<&'a Reply, &'a ErrorReply>,
+    /// What a mount maps that was made ID-mapped.
+    pub(crate) maps: Option<&'a IdMaps>,
     /// `None` where nothing was done.
     pub(crate) took: Option<Duration>,
 }
@@ -89,6 +92,12 @@ impl Record<'_> {
         match self.outcome {
             Ok(Reply::Error(error)) | Err(error) => failure(&mut line, error),
             Ok(reply) => success(&mut line, reply),
+        }
+        if let Some(IdMaps { uids, gids }) = self.maps {
+            let users = uids.iter().map(|range| format!("users {range}"));
+            let groups = gids.iter().map(|range| format!("groups {range}"));
+            let ranges: Vec<String> = users.chain(groups).collect();
+            line.texts("idmap", ranges.iter().map(String::as_bytes));
         }
         if let Some(took) = self.took {
             line.number("took_us", took.as_micros());
@@ -202,6 +211,9 @@ fn asked(line: &mut Line, operation: &Operation) {
             line.text("source", detach.source.as_bytes());
             line.truth("recursive", detach.recursive);
             line.name("options", &detach.options.names().join(","));
+            if detach.idmap {
+                passed(line, &["idmap"]);
+            }
         }
         Operation::Move(moved) => {
             line.text("source", moved.from.as_bytes());
@@ -292,7 +304,7 @@ fn joined(items: impl Iterator<Item: Display>) -> String {
     items.join(",")
 }
 
-/// Which locations came as descriptors.
+/// What came as descriptors.
 fn passed(line: &mut Line, locations: &[&str]) {
     if !locations.is_empty() {
         line.name("passed", &locations.join(","));
@@ -470,6 +482,7 @@ mod tests {
             subject: Subject::Entry(&Operation::Mount(mount), u32::MAX),
             grant: Some(&"\n".repeat(500)),
             outcome: Err(&error),
+            maps: None,
             took: Some(Duration::MAX),
         };
         let text = record.line();

@@ -163,10 +163,10 @@ fn part(
     let filters = Filters::compile(source, policy.kinds())?;
     // To compile them took many times what they are.
     sys::process::trim_heap();
-    let locker = policy
-        .kinds()
-        .detached
-        .then(|| Locker::start(&filters.locker, identity))
+    let kinds = policy.kinds();
+    let locker = kinds
+        .crosses_namespaces()
+        .then(|| Locker::start(&filters.locker, identity, kinds))
         .transpose()?;
     let (ours, theirs) = step(
         "make a channel between the halves",

@@ -94,6 +94,7 @@ pub(crate) fn write(by: By, peer: Option<&AttestedPeer>, error: &ErrorReply) -> 
         subject: Subject::Connection,
         grant: None,
         outcome: Err(error),
+        maps: None,
         took: None,
     };
     record.write()

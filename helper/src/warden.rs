@@ -55,7 +55,7 @@ pub(crate) struct Context<'a> {
     pub(crate) gate: Pid,
     /// What gate and sessions say.
     pub(crate) reports: &'a Reports,
-    /// Where the policy grants detached mounts.
+    /// Where the policy grants detached or ID-mapped mounts.
     pub(crate) locker: Option<&'a Locker>,
 }
 

@@ -65,6 +65,7 @@ pub(crate) enum Check {
     AllowOther,
     PassedTarget,
     PassedSource,
+    Idmap,
 }
 
 impl Check {
@@ -92,6 +93,7 @@ impl Check {
             Self::SourceName => DenyReason::SourceNameNotGranted,
             Self::AllowOther => DenyReason::AllowOtherNotGranted,
             Self::PassedTarget | Self::PassedSource => DenyReason::PassedNotGranted,
+            Self::Idmap => DenyReason::IdmapNotGranted,
         }
     }
 }
@@ -204,9 +206,11 @@ impl Denial {
                 let layer = nearest.and_then(|obstacle| layer_refused(&obstacle, peer, operation));
                 layer.or(operation.source()).unwrap_or(target)
             }
-            Check::Recursive | Check::Device | Check::PassedSource | Check::MoveFrom => {
-                operation.source().unwrap_or(target)
-            }
+            Check::Recursive
+            | Check::Device
+            | Check::PassedSource
+            | Check::MoveFrom
+            | Check::Idmap => operation.source().unwrap_or(target),
             _ => target,
         };
         Self {
@@ -322,6 +326,7 @@ fn refused_by(grant: &Grant, check: Check, peer: &Peer, operation: &Operation) -
             Asked::of(operation).verb
         ),
         Check::PassedSource => passed_source(kind, target, name),
+        Check::Idmap => idmap_refused(kind, source, name),
     }
 }
 
@@ -374,6 +379,18 @@ fn passed_source(kind: Option<&Kind>, target: &AbsPath, name: &str) -> String {
         _ => format!(
             "a descriptor for the source of the mount at {target} is refused: only the source of \
              a bind can be passed"
+        ),
+    }
+}
+
+fn idmap_refused(kind: Option<&Kind>, source: &AbsPath, name: &str) -> String {
+    match kind {
+        Some(Kind::Bind { .. }) | None => format!(
+            "an ID-mapped mount of {source} is refused: your grant '{name}' maps no ids; ask the \
+             administrator for idmap"
+        ),
+        _ => format!(
+            "a user namespace for the mount at {source} is refused: only a bind can be ID-mapped"
         ),
     }
 }
@@ -536,7 +553,7 @@ fn asked_inodes(kind: Option<&Kind>) -> Option<u64> {
 }
 
 /// What the policy lists, as much as fits.
-fn listing(items: &[impl Display]) -> String {
+pub(crate) fn listing(items: &[impl Display]) -> String {
     if items.is_empty() {
         return "none".to_owned();
     }

@@ -8,6 +8,7 @@ use mountwarden_protocol::{
     TmpfsSize, UpperLayer,
 };
 
+use crate::idmap::IdmapTerms;
 use crate::pattern;
 use crate::subjects::Subjects;
 use crate::template::Template;
@@ -63,6 +64,7 @@ pub(crate) struct BindTerms {
     pub(crate) read_only: bool,
     pub(crate) recursive: bool,
     pub(crate) source: LocationTerms,
+    pub(crate) idmap: Option<IdmapTerms>,
 }
 
 /// `[grant.tmpfs]`

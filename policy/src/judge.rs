@@ -11,8 +11,8 @@ use crate::grant::{BindTerms, BlockTerms, FuseTerms, Grant, NetworkTerms, TmpfsT
 use crate::pattern;
 use crate::protected::Protected;
 use crate::{
-    DetachPermit, MountPermit, MovePermit, Peer, Permit, PermittedFuse, PermittedKind,
-    PermittedLift, PermittedOverlay, RemountPermit, UnmountPermit, Verdict,
+    DetachPermit, MountPermit, MovePermit, Peer, Permit, PermittedFuse, PermittedIdmap,
+    PermittedKind, PermittedLift, PermittedOverlay, RemountPermit, UnmountPermit, Verdict,
 };
 
 pub(crate) fn judge<'p>(
@@ -151,6 +151,7 @@ fn consider_mount<'p>(
         passed: mount.passed,
         target_owner: grant.terms.target.own.then_some(peer.uid),
         lease: mount.lease,
+        idmap: permitted_idmap(grant, peer, mount.passed.contains(Passed::ID_MAP))?,
     })
 }
 
@@ -207,6 +208,7 @@ fn consider_detach<'p>(
         recursive,
         owner: bind.source.own.then_some(peer.uid),
         attributes: grant.terms.forced(&kind) | restrictions(detach.options),
+        idmap: permitted_idmap(grant, peer, detach.idmap)?,
     })
 }
 
@@ -456,7 +458,28 @@ fn check_passed(grant: &Grant, mount: &Mount) -> Result<(), Check> {
     if mount.passed.contains(Passed::SOURCE) && !source {
         return Err(Check::PassedSource);
     }
+    if mount.passed.contains(Passed::ID_MAP) && !matches!(mount.kind, Kind::Bind { .. }) {
+        return Err(Check::Idmap);
+    }
     Ok(())
+}
+
+/// Only the extents that the mounter will find are not judged here.
+fn permitted_idmap(
+    grant: &Grant,
+    peer: &Peer,
+    asked: bool,
+) -> Result<Option<PermittedIdmap>, Check> {
+    if !asked {
+        return Ok(None);
+    }
+    let terms = grant
+        .terms
+        .bind
+        .as_ref()
+        .and_then(|bind| bind.idmap.as_ref());
+    let terms = terms.ok_or(Check::Idmap)?;
+    Ok(Some(terms.permitted(peer.uid, peer.gid)))
 }
 
 fn check_bind(

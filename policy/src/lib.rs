@@ -15,6 +15,7 @@
 mod denial;
 mod error;
 mod grant;
+mod idmap;
 mod judge;
 mod limits;
 mod lint;
@@ -30,6 +31,7 @@ mod verdict;
 pub use denial::Denial;
 pub use error::PolicyError;
 pub use grant::NETWORK_TYPES;
+pub use idmap::{IdMaps, IdRange, PermittedIdmap};
 pub use limits::Limits;
 pub use lint::Warning;
 pub use peer::{Accounts, Peer};

@@ -10,6 +10,7 @@ use mountwarden_protocol::{MountAttributes, Propagation};
 
 use crate::Limits;
 use crate::grant::Grant;
+use crate::idmap::IdmapTerms;
 use crate::protected::Protected;
 
 /// Something in a policy that is legal and unwise.
@@ -43,6 +44,7 @@ pub(crate) fn lint(limits: &Limits, grants: &[Grant], protected: &Protected) -> 
         messages.extend(passed(grant));
         messages.extend(detached(grant));
         messages.extend(moves(grant));
+        messages.extend(idmap(grant));
         messages.extend(roots::targets(&grant.terms));
         messages.extend(filesystems::warnings(&grant.terms));
         messages.extend(roots::shared(grant, earlier));
@@ -128,12 +130,16 @@ fn passed(grant: &Grant) -> impl Iterator<Item = String> {
     .map(|(_, message)| message.to_owned())
 }
 
+/// Whether nothing can be written through any bind of the grant.
+fn is_sealed(grant: &Grant) -> bool {
+    let Grant { terms, .. } = grant;
+    terms.force.contains(MountAttributes::READ_ONLY)
+        || terms.bind.as_ref().is_some_and(|bind| bind.read_only)
+}
+
 /// What was handed over ends when its last holder lets go of it, whatever the policy says by then.
 fn detached(grant: &Grant) -> Option<String> {
-    let terms = &grant.terms;
-    let sealed = terms.force.contains(MountAttributes::READ_ONLY)
-        || terms.bind.as_ref().is_some_and(|bind| bind.read_only);
-    (terms.detached && !sealed).then(|| {
+    (grant.terms.detached && !is_sealed(grant)).then(|| {
         "detached without read_only: whoever holds a mount that was handed over can write through it \
          for as long as they keep it, also after this grant has gone"
             .to_owned()
@@ -152,5 +158,19 @@ fn moves(grant: &Grant) -> Option<String> {
          the target roots can be moved there although it can be written through; put ro into force, \
          or grant the kinds apart"
             .to_owned()
+    })
+}
+
+/// What is written as root through the mount is root's where the source itself is reached,
+/// with its set-user-ID bits.
+fn idmap(grant: &Grant) -> impl Iterator<Item = String> {
+    let bind = grant.terms.bind.as_ref().filter(|_| !is_sealed(grant));
+    let terms = bind.and_then(|bind| bind.idmap.as_ref());
+    terms.into_iter().flat_map(IdmapTerms::of_root).map(|what| {
+        format!(
+            "idmap maps 0 of the {what} without read_only: whoever is mapped to it can leave root's \
+             files behind on the source, also programs that run as root; let nobody else reach \
+             the source"
+        )
     })
 }

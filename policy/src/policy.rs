@@ -49,6 +49,8 @@ pub struct Kinds {
     pub network: bool,
     /// Binds that are handed over.
     pub detached: bool,
+    /// Binds whose files belong to others than on their file system.
+    pub idmap: bool,
 }
 
 impl Kinds {
@@ -56,6 +58,12 @@ impl Kinds {
     #[must_use]
     pub fn hands_over(self) -> bool {
         self.fuse || self.detached
+    }
+
+    /// Whether something is done that takes a process in another namespace.
+    #[must_use]
+    pub fn crosses_namespaces(self) -> bool {
+        self.detached || self.idmap
     }
 
     fn of<'g>(grants: impl Iterator<Item = &'g Grant>) -> Self {
@@ -66,6 +74,7 @@ impl Kinds {
             image: kinds.image || terms.image.is_some(),
             network: kinds.network || terms.network.is_some(),
             detached: kinds.detached || terms.detached,
+            idmap: kinds.idmap || terms.bind.as_ref().is_some_and(|bind| bind.idmap.is_some()),
         })
     }
 }

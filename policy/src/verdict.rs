@@ -6,7 +6,7 @@ use mountwarden_protocol::{
     TmpfsSize, UpperLayer,
 };
 
-use crate::Denial;
+use crate::{Denial, PermittedIdmap};
 
 /// The policy's answer.
 #[must_use]
@@ -76,13 +76,15 @@ pub struct MountPermit<'p> {
     pub shared_target: bool,
     /// How mounts beneath it spread.
     pub propagation: Propagation,
-    /// Which locations come as descriptors.
+    /// What comes as descriptors.
     pub passed: Passed,
     /// Who must own the directory or file that the mount covers.
     pub target_owner: Option<u32>,
     /// Whether the mount ends with the peer's connection. That takes no grant: it
     /// only ever means less.
     pub lease: bool,
+    /// What the user namespace may map that comes as a descriptor.
+    pub idmap: Option<PermittedIdmap>,
 }
 
 impl<'p> MountPermit<'p> {
@@ -90,6 +92,15 @@ impl<'p> MountPermit<'p> {
     #[must_use]
     pub fn grant(&self) -> &'p str {
         self.grant
+    }
+
+    /// The directory or file of a bind; for other kinds, the target.
+    #[must_use]
+    pub fn bound(&self) -> &AbsPath {
+        match &self.kind {
+            PermittedKind::Bind { source, .. } => source,
+            _ => &self.target,
+        }
     }
 }
 
@@ -257,6 +268,8 @@ pub struct DetachPermit<'p> {
     pub owner: Option<u32>,
     /// The attributes it has: those that were asked for and those that are forced.
     pub attributes: MountAttributes,
+    /// What the user namespace may map that comes as a descriptor.
+    pub idmap: Option<PermittedIdmap>,
 }
 
 /// A mount that may be attached elsewhere. Both places lie beneath the grant's target roots.

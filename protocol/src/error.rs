@@ -109,6 +109,11 @@ open_enum! {
         DetachedNotGranted = 26, "detached-not-granted";
         /// No grant that allows to move mounts has both places.
         MoveNotGranted = 27, "move-not-granted";
+        /// The grant allows no ID-mapped mount, or not with this map.
+        IdmapNotGranted = 28, "idmap-not-granted";
+        /// The user namespace is the helper's own, or was made by somebody else than the
+        /// peer.
+        NamespaceNotOwned = 29, "namespace-not-owned";
     }
 }
 

@@ -171,14 +171,17 @@ bitflags! {
         const DEV = 1 << 4;
     }
 
-    /// The locations that come as open descriptors beside their paths, because the
-    /// helper's user cannot reach them. The order is that of the bits.
+    /// What comes as open descriptors: locations beside their paths, because the helper's
+    /// user cannot reach them, and a user namespace. The order is that of the bits.
     #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
     pub struct Passed: u32 {
         /// The target.
         const TARGET = 1;
         /// The source.
         const SOURCE = 1 << 1;
+        /// The user namespace whose maps say whom the files of the mount belong to
+        /// (`MOUNT_ATTR_IDMAP` in `mount_setattr(2)`); only for a bind.
+        const ID_MAP = 1 << 2;
     }
 
     /// The per-mount attributes that a mount has, as the kernel reports them
@@ -216,13 +219,17 @@ impl MountOptions {
 }
 
 impl Passed {
-    /// The locations' names, in a fixed order.
+    /// Their names, in a fixed order.
     #[must_use]
     pub fn names(self) -> Vec<&'static str> {
-        [(Self::TARGET, "target"), (Self::SOURCE, "source")]
-            .into_iter()
-            .filter_map(|(location, name)| self.contains(location).then_some(name))
-            .collect()
+        [
+            (Self::TARGET, "target"),
+            (Self::SOURCE, "source"),
+            (Self::ID_MAP, "idmap"),
+        ]
+        .into_iter()
+        .filter_map(|(passed, name)| self.contains(passed).then_some(name))
+        .collect()
     }
 }
 

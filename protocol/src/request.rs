@@ -47,7 +47,8 @@ impl Request {
         match self {
             Self::Perform(Operation::Mount(mount)) => mount.passed.names().len(),
             Self::Perform(Operation::Unmount(unmount)) => usize::from(unmount.passed),
-            Self::Perform(Operation::Remount(_) | Operation::Detach(_) | Operation::Move(_))
+            Self::Perform(Operation::Detach(detach)) => usize::from(detach.idmap),
+            Self::Perform(Operation::Remount(_) | Operation::Move(_))
             | Self::Explain(_)
             | Self::List { .. }
             | Self::Status
@@ -133,7 +134,7 @@ pub struct Mount {
     pub options: MountOptions,
     /// How mounts beneath it spread.
     pub propagation: Propagation,
-    /// Which of its locations come as descriptors, too.
+    /// What comes as descriptors, too.
     pub passed: Passed,
     /// It ends with the connection that asks for it, however that ends.
     pub lease: bool,
@@ -313,6 +314,8 @@ pub struct Detach {
     pub recursive: bool,
     /// How it is mounted.
     pub options: MountOptions,
+    /// A user namespace comes as a descriptor, as [`Passed::ID_MAP`] says.
+    pub idmap: bool,
 }
 
 /// A mount to be attached elsewhere, in one step, with its id and all that it has. None may

@@ -165,7 +165,19 @@ pub(super) struct Attached {
     noexec: bool,
 
     #[command(flatten)]
+    mapped: Mapped,
+
+    #[command(flatten)]
     with: Permissions,
+}
+
+/// Whom the files of a bind belong to.
+#[derive(Debug, Args)]
+pub(super) struct Mapped {
+    /// Show files as owned by whom this user namespace maps their owners to, such as
+    /// /proc/PID/ns/user; opened here, and passed.
+    #[arg(long, value_name = "PATH")]
+    idmap: Option<PathBuf>,
 }
 
 /// A remount has one of these at least.
@@ -210,6 +222,9 @@ pub(super) enum Kind {
         /// Open the source here and pass the descriptor, as --pass-target does.
         #[arg(long)]
         pass_source: bool,
+
+        #[command(flatten)]
+        mapped: Mapped,
 
         #[command(flatten)]
         passed: PassTarget,

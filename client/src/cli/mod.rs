@@ -116,9 +116,9 @@ fn perform(arguments: Arguments) -> Result<Exit, Error> {
             return Err(serving.become_program());
         }
         Command::Change(change) => {
-            let place = change.place();
+            let (place, idmap) = (change.place(), change.idmap());
             let operation = change.into_operation()?;
-            let opened = Opened::of(&operation)?;
+            let opened = Opened::of(&operation, idmap.as_deref())?;
             match operation {
                 Operation::Mount(mount) if mount.lease => {
                     let held = hold::Held::mount(builder, mount, opened.passing())?;
@@ -136,7 +136,7 @@ fn perform(arguments: Arguments) -> Result<Exit, Error> {
                 }
                 Operation::Move(moved) => Answer::Moved(builder.connect()?.move_mount(moved)?),
                 Operation::Detach(detach) => {
-                    let mount = builder.connect()?.detach(detach)?;
+                    let mount = opened.detach(&mut builder.connect()?, detach)?;
                     let detached = mount.detached.clone();
                     mount.attach(&place)?;
                     Answer::Attached { detached, place }

@@ -34,7 +34,7 @@ impl Serving {
         let Some(program) = words.next() else {
             return Err(Error::no_program());
         };
-        let opened = Opened::of(&operation)?;
+        let opened = Opened::of(&operation, None)?;
         let mut client = client.connect()?;
         let made = client.mount_fuse_passing(fuse, opened.passing())?;
         Ok(Self {
@@ -69,7 +69,7 @@ impl Serving {
             passed: self.passed,
             ..Unmount::from(&self.mounted).lazy().into()
         };
-        let opened = Opened::of(&Operation::Unmount(unmount.clone()))?;
+        let opened = Opened::of(&Operation::Unmount(unmount.clone()), None)?;
         opened.unmount(&mut self.client, unmount)
     }
 }

@@ -28,7 +28,7 @@ impl Client {
     }
 
     /// Mounts, with locations that this process has opened and the helper's user
-    /// cannot reach.
+    /// cannot reach, or with a user namespace by which the mount is ID-mapped.
     ///
     /// A descriptor stays what it was when it was opened. Once a mount covers the
     /// target, the same request with the same descriptor is
@@ -138,8 +138,47 @@ impl Client {
     /// As for [`Client::mount`]; [`Protocol`](crate::ErrorKind::Protocol) also for a
     /// reply without a mount. After a lost connection it is not repeated.
     pub fn detach(&mut self, detach: impl Into<Detach>) -> Result<DetachedMount, Error> {
-        let request = Request::Perform(Operation::Detach(detach.into()));
-        let (reply, descriptors) = self.exchange_for_descriptors(&request, Passing::new())?;
+        let detach = Detach {
+            idmap: false,
+            ..detach.into()
+        };
+        self.finish_detach(detach, Passing::new())
+    }
+
+    /// As [`Client::detach`], ID-mapped by a user namespace that this process has opened: see
+    /// [`Passing::idmap`]. It keeps its map wherever it is attached.
+    ///
+    /// ```no_run
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use mountwarden_client::{Client, Detach};
+    /// let container = std::fs::File::open("/proc/4711/ns/user")?;
+    /// let images = Detach::new("/srv/images")?.read_only();
+    /// let images = Client::connect()?.detach_mapped(images, &container)?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// As for [`Client::detach`].
+    pub fn detach_mapped(
+        &mut self,
+        detach: impl Into<Detach>,
+        namespace: &impl AsFd,
+    ) -> Result<DetachedMount, Error> {
+        let detach = Detach {
+            idmap: true,
+            ..detach.into()
+        };
+        self.finish_detach(detach, Passing::new().idmap(namespace))
+    }
+
+    fn finish_detach(
+        &mut self,
+        detach: Detach,
+        passing: Passing<'_>,
+    ) -> Result<DetachedMount, Error> {
+        let request = Request::Perform(Operation::Detach(detach));
+        let (reply, descriptors) = self.exchange_for_descriptors(&request, passing)?;
         match (reply, <[OwnedFd; 1]>::try_from(descriptors)) {
             (Reply::Detached(detached), Ok([mount])) => Ok(DetachedMount { detached, mount }),
             (Reply::Detached(_), Err(_)) => {

@@ -73,6 +73,7 @@ fn the_mount_is_what_came_with_the_reply() {
         source: path("/srv/images"),
         recursive: true,
         options: MountOptions::READ_ONLY,
+        idmap: false,
     };
     assert_eq!(asked, Request::Perform(Operation::Detach(detach)));
 }

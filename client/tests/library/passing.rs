@@ -102,7 +102,7 @@ fn descriptors_come_in_order_with_their_own_paths_and_again_with_a_new_connectio
             panic!("{request:?}")
         };
         assert_eq!(mount.target.as_path(), target);
-        assert_eq!(mount.passed, Passed::all());
+        assert_eq!(mount.passed, Passed::TARGET | Passed::SOURCE);
         assert!(matches!(&mount.kind, Kind::Bind { source: path, .. } if path.as_path() == source));
     }
     assert_eq!((heard.len(), &heard[0]), (2, &heard[1]));
@@ -173,4 +173,34 @@ fn what_has_no_path_is_not_sent() {
         (sent.passed, sent.target),
         (Passed::empty(), path("/mnt/a"))
     );
+}
+
+#[test]
+fn a_user_namespace_comes_last() {
+    let (directory, [target, source]) = places();
+    let [to, from] = [&target, &source].map(|place| File::open(place).unwrap());
+    let namespace = File::open("/proc/self/ns/user").unwrap();
+    let inode = namespace.metadata().unwrap().ino();
+    for passing in [
+        Passing::new().idmap(&namespace),
+        Passing::new().idmap(&namespace).source(&from).target(&to),
+    ] {
+        let (socket, thread) = helper(directory.path(), vec![Some(done())]);
+        let mut client = Client::connect_to(&socket).unwrap();
+        let bind = Bind::new(&source, &target).unwrap();
+        client.mount_passing(bind, passing).unwrap();
+        let heard = thread.join().unwrap();
+        let [(request, came)] = &heard[..] else {
+            panic!("one request")
+        };
+        assert_eq!(
+            (request.descriptors(), came.last()),
+            (came.len(), Some(&inode))
+        );
+        let Request::Perform(Operation::Mount(mount)) = request else {
+            panic!("{request:?}")
+        };
+        assert!(mount.passed.contains(Passed::ID_MAP));
+        fs::remove_file(socket).unwrap();
+    }
 }

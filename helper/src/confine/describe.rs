@@ -59,8 +59,8 @@ fn facts(role: Role, source: Source) -> Facts {
             mounter::layout::MAX_DESCRIPTORS.to_string(),
         ),
         Role::Locker => (
-            "one process, where the policy grants detached mounts, and a child of it for each; locks the flags of a mount that is handed over; opens no path",
-            "where mounters ask, the user namespace of the mounts; of a request, the mount, where to send it, and what it has become",
+            "one process, where the policy grants detached or ID-mapped mounts, and a child of it for each; locks the flags of a mount that is handed over; finds out what a user namespace maps; opens no path but its own two maps",
+            "where mounters ask, the user namespace of the mounts, the helper's own, /proc; of a request, the mount or the user namespace, where to answer, and what is made or looked at",
             locker::layout::MAX_DESCRIPTORS.to_string(),
         ),
     };

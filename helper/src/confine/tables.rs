@@ -23,11 +23,10 @@ use libc::{
 use mountwarden_policy::Kinds;
 use mountwarden_protocol::Role;
 
-use self::locker::locker;
+use self::locker::{locker, locker_detached, locker_idmap};
 use self::privileged::{
-    mounter_block, mounter_checks, mounter_contexts, mounter_detached, mounter_fuse,
-    mounter_handing, mounter_image, mounter_network, mounter_overlay, mounter_work, warden,
-    warden_child,
+    mounter_block, mounter_checks, mounter_contexts, mounter_fuse, mounter_handing, mounter_image,
+    mounter_locker, mounter_network, mounter_overlay, mounter_work, warden, warden_child,
 };
 use self::unprivileged::{gate, gate_child, session};
 use super::entry::{Check, Entry, Int, Value, call, fd, int, is, long, no_flags, null};
@@ -41,17 +40,19 @@ pub(super) const ALL_KINDS: Kinds = Kinds {
     image: true,
     network: true,
     detached: true,
+    idmap: true,
 };
 
 /// Every set of kinds that a peer can have, of those that some are granted.
 pub(super) fn sets_of(granted: Kinds) -> impl Iterator<Item = Kinds> {
-    let sets = (0..64_u8).map(|set| Kinds {
+    let sets = (0..128_u8).map(|set| Kinds {
         block: set & 1 != 0,
         fuse: set & 2 != 0,
         overlay: set & 4 != 0,
         image: set & 8 != 0,
         network: set & 16 != 0,
         detached: set & 32 != 0,
+        idmap: set & 64 != 0,
     });
     sets.filter(move |set| {
         (granted.block || !set.block)
@@ -60,6 +61,7 @@ pub(super) fn sets_of(granted: Kinds) -> impl Iterator<Item = Kinds> {
             && (granted.image || !set.image)
             && (granted.network || !set.network)
             && (granted.detached || !set.detached)
+            && (granted.idmap || !set.idmap)
     })
 }
 
@@ -94,9 +96,13 @@ pub(super) fn of(role: Role, source: Source, kinds: Kinds) -> Vec<Entry> {
         Role::Locker => &[every_role, closing, forking, locker],
     };
     let mut entries: Vec<Entry> = tables.iter().flat_map(|table| table()).collect();
-    if let Role::Warden | Role::Mounter = role {
-        entries.extend(mounter_work());
-        entries.extend(granted(kinds));
+    match role {
+        Role::Warden | Role::Mounter => {
+            entries.extend(mounter_work());
+            entries.extend(granted(mounter_of_kinds(kinds)));
+        }
+        Role::Locker => entries.extend(granted(locker_of_kinds(kinds))),
+        Role::Gate | Role::Session => {}
     }
     entries.extend(mount_table::of(role, source));
     if cfg!(debug_assertions) {
@@ -109,22 +115,38 @@ pub(super) fn of(role: Role, source: Source, kinds: Kinds) -> Vec<Entry> {
     entries
 }
 
+/// Calls that are there where one of some kinds is granted: which kinds, whether one is,
+/// and the calls.
+type OfKinds = (&'static str, bool, Vec<Entry>);
+
 /// What a mounter does for a peer that is granted these kinds alone.
-fn granted(kinds: Kinds) -> impl Iterator<Item = Entry> {
-    let tables = [
-        (
-            "block, fuse, overlay, image",
-            kinds.block || kinds.fuse || kinds.overlay || kinds.image,
-            mounter_contexts(),
-        ),
+fn mounter_of_kinds(kinds: Kinds) -> Vec<OfKinds> {
+    let contexts = kinds.block || kinds.fuse || kinds.overlay || kinds.image;
+    vec![
+        ("block, fuse, overlay, image", contexts, mounter_contexts()),
         ("block", kinds.block, mounter_block()),
         ("fuse", kinds.fuse, mounter_fuse()),
         ("overlay", kinds.overlay, mounter_overlay()),
         ("image", kinds.image, mounter_image()),
         ("network", kinds.network, mounter_network()),
         ("fuse, detached", kinds.hands_over(), mounter_handing()),
-        ("detached", kinds.detached, mounter_detached()),
-    ];
+        (
+            "detached, idmap",
+            kinds.crosses_namespaces(),
+            mounter_locker(),
+        ),
+    ]
+}
+
+/// What the locker does where these kinds are granted.
+fn locker_of_kinds(kinds: Kinds) -> Vec<OfKinds> {
+    vec![
+        ("detached", kinds.detached, locker_detached()),
+        ("idmap", kinds.idmap, locker_idmap()),
+    ]
+}
+
+fn granted(tables: Vec<OfKinds>) -> impl Iterator<Item = Entry> {
     tables
         .into_iter()
         .filter(|(_, is_granted, _)| *is_granted)

@@ -5,10 +5,12 @@ use std::cell::Cell;
 use std::mem::ManuallyDrop;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use mountwarden_policy::IdMaps;
 use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, socketpair};
 
-use super::{MESSAGE, message, words};
+use super::maps::{ANSWER_WITH_MAPS, Refused};
+use super::{ANSWER, LOCK, MAPS, message, words};
 use crate::mounter::layout;
 use crate::order;
 use crate::sys::socket;
@@ -43,31 +45,46 @@ impl Locking {
         })
     }
 
-    /// Has the flags of a detached mount locked, and gives what it has become. The
-    /// request's deadline bounds the wait.
+    /// Has the flags of a detached mount locked, and gives what it has become.
     pub(crate) fn lock(&self, mount: BorrowedFd<'_>, attributes: u64) -> Result<OwnedFd, Errno> {
+        let answer = self.ask(LOCK, mount, attributes, &mut [0; ANSWER]);
+        let descriptors = answer.map_err(|why| match why {
+            Refused::Kernel(errno) => errno,
+            Refused::Unfit(_) => Errno::EPROTO,
+        })?;
+        descriptors.into_iter().next().ok_or(Errno::ENFILE)
+    }
+
+    /// What a user namespace maps, which `owner` must have made in the helper's own.
+    pub(crate) fn maps(&self, namespace: BorrowedFd<'_>, owner: u32) -> Result<IdMaps, Refused> {
+        let mut answer = [0; ANSWER_WITH_MAPS];
+        self.ask(MAPS, namespace, owner.into(), &mut answer)?;
+        let maps = answer.get(ANSWER..).and_then(IdMaps::read);
+        maps.ok_or(Refused::Kernel(Errno::EPROTO))
+    }
+
+    /// Has the locker do something. The request's deadline bounds the wait.
+    fn ask(
+        &self,
+        what: u64,
+        file: BorrowedFd<'_>,
+        argument: u64,
+        answer: &mut [u8],
+    ) -> Result<Vec<OwnedFd>, Refused> {
         let number = self.number.get().wrapping_add(1);
         self.number.set(number);
-        let brought = [mount, self.answer.as_fd()];
-        order::send(
-            self.locker.as_fd(),
-            &message([number, attributes]),
-            &brought,
-        )?;
+        let brought = [file, self.answer.as_fd()];
+        let request = message([number, argument, what]);
+        order::send(self.locker.as_fd(), &request, &brought)?;
         loop {
-            let mut buffer = [0; MESSAGE];
-            let flags = MsgFlags::empty();
-            let answer = match socket::receive(self.answers.as_fd(), &mut buffer, flags) {
+            let got = match socket::receive(self.answers.as_fd(), answer, MsgFlags::empty()) {
                 Err(Errno::EINTR) => continue,
                 other => other?,
             };
-            match words(&buffer) {
+            match words(answer) {
                 [of, _] if of != number => {}
-                [_, 0] => return answer.descriptors.into_iter().next().ok_or(Errno::ENFILE),
-                [_, errno] => {
-                    let errno = i32::try_from(errno).map_err(|_| Errno::EPROTO)?;
-                    return Err(Errno::from_raw(errno));
-                }
+                [_, 0] => return Ok(got.descriptors),
+                [_, why] => return Err(Refused::of(why)),
             }
         }
     }

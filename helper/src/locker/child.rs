@@ -29,7 +29,7 @@ pub(super) fn lock(
     number: u64,
     attributes: u64,
 ) -> Result<(), Errno> {
-    at(mount, layout::MOUNT)?;
+    at(mount, layout::BROUGHT)?;
     at(answer, layout::ANSWER)?;
     process::deadline(WORK)?;
     // Its own, so that the mount goes when this process does.
@@ -39,7 +39,7 @@ pub(super) fn lock(
     // The working directory is that of the copy from here on.
     unshare(CloneFlags::CLONE_NEWNS)?;
     let copy = mount::clone_at(name)?;
-    at(&copy, layout::COPY)?;
+    at(&copy, layout::NEXT)?;
     check(copy.as_fd(), attributes)?;
     hand_over(answer, &copy, number)
 }

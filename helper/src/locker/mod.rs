@@ -1,4 +1,5 @@
-//! The locker: locks the flags of mounts that are handed over.
+//! The locker: does what takes a process in another user namespace. It locks the flags of
+//! mounts that are handed over, and finds out what a namespace maps.
 //!
 //! Whoever attaches a mount in a user namespace of their own may take its flags away.
 //! Not so those of a mount that was copied into a mount namespace of another user
@@ -9,30 +10,38 @@
 //! The mount namespace that it works in holds one file system with two names, made at
 //! the start; and so does the user namespace of the copies, which is the same for all: a
 //! mount that nobody attached keeps the one in which it was cloned.
+//!
+//! What a user namespace maps is told only in it, or by a process that is in it. So a child
+//! enters the one that came with a request ([`maps`]).
 #![forbid(unsafe_code)]
 
 mod asking;
 mod child;
+mod maps;
 mod room;
 
 use std::mem::ManuallyDrop;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::time::Duration;
 
+use mountwarden_policy::Kinds;
 use mountwarden_protocol::{Role, RoleReport, frame};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, socketpair};
 use nix::sys::time::TimeSpec;
-use nix::sys::wait::{WaitStatus, waitpid};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, getpid};
 use thiserror::Error;
 
 pub(crate) use self::asking::Locking;
+use self::maps::Question;
+pub(crate) use self::maps::{Refused, Unfit};
 use crate::confine::{self, ConfineError, Confined, Domain, Filter, Identity, Plan};
+use crate::files::FileError;
 use crate::sys::process::{self, Forked};
 use crate::sys::socket;
-use crate::{audit, children};
+use crate::{audit, children, order};
 
 /// The descriptor numbers of the locker, which its filter names. What a request brings
 /// arrives at the next ones, because the kernel gives out the lowest free number.
@@ -41,14 +50,18 @@ pub(crate) mod layout {
 
     /// Where mounters ask.
     pub(crate) const REQUESTS: RawFd = 3;
-    /// The user namespace of the copies.
+    /// The user namespace of the copies; where nobody is granted any, the helper's own.
     pub(crate) const NAMESPACE: RawFd = 4;
-    /// The mount that came.
-    pub(crate) const MOUNT: RawFd = 5;
-    /// Where to send its copy.
-    pub(crate) const ANSWER: RawFd = 6;
-    /// The copy.
-    pub(crate) const COPY: RawFd = 7;
+    /// The user namespace of the helper.
+    pub(crate) const OWN: RawFd = 5;
+    /// The `/proc` of the machine.
+    pub(crate) const PROC: RawFd = 6;
+    /// The mount, or the user namespace, that came.
+    pub(crate) const BROUGHT: RawFd = 7;
+    /// Where to send its copy, or what it maps.
+    pub(crate) const ANSWER: RawFd = 8;
+    /// The copy; the parent of a user namespace; a map that is read.
+    pub(crate) const NEXT: RawFd = 9;
     /// More than a locker ever has open: the above, and what one message brings.
     pub(crate) const MAX_DESCRIPTORS: u64 = 16;
 }
@@ -69,13 +82,22 @@ pub(crate) enum LockerError {
          /proc/sys/user/max_user_namespaces, or take `detached` out of the policy"
     )]
     Namespace(Errno),
+    #[error("cannot read /proc/sys/fs/suid_dumpable: {0}")]
+    Dumpable(#[from] FileError),
+    /// A process that enters a namespace whose owner it is not becomes what this says
+    /// (`prctl(2)`, `PR_SET_DUMPABLE`).
+    #[error(
+        "/proc/sys/fs/suid_dumpable is 1, with which the owner of a user namespace could trace the \
+         process that finds out what it maps: set it to 0, or take `idmap` out of the policy"
+    )]
+    Traceable,
     #[error("cannot set up the place where mounts are locked: {step}: {errno}")]
     Room { step: &'static str, errno: Errno },
     /// The first root of a machine, in its initramfs, cannot be left (`pivot_root(2)`).
     #[error(
         "cannot leave the old root, as the place where mounts are locked needs: {0}; a machine that \
          still runs from its initramfs has to switch to another root (switch_root(8)) before the \
-         helper starts, or take `detached` out of the policy"
+         helper starts, or take `detached` and `idmap` out of the policy"
     )]
     Root(Errno),
     #[error(transparent)]
@@ -92,22 +114,37 @@ const START: Duration = Duration::from_secs(10);
 /// How long the work on one mount may take. It waits for nobody.
 const WORK: Duration = Duration::from_secs(5);
 
-/// A request: a number that the answer repeats, and the attributes that must be locked.
-/// An answer: the number, and 0 beside the mount, or an errno without one.
-const MESSAGE: usize = 16;
+/// A request: a number that the answer repeats, the attributes that must be locked or the
+/// peer's user, and what is asked for.
+const REQUEST: usize = 24;
 
-fn message(words: [u64; 2]) -> Vec<u8> {
+/// An answer: the number, and 0 beside the mount or before the maps, or why there are none:
+/// an errno, or an [`Unfit`].
+const ANSWER: usize = 16;
+
+/// To lock the flags of a mount.
+const LOCK: u64 = 0;
+
+/// To say what a user namespace maps.
+const MAPS: u64 = 1;
+
+fn message<const N: usize>(words: [u64; N]) -> Vec<u8> {
     words.map(u64::to_le_bytes).concat()
 }
 
-fn words(message: &[u8]) -> [u64; 2] {
+fn words<const N: usize>(message: &[u8]) -> [u64; N] {
     let (words, _) = message.as_chunks();
-    [0, 1].map(|word: usize| u64::from_le_bytes(words.get(word).copied().unwrap_or_default()))
+    let mut words = words.iter().copied();
+    [(); N].map(|()| u64::from_le_bytes(words.next().unwrap_or_default()))
 }
 
 impl Locker {
     /// Forks the locker and waits until it is confined.
-    pub(crate) fn start(filter: &Filter, identity: Identity) -> Result<Self, LockerError> {
+    pub(crate) fn start(
+        filter: &Filter,
+        identity: Identity,
+        kinds: Kinds,
+    ) -> Result<Self, LockerError> {
         let kind = SockType::SeqPacket;
         let flags = SockFlag::SOCK_CLOEXEC;
         let (requests, channel) = socketpair(AddressFamily::Unix, kind, None, flags)?;
@@ -116,7 +153,7 @@ impl Locker {
             Forked::Child => {
                 drop(channel);
                 children::begin(Role::Locker, c"mw-locker");
-                let served = run(&requests, filter, identity, parent);
+                let served = run(&requests, filter, identity, kinds, parent);
                 children::finish(Role::Locker, served)
             }
             Forked::Parent(pid) => pid,
@@ -150,13 +187,27 @@ fn run(
     requests: &OwnedFd,
     filter: &Filter,
     identity: Identity,
+    kinds: Kinds,
     parent: Pid,
 ) -> Result<(), LockerError> {
-    // Confinement closes this one, wherever the kernel put it.
-    let namespace = ManuallyDrop::new(room::user_namespace()?);
+    // Confinement closes these, wherever the kernel put them.
+    let own = ManuallyDrop::new(room::own_user_namespace()?);
+    let namespace = kinds.detached.then(room::user_namespace).transpose()?;
+    let namespace = ManuallyDrop::new(namespace);
+    let proc = ManuallyDrop::new(room::proc()?);
+    if kinds.idmap {
+        maps::check_traceable()?;
+    }
     room::enter()?;
-    let numbers = [layout::REQUESTS, layout::NAMESPACE];
-    let [requests, namespace] = socket::place([requests.as_fd(), namespace.as_fd()], numbers)?;
+    let copies = namespace.as_ref().map_or(own.as_fd(), AsFd::as_fd);
+    let files = [requests.as_fd(), copies, own.as_fd(), proc.as_fd()];
+    let numbers = [
+        layout::REQUESTS,
+        layout::NAMESPACE,
+        layout::OWN,
+        layout::PROC,
+    ];
+    let [requests, namespace, own, proc] = socket::place(files, numbers)?;
     let confined: Confined<confine::Locker> = confine::enforce(&Plan {
         descriptors: &numbers,
         max_descriptors: layout::MAX_DESCRIPTORS,
@@ -167,8 +218,13 @@ fn run(
     })?;
     let ready = frame::encode(confined.report()).map_err(|_| Errno::EMSGSIZE)?;
     socket::send(requests.as_fd(), &ready, &[], MsgFlags::MSG_DONTWAIT)?;
+    // How many children nobody waits for.
+    let mut at_work = 0;
     loop {
-        let mut buffer = [0; MESSAGE];
+        while at_work > 0 && !comes_within(&requests, order::IN_FLIGHT)? {
+            reap(&mut at_work, Some(WaitPidFlag::WNOHANG))?;
+        }
+        let mut buffer = [0; REQUEST];
         let request = match socket::receive(requests.as_fd(), &mut buffer, MsgFlags::empty()) {
             Err(Errno::EINTR) => continue,
             other => other?,
@@ -176,18 +232,46 @@ fn run(
         if request.length == 0 && is_closed(&requests)? {
             return Ok(());
         }
-        match <[OwnedFd; 2]>::try_from(request.descriptors) {
-            Ok([mount, answer]) => {
-                let [number, attributes] = words(&buffer);
-                serve(&namespace, &mount, &answer, number, attributes)?;
+        let brought = <[OwnedFd; 2]>::try_from(request.descriptors);
+        match (brought, words(&buffer)) {
+            (Ok([mount, answer]), [number, attributes, LOCK]) if kinds.detached => {
+                let asked = (number, attributes);
+                serve(&namespace, &mount, &answer, asked, &mut at_work)?;
+            }
+            (Ok([namespace, answer]), [number, owner, MAPS]) if kinds.idmap => {
+                let question = Question {
+                    own: &own,
+                    proc: &proc,
+                    namespace: &namespace,
+                    answer: &answer,
+                    number,
+                    owner,
+                };
+                maps::serve(&question, &mut at_work)?;
             }
             // Who asked cannot be told.
-            Err(_) => audit::log(
+            _ => audit::log(
                 Role::Locker,
-                "a request came without its two descriptors and was dropped",
+                "a request came without its two descriptors, or for nothing that is granted, and \
+                 was dropped",
             )?,
         }
     }
+}
+
+/// Whether there is something to receive within a time.
+fn comes_within(requests: &OwnedFd, time: Duration) -> Result<bool, Errno> {
+    let mut polled = [PollFd::new(requests.as_fd(), PollFlags::POLLIN)];
+    let events = ppoll(&mut polled, Some(TimeSpec::from_duration(time)), None)?;
+    Ok(events > 0)
+}
+
+/// Lets a child go that has ended, of those that nobody waits for.
+fn reap(at_work: &mut usize, how: Option<WaitPidFlag>) -> Result<(), Errno> {
+    if waitpid(None, how)? != WaitStatus::StillAlive {
+        *at_work = at_work.saturating_sub(1);
+    }
+    Ok(())
 }
 
 /// Whether nobody has the other end any more. An empty message alone does not say so:
@@ -207,15 +291,15 @@ fn serve(
     namespace: &OwnedFd,
     mount: &OwnedFd,
     answer: &OwnedFd,
-    number: u64,
-    attributes: u64,
+    (number, attributes): (u64, u64),
+    at_work: &mut usize,
 ) -> Result<(), Errno> {
     let failed = match process::fork() {
         Ok(Forked::Child) => {
             let locked = child::lock(namespace, mount, answer, number, attributes);
             process::exit(locked.map_or_else(crate::failure::number, |()| 0))
         }
-        Ok(Forked::Parent(pid)) => match end_of(pid)? {
+        Ok(Forked::Parent(pid)) => match end_of(pid, at_work)? {
             WaitStatus::Exited(_, 0) => return Ok(()),
             WaitStatus::Exited(_, errno) => errno.unsigned_abs(),
             _ => crate::failure::number(Errno::EINTR).unsigned_abs(),
@@ -228,11 +312,13 @@ fn serve(
     Ok(())
 }
 
-fn end_of(child: Pid) -> Result<WaitStatus, Errno> {
+/// Waits for that child. Others that have ended are no longer `at_work`.
+fn end_of(child: Pid, at_work: &mut usize) -> Result<WaitStatus, Errno> {
     loop {
         match waitpid(None, None) {
             Ok(status) if status.pid() == Some(child) => return Ok(status),
-            Ok(_) | Err(Errno::EINTR) => {}
+            Ok(_) => *at_work = at_work.saturating_sub(1),
+            Err(Errno::EINTR) => {}
             Err(errno) => return Err(errno),
         }
     }

@@ -1,5 +1,5 @@
-//! What the locker makes before it is confined: a user namespace, and a mount namespace
-//! with nothing in it but two names to attach at.
+//! What the locker makes and opens before it is confined: a user namespace, and a mount
+//! namespace with nothing in it but two names to attach at.
 #![forbid(unsafe_code)]
 
 use std::os::fd::{AsFd, OwnedFd};
@@ -46,8 +46,19 @@ pub(super) fn user_namespace() -> Result<OwnedFd, LockerError> {
 
 fn namespace_of_its_own() -> Result<OwnedFd, Errno> {
     unshare(CloneFlags::CLONE_NEWUSER)?;
+    own_user_namespace()
+}
+
+/// The user namespace that this process is in.
+pub(super) fn own_user_namespace() -> Result<OwnedFd, Errno> {
     let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC;
     openat(AT_FDCWD, "/proc/self/ns/user", flags, Mode::empty())
+}
+
+/// The machine's `/proc`, in which a process finds itself from wherever it is.
+pub(super) fn proc() -> Result<OwnedFd, Errno> {
+    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    openat(AT_FDCWD, "/proc", flags, Mode::empty())
 }
 
 /// Enters a mount namespace whose root is an empty file system, but for a directory and

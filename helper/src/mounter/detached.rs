@@ -3,10 +3,11 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 
-use mountwarden_policy::DetachPermit;
+use mountwarden_policy::{DetachPermit, IdMaps};
 use mountwarden_protocol::{DenyReason, Detached, ErrorReply, MountId};
 use nix::errno::Errno;
 
+use super::idmap::{self, Mapping, take_namespace};
 use super::location::{Location, Purpose, in_slot};
 use super::{Ended, Handed, Worker};
 use crate::failure;
@@ -14,26 +15,33 @@ use crate::sys::mount;
 use crate::sys::pinned::Slot;
 use crate::table;
 
+/// A mount, what the client gets with it, and what it maps.
+type Made = (Detached, Handed, Option<IdMaps>);
+
 impl Worker<'_> {
     pub(super) fn detach(
         &self,
         permit: &DetachPermit<'_>,
-        files: Vec<OwnedFd>,
-    ) -> Result<Result<(Detached, Handed), ErrorReply>, Ended> {
+        mut files: Vec<OwnedFd>,
+    ) -> Result<Result<Made, ErrorReply>, Ended> {
+        let namespace = take_namespace(&mut files, permit.idmap.as_ref())?;
         // The first two keep the source in its slot.
         let Ok([_above, _target, source]) = <[OwnedFd; 3]>::try_from(files) else {
             return Err(Ended::Violation(
                 "a detached mount takes its source three times",
             ));
         };
-        Ok(self.detached(permit, source))
+        let idmap = permit.idmap.as_ref();
+        let mapping = self.mapping(namespace, idmap, &permit.source, permit.grant);
+        Ok(mapping.and_then(|mapping| self.detached(permit, source, mapping)))
     }
 
     fn detached(
         &self,
         permit: &DetachPermit<'_>,
         source: OwnedFd,
-    ) -> Result<(Detached, Handed), ErrorReply> {
+        mapping: Option<Mapping>,
+    ) -> Result<Made, ErrorReply> {
         let (path, recursive) = (&permit.source, permit.recursive);
         let (table, own) = (&self.descriptors.table, self.descriptors.own.as_fd());
         let purpose = Purpose::Use { passed: false };
@@ -44,8 +52,18 @@ impl Worker<'_> {
             .and_then(|made| in_slot(made, Slot::Mount))
             .map_err(failed("cannot make a detached copy of"))?;
         let restrictions = table::kernel_bits(permit.attributes);
-        mount::restrict(made.as_fd(), restrictions, libc::MS_PRIVATE, recursive)
-            .map_err(failed("cannot restrict the mount of"))?;
+        let namespace = mapping.as_ref().map(|mapping| mapping.namespace.as_fd());
+        mount::restrict_mapped(
+            made.as_fd(),
+            restrictions,
+            libc::MS_PRIVATE,
+            recursive,
+            namespace,
+        )
+        .map_err(|errno| match namespace {
+            None => failed("cannot restrict the mount of")(errno),
+            Some(_) => idmap::failed(path, errno),
+        })?;
         let locking = self.descriptors.locking.as_ref();
         let locked = locking
             .ok_or(Errno::ENOTCONN)
@@ -65,6 +83,6 @@ impl Worker<'_> {
             descriptor: locked,
             attached: None,
         };
-        Ok((detached, handed))
+        Ok((detached, handed, mapping.map(|mapping| mapping.maps)))
     }
 }

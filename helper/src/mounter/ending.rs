@@ -65,6 +65,7 @@ pub(crate) fn end_lease(
         subject: Subject::Held(&subject, why),
         grant: None,
         outcome: Ok(&reply),
+        maps: None,
         took: None,
     };
     record.write().map_err(Ended::Audit)?;

@@ -35,6 +35,13 @@ pub(super) fn same(
         None if table::propagation(&target.mount) != permit.propagation => {
             Some("it has another propagation")
         }
+        None if permit.idmap.is_some() => {
+            Some("the kernel does not tell whether it maps ids as it should")
+        }
+        // A clone starts with the map of the mount that the source lies on.
+        None if table::is_idmapped(&target.mount) != is_of_idmapped(origin) => {
+            Some("it is ID-mapped")
+        }
         None => limits(&permit.kind, target)
             .map_err(|errno| failure::kernel("cannot examine the mount at", &target.path, errno))?,
         other => other,
@@ -47,6 +54,11 @@ pub(super) fn same(
             "unmount it first, or choose another target",
         )),
     }
+}
+
+fn is_of_idmapped(origin: &Origin) -> bool {
+    let location = origin.location();
+    location.is_some_and(|source| table::is_idmapped(&source.mount))
 }
 
 /// A clone starts with the attributes of the mount that the source lies on.

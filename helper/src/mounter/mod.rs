@@ -14,6 +14,7 @@ mod ending;
 mod existing;
 mod files;
 mod filesystem;
+mod idmap;
 pub(crate) mod layout;
 mod location;
 mod lock;
@@ -28,10 +29,10 @@ mod work;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use mountwarden_policy::{Kinds, Permit, Policy, Verdict};
+use mountwarden_policy::{IdMaps, Kinds, Permit, Policy, Verdict};
 use mountwarden_protocol::{
-    ErrorCode, ErrorReply, MountId, MountInfo, Mounted, Operation, Outcome, Reply, RoleReport,
-    frame,
+    ErrorCode, ErrorReply, MountId, MountInfo, Mounted, Operation, Outcome, Passed, Reply,
+    RoleReport, frame,
 };
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags};
@@ -127,9 +128,9 @@ pub(crate) fn run(
 /// How many requests a connection counts as: its two forks and confinements take
 /// about as long as so many.
 const CONNECTION_WEIGHT: u32 = 10;
-/// As [`CONNECTION_WEIGHT`], of a detached mount: for the locker's fork and the
-/// namespaces of its child, for which others wait.
-const DETACH_WEIGHT: u32 = 5;
+/// As [`CONNECTION_WEIGHT`], of what takes the locker: for the forks, and the namespaces
+/// of its child, for which others wait.
+const LOCKER_WEIGHT: u32 = 5;
 /// Bytes of one page of a list. One mount alone may take more, and still fits into
 /// a message.
 const LIST_PAGE: usize = 6 * 1024;
@@ -146,6 +147,8 @@ enum Admission {
 struct Made {
     mounted: Mounted,
     handed: Option<Handed>,
+    /// What it maps, where it was made ID-mapped.
+    maps: Option<IdMaps>,
 }
 
 /// What the client gets with the reply.
@@ -188,8 +191,8 @@ impl Worker<'_> {
                 Order::Admit { weight } => self.admit(weight, request_timeout)?,
                 // Each of its mounts has waited for its turn.
                 Order::Keep | Order::TakeBack if !self.batch.is_empty() => Admission::Granted,
-                Order::Perform(Operation::Detach(_)) => {
-                    self.admit(DETACH_WEIGHT, request_timeout)?
+                Order::Perform(ref operation) if takes_locker(operation) => {
+                    self.admit(LOCKER_WEIGHT, request_timeout)?
                 }
                 _ => self.admit(1, request_timeout)?,
             };
@@ -317,12 +320,12 @@ impl Worker<'_> {
             .policy
             .judge(self.context.peer.identity(), operation);
         let grant = verdict.grant();
-        let mut handed = None;
+        let (mut handed, mut maps) = (None, None);
         let reply = match verdict {
             Verdict::Denied(denial) => Reply::Error(denial.into()),
             Verdict::Allowed(Permit::Mount(permit)) => {
                 let made = self.mount(&permit, entry.is_some(), files)?.map(|made| {
-                    handed = made.handed;
+                    (handed, maps) = (made.handed, made.maps);
                     made.mounted
                 });
                 answer(made, Reply::Mounted)
@@ -334,8 +337,8 @@ impl Worker<'_> {
                 answer(self.remount(&permit, files)?, Reply::Remounted)
             }
             Verdict::Allowed(Permit::Detach(permit)) => {
-                let made = self.detach(&permit, files)?.map(|(detached, made)| {
-                    handed = Some(made);
+                let made = self.detach(&permit, files)?.map(|(detached, made, of)| {
+                    (handed, maps) = (Some(made), of);
                     detached
                 });
                 answer(made, Reply::Detached)
@@ -351,6 +354,7 @@ impl Worker<'_> {
             subject: Subject::of(operation, entry),
             grant,
             outcome: Ok(&reply),
+            maps: maps.as_ref(),
             took: Some(begun.elapsed()),
         };
         record.write().map_err(Ended::Audit)?;
@@ -397,6 +401,7 @@ impl Worker<'_> {
             subject: Subject::Operation(operation),
             grant,
             outcome: Err(&error),
+            maps: None,
             took: Some(begun.elapsed()),
         };
         record.write().map_err(Ended::Audit)?;
@@ -418,9 +423,18 @@ impl Worker<'_> {
             subject,
             grant: None,
             outcome: Err(error),
+            maps: None,
             took: None,
         };
         record.write().map_err(Ended::Audit)
+    }
+}
+
+fn takes_locker(operation: &Operation) -> bool {
+    match operation {
+        Operation::Detach(_) => true,
+        Operation::Mount(mount) => mount.passed.contains(Passed::ID_MAP),
+        Operation::Unmount(_) | Operation::Remount(_) | Operation::Move(_) => false,
     }
 }
 

@@ -3,7 +3,7 @@
 #![forbid(unsafe_code)]
 
 use std::ops::ControlFlow;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use mountwarden_policy::{MountPermit, PermittedKind};
@@ -15,6 +15,7 @@ use nix::errno::Errno;
 
 use super::directory::Place;
 use super::filesystem;
+use super::idmap;
 use super::location::{Location, in_slot};
 use super::origin::Origin;
 use crate::failure;
@@ -31,6 +32,7 @@ pub(super) fn mount(
     permit: &MountPermit<'_>,
     origin: &mut Origin,
     target: &Location,
+    namespace: Option<BorrowedFd<'_>>,
     mut lease: Option<Lease<'_>>,
 ) -> Result<Attached, ErrorReply> {
     if table::is_shared(&target.mount) && !permit.shared_target {
@@ -64,7 +66,7 @@ pub(super) fn mount(
         return Err(no_master(&target.path));
     }
     let attributes = permit.attributes | origin.attributes_of_layers();
-    let made = build(table, permit, attributes, origin, target)?;
+    let made = build(table, permit, attributes, origin, target, namespace)?;
     if let Some(lease) = &mut lease {
         id_of_detached(table, origin, &made)
             .and_then(|id| lease.name(id))
@@ -153,6 +155,7 @@ fn build(
     attributes: MountAttributes,
     origin: &mut Origin,
     target: &Location,
+    namespace: Option<BorrowedFd<'_>>,
 ) -> Result<OwnedFd, ErrorReply> {
     let path = &target.path;
     let failed = |what: &'static str| move |errno| failure::kernel(what, path, errno);
@@ -199,8 +202,17 @@ fn build(
     let made = in_slot(made, Slot::Mount).map_err(failed("cannot keep the mount for"))?;
     let propagation = table::propagation_bit(permit.propagation);
     let restrictions = table::kernel_bits(attributes);
-    mount::restrict(made.as_fd(), restrictions, propagation, recursive)
-        .map_err(failed("cannot restrict the mount for"))?;
+    mount::restrict_mapped(
+        made.as_fd(),
+        restrictions,
+        propagation,
+        recursive,
+        namespace,
+    )
+    .map_err(|errno| match namespace {
+        None => failed("cannot restrict the mount for")(errno),
+        Some(_) => idmap::failed(permit.bound(), errno),
+    })?;
     Ok(made)
 }
 
@@ -231,7 +243,8 @@ fn verify(
         status = table.status_of_mount(id).map_err(failed)?;
     }
     let spreads_as_asked = table::propagation(&status) == permit.propagation;
-    if !table::attributes(&status).contains(attributes) || !spreads_as_asked {
+    let maps_as_asked = permit.idmap.is_none() || table::is_idmapped(&status);
+    if !(table::attributes(&status).contains(attributes) && spreads_as_asked && maps_as_asked) {
         return Err(ErrorReply::new(
             ErrorCode::Failed,
             format!("the kernel did not give the mount at {path} the attributes that it must have"),

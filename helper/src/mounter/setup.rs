@@ -21,7 +21,7 @@ pub(super) struct Descriptors {
     pub(super) lock: OwnedFd,
     /// The client's socket, for a peer that may be sent descriptors.
     pub(super) client: Option<OwnedFd>,
-    /// The way to the locker, for a peer that may be handed mounts.
+    /// The way to the locker, for a peer that is granted what takes another namespace.
     pub(super) locking: Option<Locking>,
     pub(super) table: Table,
 }
@@ -40,7 +40,10 @@ impl Descriptors {
         ];
         let [order, lock, lessees, client, locker] = sys::socket::place(inherited, numbers)?;
         let kinds = context.kinds;
-        let locking = kinds.detached.then(|| Locking::new(locker)).transpose()?;
+        let locking = kinds
+            .crosses_namespaces()
+            .then(|| Locking::new(locker))
+            .transpose()?;
         let own = enter_own_descriptors()?;
         let table = match context.source {
             Source::Calls => Table::Calls,
@@ -74,7 +77,8 @@ pub(super) fn confine(context: &Context<'_>) -> Result<Confined<Mounter>, Confin
     let own = [layout::ORDER, layout::PROC, layout::LOCK, layout::LEASES];
     let table = (context.source == Source::Mountinfo).then_some(layout::TABLE);
     let client = context.kinds.hands_over().then_some(layout::CLIENT);
-    let locking = context.kinds.detached.then_some(Locking::NUMBERS);
+    let locking = context.kinds.crosses_namespaces();
+    let locking = locking.then_some(Locking::NUMBERS);
     let mut descriptors: Vec<_> = own.into_iter().chain(table).chain(client).collect();
     descriptors.extend(locking.into_iter().flatten());
     confine_with(&descriptors, context.filter, context.parent)

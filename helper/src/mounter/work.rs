@@ -12,6 +12,7 @@ use nix::errno::Errno;
 
 use super::directory::{Place, Spot};
 use super::files::Files;
+use super::idmap::{Mapping, take_namespace};
 use super::location::{Location, Purpose, refuse};
 use super::lock::{Named, TargetLock};
 use super::mount::{self, Attached};
@@ -27,15 +28,18 @@ impl Worker<'_> {
         &self,
         permit: &MountPermit<'_>,
         in_batch: bool,
-        files: Vec<OwnedFd>,
+        mut files: Vec<OwnedFd>,
     ) -> Result<Result<Made, ErrorReply>, Ended> {
+        let namespace = take_namespace(&mut files, permit.idmap.as_ref())?;
         let files = Files::of(Some(&permit.kind), &permit.target, permit.passed, files)?;
         let term = match (permit.lease, in_batch) {
             (true, _) => Some(Term::Connection),
             (false, true) => Some(Term::Batch),
             (false, false) => None,
         };
-        Ok(self.locked_mount(permit, term, files))
+        let (idmap, path) = (permit.idmap.as_ref(), permit.bound());
+        let mapping = self.mapping(namespace, idmap, path, permit.grant);
+        Ok(mapping.and_then(|mapping| self.locked_mount(permit, term, files, mapping)))
     }
 
     fn locked_mount(
@@ -43,6 +47,7 @@ impl Worker<'_> {
         permit: &MountPermit<'_>,
         term: Option<Term>,
         files: Files<'_>,
+        mapping: Option<Mapping>,
     ) -> Result<Made, ErrorReply> {
         let Files {
             directory,
@@ -63,8 +68,11 @@ impl Worker<'_> {
                 return Err(existing::unfinished(&target));
             }
             let mounted = existing::same(table, permit, &origin, &target)?;
-            let handed = None;
-            return Ok(Made { mounted, handed });
+            return Ok(Made {
+                mounted,
+                handed: None,
+                maps: None,
+            });
         }
         target.check_owner(permit.target_owner, DenyReason::TargetNotOwned)?;
         let lease = term.map(|term| self.hold(path, &spot, term)).transpose()?;
@@ -73,7 +81,9 @@ impl Worker<'_> {
             drop(spot);
         }
         let reserved = self.reserve(&target)?;
-        let Attached { mounted, mount } = mount::mount(table, permit, &mut origin, &target, lease)?;
+        let namespace = mapping.as_ref().map(|mapping| mapping.namespace.as_fd());
+        let Attached { mounted, mount } =
+            mount::mount(table, permit, &mut origin, &target, namespace, lease)?;
         reserved.keep();
         let handed = match origin {
             Origin::Connection(descriptor) => Some(Handed {
@@ -82,7 +92,11 @@ impl Worker<'_> {
             }),
             _ => None,
         };
-        Ok(Made { mounted, handed })
+        Ok(Made {
+            mounted,
+            handed,
+            maps: mapping.map(|mapping| mapping.maps),
+        })
     }
 
     /// Has the warden hold where the mount will be, which may end before it is asked to.

@@ -35,7 +35,8 @@ impl AsFd for Brought<'_> {
 /// from; for a move, the directory and the target of the new place, and the mount's root
 /// twice. What was passed is taken from `passed`. With a passed target there is no
 /// directory: it is beyond the helper's user. The target comes twice instead, so that
-/// each descriptor arrives in its slot.
+/// each descriptor arrives in its slot. A user namespace comes last, after so many that the
+/// slot in which the new mount will be is taken.
 pub(super) fn open<'a>(
     permit: &Permit<'_>,
     roots: &Roots,
@@ -64,7 +65,11 @@ pub(super) fn open<'a>(
         // of both, so that it also arrives in its own slot.
         Permit::Detach(permit) => {
             let source = Brought::Opened(Rc::new(location(&permit.source, roots)?));
-            return Ok(vec![source; 3]);
+            let mut files = vec![source; 3];
+            if permit.idmap.is_some() {
+                files.extend(with_filler(&files, passed.next(), &permit.source)?);
+            }
+            return Ok(files);
         }
         // The root comes twice, so that it arrives in the slot of a mount.
         Permit::Move(permit) => {
@@ -77,8 +82,31 @@ pub(super) fn open<'a>(
             return Ok(files);
         }
     };
-    files.extend(origin(kind, roots, passed.next())?);
+    let (source, namespace) = match permit {
+        Permit::Mount(permit) => {
+            let source = permit.passed.contains(Passed::SOURCE);
+            let source = source.then(|| passed.next()).flatten();
+            (source, permit.idmap.as_ref().map(|_| permit.bound()))
+        }
+        _ => (None, None),
+    };
+    files.extend(origin(kind, roots, source)?);
+    if let Some(path) = namespace {
+        files.extend(with_filler(&files, passed.next(), path)?);
+    }
     Ok(files)
+}
+
+/// A user namespace, and before it what is there already.
+fn with_filler<'a>(
+    files: &[Brought<'a>],
+    namespace: Option<BorrowedFd<'a>>,
+    path: &AbsPath,
+) -> Result<[Brought<'a>; 2], ErrorReply> {
+    let (Some(filler), Some(namespace)) = (files.last().cloned(), namespace) else {
+        return Err(failure::kernel("no user namespace for", path, Errno::EBADF));
+    };
+    Ok([filler, Brought::Passed(namespace)])
 }
 
 fn opened<'a>(files: impl IntoIterator<Item = OwnedFd>) -> Vec<Brought<'a>> {

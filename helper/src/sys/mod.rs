@@ -5,6 +5,7 @@
 //! that make a wrong call hard to write.
 
 pub(crate) mod mount;
+pub(crate) mod namespace;
 pub(crate) mod pinned;
 pub(crate) mod proc;
 pub(crate) mod process;

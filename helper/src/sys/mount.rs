@@ -471,16 +471,29 @@ pub fn restrict(
     propagation: u64,
     recursive: bool,
 ) -> Result<(), Errno> {
+    restrict_mapped(mount, attributes, propagation, recursive, None)
+}
+
+/// The same and, in the same call, has its files belong to whom a user namespace maps
+/// their owners to, where there is one (`MOUNT_ATTR_IDMAP`).
+pub(crate) fn restrict_mapped(
+    mount: BorrowedFd<'_>,
+    attributes: u64,
+    propagation: u64,
+    recursive: bool,
+    namespace: Option<BorrowedFd<'_>>,
+) -> Result<(), Errno> {
     let flags = if recursive {
         EMPTY_PATH | RECURSIVE
     } else {
         EMPTY_PATH
     };
+    let number = namespace.map(|namespace| u64::from(namespace.as_raw_fd().unsigned_abs()));
     let restriction = MountAttr {
-        set: attributes,
+        set: attributes | number.map_or(0, |_| libc::MOUNT_ATTR_IDMAP),
         clear: 0,
         propagation,
-        userns_fd: 0,
+        userns_fd: number.unwrap_or_default(),
     };
     set_attributes(mount, flags, &restriction)
 }

@@ -43,6 +43,10 @@ pub(crate) static EMPTY: Pinned = Pinned(c"");
 pub(crate) static PROC_SELF_FD: Pinned = Pinned(c"/proc/self/fd");
 /// The mount table, which is read where `statmount(2)` is missing.
 pub(crate) static PROC_SELF_MOUNTINFO: Pinned = Pinned(c"/proc/self/mountinfo");
+/// What a user namespace maps, beneath `/proc`, for a process in it.
+pub(crate) static UID_MAP: Pinned = Pinned(c"self/uid_map");
+/// As [`UID_MAP`].
+pub(crate) static GID_MAP: Pinned = Pinned(c"self/gid_map");
 /// A file system that a mounter opens by name, as every mounter may.
 pub(crate) static TMPFS: Pinned = Pinned(c"tmpfs");
 /// As [`TMPFS`].
@@ -144,6 +148,7 @@ pub(crate) static OVERLAY_LIMITS: [(Pinned, Pinned); 2] = [
 /// context gets that number; any other context gets that of the directory, which has been
 /// closed by then. A link has been closed before there is a mount, and so have all layers
 /// but the first. With a passed target the first slot holds that once more, and is not used.
+/// That of the mount holds the source once more where a user namespace follows, and is freed.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Slot {
     Directory,
@@ -225,6 +230,7 @@ pub(crate) fn all() -> impl Iterator<Item = Pinned> {
     let paths = [EMPTY, PROC_SELF_FD, PROC_SELF_MOUNTINFO, DIRECTORY, FILE];
     paths
         .into_iter()
+        .chain([UID_MAP, GID_MAP])
         .chain([TMPFS, MOUNTWARDEN, FUSE, SOURCE, DEVICE, READ_ONLY, FUSE_FD])
         .chain(NETWORK_TYPES)
         .chain(TMPFS_KEYS)

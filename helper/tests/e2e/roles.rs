@@ -55,6 +55,7 @@ pub(crate) fn play(role: &str) -> ExitCode {
         "held" => tracer::held(),
         "limit" => limit(&arguments),
         "alone" => alone(&arguments),
+        "mapped" => mapped(),
         "holder" => holder::play(&arguments),
         other => panic!("no role {other}"),
     }
@@ -231,6 +232,18 @@ fn load(arguments: &[String]) {
 fn alone(arguments: &[String]) {
     holder::enter_namespaces_of_ones_own();
     exec(arguments);
+}
+
+/// Enters a user namespace, whose maps somebody else writes, says so, and for each line
+/// that it reads enters one more.
+fn mapped() {
+    loop {
+        unshare(CloneFlags::CLONE_NEWUSER).unwrap();
+        println!("ready");
+        if std::io::stdin().read_line(&mut String::new()).unwrap() == 0 {
+            return;
+        }
+    }
 }
 
 /// Sets how many descriptors a process of the same user may open: `PID SOFT HARD`

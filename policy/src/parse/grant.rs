@@ -10,6 +10,7 @@ use super::toml_reader::{Table, Value};
 use crate::Accounts;
 use crate::error::{Fault, quoted};
 use crate::grant::{BindTerms, Grant, LocationTerms, Terms, TmpfsTerms};
+use crate::idmap::{GrantedRange, IdmapTerms};
 use crate::subjects::Subjects;
 use crate::template::Template;
 
@@ -182,14 +183,37 @@ fn bind(value: &Value<'_>, subjects: &Subjects) -> Result<BindTerms, Fault> {
             "recursive",
             "passed_source",
             "source_owner",
+            "idmap",
         ],
     )?;
+    let idmap = table.get("idmap").map(|value| idmap(&value));
     Ok(BindTerms {
         sources: roots(&table.require("source")?, subjects, |_, _| Ok(()))?,
         read_only: flag(&table, "read_only")?,
         recursive: flag(&table, "recursive")?,
         source: location(&table, "passed_source", "source_owner")?,
+        idmap: idmap.transpose()?,
     })
+}
+
+fn idmap(value: &Value<'_>) -> Result<IdmapTerms, Fault> {
+    let table = value.table("[grant.bind.idmap]", &["uids", "gids"])?;
+    Ok(IdmapTerms {
+        uids: ranges(&table.require("uids")?)?,
+        gids: ranges(&table.require("gids")?)?,
+    })
+}
+
+fn ranges(value: &Value<'_>) -> Result<Vec<GrantedRange>, Fault> {
+    let what = "a list of at least one range of ids, INSIDE:OUTSIDE:COUNT";
+    let elements = value.list(what)?;
+    if elements.is_empty() {
+        return Err(value.wrong(what));
+    }
+    elements
+        .iter()
+        .map(|element| GrantedRange::parse(element.text()?).map_err(|what| element.wrong(what)))
+        .collect()
 }
 
 fn tmpfs(value: &Value<'_>) -> Result<TmpfsTerms, Fault> {

@@ -63,6 +63,7 @@ fn images(source: &str, target: &str, more: MountAttributes) -> Permit<'static> 
         passed: Passed::empty(),
         target_owner: None,
         lease: false,
+        idmap: None,
     })
 }
 
@@ -83,6 +84,7 @@ fn scratch(target: &str, bytes: u64, count: u64) -> Permit<'static> {
         passed: Passed::empty(),
         target_owner: None,
         lease: false,
+        idmap: None,
     })
 }
 
@@ -101,6 +103,7 @@ fn trees(recursive: bool, attributes: MountAttributes) -> Permit<'static> {
         passed: Passed::empty(),
         target_owner: None,
         lease: false,
+        idmap: None,
     })
 }
 
@@ -600,15 +603,16 @@ fn a_passed_location_needs_its_key() {
     let policy = policy(HOMES);
     let verdict = |operation| policy.judge(&peer(1000), &operation);
     let bound = |target| bind("/srv/images/a", target);
+    let both = Passed::TARGET | Passed::SOURCE;
     for (operation, locations, grant) in [
         (bound("/home/a/x"), Passed::empty(), Some("paths")),
         (bound("/home/a/x"), Passed::TARGET, None),
         (bound("/home/a/x"), Passed::SOURCE, None),
         (bound("/home/b/x"), Passed::empty(), Some("homes")),
-        (bound("/home/b/x"), Passed::all(), Some("homes")),
+        (bound("/home/b/x"), both, Some("homes")),
         (bound("/home/c/x"), Passed::TARGET, Some("targets")),
         (bound("/home/c/x"), Passed::SOURCE, None),
-        (bound("/home/c/x"), Passed::all(), None),
+        (bound("/home/c/x"), both, None),
         (tmpfs(None, None, "/home/a/x"), Passed::TARGET, None),
         (
             tmpfs(None, None, "/home/b/x"),
@@ -628,10 +632,10 @@ fn a_passed_location_needs_its_key() {
         }
     }
     // A descriptor opens no root.
-    let beyond = passing(bound("/home/d/x"), Passed::all());
+    let beyond = passing(bound("/home/d/x"), both);
     let denial = denied(&policy, &peer(1000), &beyond);
     assert_eq!(denial.reason, DenyReason::TargetNotGranted);
-    let beyond = passing(bind("/srv/other", "/home/b/x"), Passed::all());
+    let beyond = passing(bind("/srv/other", "/home/b/x"), both);
     let denial = denied(&policy, &peer(1000), &beyond);
     assert_eq!(denial.reason, DenyReason::SourceNotGranted);
 }

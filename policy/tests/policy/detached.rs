@@ -33,6 +33,7 @@ fn detach(source: &str, recursive: bool, options: MountOptions) -> Operation {
         source: path(source),
         recursive,
         options,
+        idmap: false,
     })
 }
 
@@ -49,6 +50,7 @@ fn attack_35_forced_attributes_come_with_it() {
             recursive: false,
             owner: Some(1000),
             attributes: forced | MountAttributes::NO_DEV | MountAttributes::NO_EXEC,
+            idmap: None,
         };
         let verdict = policy.judge(&peer(1000), &asked);
         assert_eq!(verdict, Verdict::Allowed(Permit::Detach(permit)));

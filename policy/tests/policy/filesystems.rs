@@ -316,7 +316,7 @@ fn attack_13_what_they_are_made_from_is_never_passed() {
             (Passed::empty(), true),
             (Passed::TARGET, true),
             (Passed::SOURCE, false),
-            (Passed::all(), false),
+            (Passed::TARGET | Passed::SOURCE, false),
         ] {
             let operation = Operation::Mount(Mount {
                 passed,

@@ -451,6 +451,30 @@ fn what_is_handed_over_writable_stays_so() {
 }
 
 #[test]
+fn roots_files_that_others_write_are_unwise() {
+    for (uids, gids, read_only, what) in [
+        ("0:100000:65536", "1:1:1", false, &["users"][..]),
+        ("1:1:1", "0:peer:1", false, &["groups"]),
+        ("0:peer:1", "0:peer:1", false, &["users", "groups"]),
+        ("0:peer:1", "0:peer:1", true, &[]),
+        ("1:0:1", "1:0:1", false, &[]),
+    ] {
+        let warnings = of_grant(&format!(
+            "users = [1]\ntarget = ['/mnt/t']\n[grant.bind]\nsource = ['/srv/s']\n\
+             read_only = {read_only}\nidmap = {{ uids = ['{uids}'], gids = ['{gids}'] }}\n"
+        ));
+        let expected = what.iter().map(|what| {
+            format!(
+                "idmap maps 0 of the {what} without read_only: whoever is mapped to it can leave \
+                 root's files behind on the source, also programs that run as root; let nobody \
+                 else reach the source"
+            )
+        });
+        assert_eq!(warnings, expected.collect::<Vec<_>>());
+    }
+}
+
+#[test]
 fn a_server_that_a_peer_may_choose_is_unwise() {
     let of_network = |source: &str, option: &str| {
         of_grant(&format!(

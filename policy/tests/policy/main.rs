@@ -6,6 +6,8 @@ mod detached;
 #[cfg(test)]
 mod filesystems;
 #[cfg(test)]
+mod idmaps;
+#[cfg(test)]
 mod images;
 mod limits;
 #[cfg(test)]

@@ -527,6 +527,88 @@ fn the_other_keys_of_a_grant_have_types() {
 }
 
 #[test]
+fn attack_36_a_granted_map_is_spelt_out() {
+    let start = "name = 'x'\nusers = [1]\ntarget = ['/t']\n[grant.bind]\nsource = ['/s']\n";
+    let form = "an element of uids must be INSIDE:OUTSIDE:COUNT, three numbers as in a user \
+                namespace's uid_map, or INSIDE:peer:1, not the string";
+    let far = "an element of gids must be 1 or more ids, of which both the first and the last are \
+               below 4294967295, not the string";
+    let list = "must be a list of at least one range of ids, INSIDE:OUTSIDE:COUNT, not";
+    for (lines, line, column, message) in [
+        (
+            "idmap = true",
+            8,
+            9,
+            "idmap must be the table [grant.bind.idmap], not true".to_owned(),
+        ),
+        (
+            "idmap = { uids = ['0:1:1'] }",
+            8,
+            9,
+            "[grant.bind.idmap] lacks the key gids, which is required".to_owned(),
+        ),
+        (
+            "idmap = { uids = ['0:1:1'], gid = ['0:1:1'] }",
+            8,
+            29,
+            "unknown key \"gid\" in [grant.bind.idmap]; the keys are uids, gids".to_owned(),
+        ),
+        (
+            "idmap = { uids = [], gids = ['0:1:1'] }",
+            8,
+            18,
+            format!("uids {list} an empty list"),
+        ),
+        (
+            "idmap = { uids = '0:1:1', gids = ['0:1:1'] }",
+            8,
+            18,
+            format!("uids {list} the string \"0:1:1\""),
+        ),
+        (
+            "idmap = { uids = ['0:1:1', '0:1'], gids = ['0:1:1'] }",
+            8,
+            28,
+            format!("{form} \"0:1\""),
+        ),
+        (
+            "idmap = { uids = ['0:me:1'], gids = ['0:1:1'] }",
+            8,
+            19,
+            format!("{form} \"0:me:1\""),
+        ),
+        (
+            "idmap = { uids = ['0:peer:2'], gids = ['0:1:1'] }",
+            8,
+            19,
+            "an element of uids must be INSIDE:peer:1: the peer's own id is one, not the string \
+             \"0:peer:2\""
+                .to_owned(),
+        ),
+        (
+            "idmap = { uids = ['0:1:1'], gids = ['0:1:0'] }",
+            8,
+            37,
+            format!("{far} \"0:1:0\""),
+        ),
+        (
+            "idmap = { uids = ['0:1:1'], gids = ['1:0:4294967295'] }",
+            8,
+            37,
+            format!("{far} \"1:0:4294967295\""),
+        ),
+        (
+            "idmap = { uids = ['0:1:1'], gids = ['0:4294967295:1'] }",
+            8,
+            37,
+            format!("{far} \"0:4294967295:1\""),
+        ),
+    ] {
+        check_grant(&[(&format!("{start}{lines}"), line, column, &message)]);
+    }
+}
+
+#[test]
 fn attack_35_detached_keeps_its_word() {
     let start = "name = 'x'\nusers = [1]\ntarget = ['/t']\n";
     for (lines, line, column, message) in [

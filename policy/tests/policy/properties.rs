@@ -5,7 +5,9 @@
 use std::fmt::Write as _;
 use std::path::{Component, Path};
 
-use mountwarden_policy::{MountPermit, Peer, Permit, PermittedKind, Policy, Verdict};
+use mountwarden_policy::{
+    IdRange, MountPermit, Peer, Permit, PermittedIdmap, PermittedKind, Policy, Verdict,
+};
 use mountwarden_protocol::{
     AbsPath, DenyReason, Detach, Kind, Lift, Mount, MountAttributes, MountOptions, Move, Operation,
     Passed, Propagation, Remount, TmpfsMode, Unmount,
@@ -35,8 +37,11 @@ struct Spec {
 struct PassedSpec {
     target: bool,
     source: bool,
+    idmap: bool,
     owners: [bool; 2],
 }
+
+const IDMAP: &str = "idmap = { uids = ['0:peer:1', '1:100000:9'], gids = ['0:peer:1'] }\n";
 
 fn toml(specs: &[Spec]) -> String {
     let mut text = "version = 1\n".to_owned();
@@ -68,9 +73,10 @@ fn toml(specs: &[Spec]) -> String {
             write!(
                 text,
                 "[grant.bind]\nsource = {sources:?}\nread_only = {read_only}\n\
-                 recursive = {recursive}\npassed_source = {}\n{}",
+                 recursive = {recursive}\npassed_source = {}\n{}{}",
                 passed.source,
-                owner("source", passed.owners[1])
+                owner("source", passed.owners[1]),
+                if passed.idmap { IDMAP } else { "" }
             )
             .unwrap();
         }
@@ -153,6 +159,7 @@ fn spec() -> impl Strategy<Value = Spec> {
                 passed: PassedSpec {
                     target: flags[0],
                     source: flags[1],
+                    idmap: flags[5],
                     owners: [flags[2], flags[3]],
                 },
             },
@@ -192,7 +199,7 @@ fn operations() -> impl Strategy<Value = Operation> {
     ];
     let propagation =
         prop_oneof![2 => Just(Propagation::Private), 1 => prop::sample::select(all.to_vec())];
-    let passed = prop_oneof![2 => Just(0), 1 => 0..4_u32].prop_map(Passed::from_bits_truncate);
+    let passed = prop_oneof![2 => Just(0), 1 => 0..8_u32].prop_map(Passed::from_bits_truncate);
     prop_oneof![
         3 => (kinds(), any_path(0), options, propagation, passed, any::<bool>()).prop_map(
             |(kind, target, options, propagation, passed, lease)| Operation::Mount(Mount {
@@ -218,13 +225,14 @@ fn operations() -> impl Strategy<Value = Operation> {
                 id: None,
             })
         ),
-        1 => (any_path(0), any::<bool>(), (0..=31_u32)).prop_map(|(source, recursive, options)| {
-            Operation::Detach(Detach {
+        1 => (any_path(0), any::<[bool; 2]>(), (0..=31_u32)).prop_map(
+            |(source, [recursive, idmap], options)| Operation::Detach(Detach {
                 source: path(&source),
                 recursive,
                 options: MountOptions::from_bits_truncate(options),
+                idmap,
             })
-        }),
+        ),
         1 => (any_path(0), any_path(0)).prop_map(|(from, to)| Operation::Move(Move {
             from: path(&from),
             to: path(&to),
@@ -356,6 +364,7 @@ fn expected(specs: &[Spec], peer: &Peer, operation: &Operation) -> Result<usize,
         DenyReason::InodesAboveMaximum,
         DenyReason::PassedNotGranted,
         DenyReason::PassedNotGranted,
+        DenyReason::IdmapNotGranted,
     ][furthest])
 }
 
@@ -366,8 +375,8 @@ fn is_for(spec: &Spec, peer: &Peer) -> bool {
 }
 
 /// Whether each check passes, in the order in which they are made.
-fn checks(spec: &Spec, peer: &Peer, operation: &Operation) -> [bool; 13] {
-    let mut checks = [true; 13];
+fn checks(spec: &Spec, peer: &Peer, operation: &Operation) -> [bool; 14] {
+    let mut checks = [true; 14];
     let reaches = |target| beneath(target, &spec.targets, peer, 1);
     checks[0] = operation.target().is_none_or(reaches);
     match operation {
@@ -382,6 +391,7 @@ fn checks(spec: &Spec, peer: &Peer, operation: &Operation) -> [bool; 13] {
             let is_bind = matches!(mount.kind, Kind::Bind { .. });
             checks[11] = !mount.passed.contains(Passed::TARGET) || spec.passed.target;
             checks[12] = !mount.passed.contains(Passed::SOURCE) || (is_bind && spec.passed.source);
+            checks[13] = !mount.passed.contains(Passed::ID_MAP) || (is_bind && spec.passed.idmap);
         }
         Operation::Unmount(unmount) => checks[11] = !unmount.passed || spec.passed.target,
         Operation::Remount(remount) => {
@@ -399,6 +409,7 @@ fn checks(spec: &Spec, peer: &Peer, operation: &Operation) -> [bool; 13] {
             let keeps =
                 |option, word| !detach.options.contains(option) || !spec.force.contains(&word);
             checks[0] = spec.detached;
+            checks[13] = !detach.idmap || spec.passed.idmap;
             checks[5] = keeps(MountOptions::SUID, "nosuid");
             checks[6] = keeps(MountOptions::DEV, "nodev");
             let kind = Kind::Bind {
@@ -414,7 +425,7 @@ fn checks(spec: &Spec, peer: &Peer, operation: &Operation) -> [bool; 13] {
     checks
 }
 
-fn check_kind(spec: &Spec, peer: &Peer, kind: &Kind, checks: &mut [bool; 13]) {
+fn check_kind(spec: &Spec, peer: &Peer, kind: &Kind, checks: &mut [bool; 14]) {
     match (kind, &spec.sources, spec.tmpfs) {
         (Kind::Bind { source, recursive }, Some((roots, _, may_recurse)), _) => {
             checks[3] = beneath(source, roots, peer, 0);
@@ -562,6 +573,7 @@ proptest! {
             passed: PassedSpec {
                 target: true,
                 source: true,
+                idmap: true,
                 owners: [false; 2],
             },
         };
@@ -629,6 +641,18 @@ fn check_permit(
     prop_assert_eq!(permit.passed, mount.passed);
     let [target_owner, source_owner] = spec.passed.owners.map(|asked| asked.then_some(peer.uid));
     prop_assert_eq!(permit.target_owner, target_owner);
+    let range = |inside, outside, count| IdRange {
+        inside,
+        outside,
+        count,
+    };
+    let idmap = PermittedIdmap {
+        owner: peer.uid,
+        uids: vec![range(0, peer.uid, 1), range(1, 100_000, 9)],
+        gids: vec![range(0, peer.gid, 1)],
+    };
+    let mapped = mount.passed.contains(Passed::ID_MAP);
+    prop_assert_eq!(&permit.idmap, &mapped.then_some(idmap));
     let names = permit.attributes.names();
     for flag in &spec.force {
         prop_assert!(names.contains(flag), "{flag} is forced: {names:?}");

@@ -240,7 +240,7 @@ fn attack_17_bits_that_nobody_defined_are_invalid() {
             invalid::<Reply>(&reply, &InvalidOption::Bits(bits));
         }
         let request = patched("request-perform-mount-bind", passed, &bits.to_le_bytes());
-        if bit < 2 {
+        if bit < 3 {
             assert!(frame::decode::<Request>(&request).is_ok());
         } else {
             invalid::<Request>(&request, &InvalidOption::Bits(bits));
@@ -248,7 +248,7 @@ fn attack_17_bits_that_nobody_defined_are_invalid() {
     }
     assert_eq!(MountOptions::all().bits(), 0b1_1111);
     assert_eq!(MountAttributes::all().bits(), 0b1_1111);
-    assert_eq!(Passed::all().bits(), 0b11);
+    assert_eq!(Passed::all().bits(), 0b111);
 }
 
 #[test]
@@ -297,12 +297,15 @@ fn attack_18_sizes_as_text_never_overflow() {
     }
 }
 
-/// Each passed location brings one descriptor, and nothing else brings any.
+/// What is passed brings one descriptor each, and nothing else brings any.
 #[test]
 fn attack_22_a_request_says_how_many_descriptors_it_brings() {
     for (name, count) in [
         ("request-perform-mount-bind-passed", 2),
         ("request-perform-unmount-passed", 1),
+        ("request-perform-mount-bind-idmapped", 1),
+        ("request-perform-detach-idmapped", 1),
+        ("request-perform-detach", 0),
         ("request-perform-mount-bind", 0),
         ("request-perform-unmount", 0),
         ("request-list-first", 0),
@@ -316,7 +319,7 @@ fn attack_22_a_request_says_how_many_descriptors_it_brings() {
             assert_eq!(Request::Explain(operation).descriptors(), 0, "{name}");
         }
     }
-    for bits in 0..4_u32 {
+    for bits in 0..8_u32 {
         let at = body_of("request-perform-mount-bind-passed").len() - 5;
         let body = patched("request-perform-mount-bind-passed", at, &bits.to_le_bytes());
         let request = frame::decode::<Request>(&body).unwrap();

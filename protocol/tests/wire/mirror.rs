@@ -159,6 +159,7 @@ mirror! {
         pub(crate) source: Vec<u8>,
         pub(crate) recursive: bool,
         pub(crate) options: u32,
+        pub(crate) idmap: bool,
     }
 
     pub(crate) struct Move {
@@ -493,6 +494,7 @@ impl From<&protocol::Operation> for Operation {
                 source: path(&detach.source),
                 recursive: detach.recursive,
                 options: detach.options.bits(),
+                idmap: detach.idmap,
             }),
             protocol::Operation::Move(moved) => Self::Move(Move {
                 from: path(&moved.from),

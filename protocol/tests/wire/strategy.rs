@@ -288,11 +288,12 @@ fn operation() -> impl Strategy<Value = Operation> {
                 id,
             })
         }),
-        (path(), any::<(bool, u32)>()).prop_map(|(source, (recursive, options))| {
+        (path(), any::<(bool, u32, bool)>()).prop_map(|(source, (recursive, options, idmap))| {
             Operation::Detach(Detach {
                 source,
                 recursive,
                 options: MountOptions::from_bits_truncate(options),
+                idmap,
             })
         }),
         (path(), path(), of(mount_id())).prop_map(|(from, to, id)| Operation::Move(Move {

@@ -4,7 +4,9 @@ use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use mountwarden_protocol::{Mount, MountAttributes, Operation, Passed, Unmount as UnmountRequest};
+use mountwarden_protocol::{
+    Detach as DetachRequest, Mount, MountAttributes, Operation, Passed, Unmount as UnmountRequest,
+};
 
 use super::{
     Attached, Change, Gains, Imaged, Kind, Layered, Losses, Networked, Served, advise, trimmed,
@@ -22,6 +24,20 @@ impl Change {
             | Self::Unmount { .. }
             | Self::Remount { .. }
             | Self::Move { .. } => PathBuf::new(),
+        }
+    }
+
+    /// The user namespace that is to be opened and passed, if one is.
+    pub(in crate::cli) fn idmap(&self) -> Option<PathBuf> {
+        match self {
+            Self::Attach(Attached { mapped, .. })
+            | Self::Mount {
+                kind: Kind::Bind { mapped, .. },
+            } => mapped.idmap.clone(),
+            Self::Mount { .. }
+            | Self::Unmount { .. }
+            | Self::Remount { .. }
+            | Self::Move { .. } => None,
         }
     }
 
@@ -73,7 +89,10 @@ impl Change {
                 let moved = Move::new(trimmed(&from), trimmed(&to)).map_err(advise)?;
                 given(id, moved, Move::id).into()
             }
-            Self::Attach(attached) => attached.detach()?.into(),
+            Self::Attach(attached) => Operation::Detach(DetachRequest {
+                idmap: attached.mapped.idmap.is_some(),
+                ..attached.detach()?.into()
+            }),
         })
     }
 }
@@ -101,6 +120,7 @@ impl Kind {
                 slave,
                 shared,
                 pass_source,
+                mapped,
                 passed,
                 without,
                 with,
@@ -115,7 +135,11 @@ impl Kind {
                 let bind = when(without.nosymfollow, bind, Bind::no_symfollow);
                 let bind = when(with.suid, bind, Bind::suid);
                 let bind = when(with.dev, bind, Bind::dev);
-                passing(bind, passed.pass_target, pass_source)
+                let mut mount = Mount::from(bind);
+                mount.passed.set(Passed::TARGET, passed.pass_target);
+                mount.passed.set(Passed::SOURCE, pass_source);
+                mount.passed.set(Passed::ID_MAP, mapped.idmap.is_some());
+                Operation::Mount(mount)
             }
             Self::Tmpfs {
                 target,
@@ -137,7 +161,7 @@ impl Kind {
                 let tmpfs = when(without.nosymfollow, tmpfs, Tmpfs::no_symfollow);
                 let tmpfs = when(with.suid, tmpfs, Tmpfs::suid);
                 let tmpfs = when(with.dev, tmpfs, Tmpfs::dev);
-                passing(tmpfs, passed.pass_target, false)
+                passing(tmpfs, passed.pass_target)
             }
             Self::Block {
                 device,
@@ -163,14 +187,12 @@ impl Kind {
                 let block = when(without.nosymfollow, block, Block::no_symfollow);
                 let block = when(with.suid, block, Block::suid);
                 let block = when(with.dev, block, Block::dev);
-                passing(block, passed.pass_target, false)
+                passing(block, passed.pass_target)
             }
             Self::Fuse(served) => served.operation()?,
             Self::Overlay(layered) => layered.into_operation()?,
             Self::Image(imaged) => imaged.operation()?,
-            Self::Network(networked) => {
-                passing(networked.network()?, networked.passed.pass_target, false)
-            }
+            Self::Network(networked) => passing(networked.network()?, networked.passed.pass_target),
         })
     }
 }
@@ -194,11 +216,10 @@ fn first_line(file: &str) -> Result<String, Error> {
     Ok(text)
 }
 
-/// The mount with what is to be opened and passed for it.
-fn passing(mount: impl Into<Mount>, target: bool, source: bool) -> Operation {
+/// The mount, and whether its target is to be opened and passed.
+fn passing(mount: impl Into<Mount>, target: bool) -> Operation {
     let mut mount = mount.into();
     mount.passed.set(Passed::TARGET, target);
-    mount.passed.set(Passed::SOURCE, source);
     Operation::Mount(mount)
 }
 
@@ -224,7 +245,7 @@ impl Served {
 
     /// The same with what is to be opened and passed for it.
     pub(in crate::cli) fn operation(&self) -> Result<Operation, Error> {
-        Ok(passing(self.fuse()?, self.passed.pass_target, false))
+        Ok(passing(self.fuse()?, self.passed.pass_target))
     }
 }
 
@@ -238,7 +259,7 @@ impl Imaged {
         let image = when(self.without.nosymfollow, image, Image::no_symfollow);
         let image = when(self.with.suid, image, Image::suid);
         let image = when(self.with.dev, image, Image::dev);
-        Ok(passing(image, self.passed.pass_target, false))
+        Ok(passing(image, self.passed.pass_target))
     }
 }
 
@@ -259,7 +280,7 @@ impl Layered {
         let overlay = when(self.without.nosymfollow, overlay, Overlay::no_symfollow);
         let overlay = when(self.with.suid, overlay, Overlay::suid);
         let overlay = when(self.with.dev, overlay, Overlay::dev);
-        Ok(passing(overlay, self.passed.pass_target, false))
+        Ok(passing(overlay, self.passed.pass_target))
     }
 }
 

@@ -1,25 +1,64 @@
-//! The calls of the process that locks the flags of mounts, and of its children.
+//! The calls of the process that locks the flags of mounts and finds out what user
+//! namespaces map, and of its children.
 #![forbid(unsafe_code)]
 
 use libc::{
-    AT_EMPTY_PATH, AT_FDCWD, AT_RECURSIVE, CLOCK_REALTIME, CLONE_NEWNS, CLONE_NEWUSER, ITIMER_REAL,
-    MOVE_MOUNT_F_EMPTY_PATH, MSG_CMSG_CLOEXEC, MSG_DONTWAIT, MSG_NOSIGNAL, OPEN_TREE_CLOEXEC,
-    OPEN_TREE_CLONE, SYS_clock_gettime, SYS_mount_setattr, SYS_move_mount, SYS_open_tree,
-    SYS_recvmsg, SYS_sendmsg, SYS_setitimer, SYS_setns, SYS_unshare, SYS_wait4,
+    AT_EMPTY_PATH, AT_FDCWD, AT_NO_AUTOMOUNT, AT_RECURSIVE, AT_STATX_DONT_SYNC, CLOCK_REALTIME,
+    CLONE_NEWNS, CLONE_NEWUSER, ITIMER_REAL, MOVE_MOUNT_F_EMPTY_PATH, MSG_CMSG_CLOEXEC,
+    MSG_DONTWAIT, MSG_NOSIGNAL, O_CLOEXEC, O_RDONLY, OPEN_TREE_CLOEXEC, OPEN_TREE_CLONE, SIGKILL,
+    SYS_clock_gettime, SYS_fstatfs, SYS_ioctl, SYS_kill, SYS_mount_setattr, SYS_move_mount,
+    SYS_open_tree, SYS_openat, SYS_read, SYS_recvmsg, SYS_sendmsg, SYS_setitimer, SYS_setns,
+    SYS_statx, SYS_unshare, SYS_wait4, WNOHANG,
 };
 
 use crate::confine::entry::{
     Check, Entry, Int, Value, call, fd, int, is, long, no_flags, null, pinned,
 };
-use crate::locker::layout::{ANSWER, COPY, MOUNT, NAMESPACE, REQUESTS};
-use crate::sys::pinned::{DIRECTORY, EMPTY, FILE};
+use crate::locker::layout::{ANSWER, BROUGHT, NAMESPACE, NEXT, OWN, PROC, REQUESTS};
+use crate::sys::namespace::{NS_GET_NSTYPE, NS_GET_OWNER_UID, NS_GET_PARENT};
+use crate::sys::pinned::{DIRECTORY, EMPTY, FILE, GID_MAP, UID_MAP};
 
+/// What it does in any case.
 pub(super) fn locker() -> Vec<Entry> {
-    let answer = fd(0, ANSWER, "where to send it");
     let reply = is!(2, flags = MSG_NOSIGNAL | MSG_DONTWAIT);
+    vec![
+        call!(
+            SYS_clock_gettime,
+            "the time of a line of the log, where the vDSO cannot tell it",
+            [is!(0, clock = CLOCK_REALTIME)]
+        ),
+        call!(
+            SYS_recvmsg,
+            "what mounters ask",
+            [
+                fd(0, REQUESTS, "where mounters ask"),
+                is!(2, flags = MSG_CMSG_CLOEXEC)
+            ]
+        ),
+        call!(
+            SYS_sendmsg,
+            "that it is ready; to a mounter, what has come of its request",
+            [fd(0, REQUESTS, "where mounters ask"), reply],
+            [fd(0, ANSWER, "where to send it"), reply]
+        ),
+        call!(
+            SYS_wait4,
+            "how a child ended",
+            [int(0, "pid", u32::MAX, "any child"), no_flags(2)]
+        ),
+        call!(
+            SYS_setitimer,
+            "the deadline of a child",
+            [is!(0, which = ITIMER_REAL), null(2, "old")]
+        ),
+    ]
+}
+
+/// What it does where detached mounts are granted.
+pub(super) fn locker_detached() -> Vec<Entry> {
     let attach = |name| {
         vec![
-            fd(0, MOUNT, "the mount that came"),
+            fd(0, BROUGHT, "the mount that came"),
             pinned(1, "path", EMPTY),
             is!(2, target = AT_FDCWD),
             pinned(3, "target path", name),
@@ -42,35 +81,6 @@ pub(super) fn locker() -> Vec<Entry> {
     cloned.forms.extend([DIRECTORY, FILE].map(clone));
     vec![
         call!(
-            SYS_clock_gettime,
-            "the time of a line of the log, where the vDSO cannot tell it",
-            [is!(0, clock = CLOCK_REALTIME)]
-        ),
-        call!(
-            SYS_recvmsg,
-            "mounts, from mounters",
-            [
-                fd(0, REQUESTS, "where mounters ask"),
-                is!(2, flags = MSG_CMSG_CLOEXEC)
-            ]
-        ),
-        call!(
-            SYS_sendmsg,
-            "that it is ready; to a mounter, what it has made",
-            [fd(0, REQUESTS, "where mounters ask"), reply],
-            [answer, reply]
-        ),
-        call!(
-            SYS_wait4,
-            "how a child ended",
-            [int(0, "pid", u32::MAX, "any child"), no_flags(2)]
-        ),
-        call!(
-            SYS_setitimer,
-            "the deadline of a child",
-            [is!(0, which = ITIMER_REAL), null(2, "old")]
-        ),
-        call!(
             SYS_unshare,
             "a mount namespace, that ends with its process; the copy of that",
             [is!(0, flags = CLONE_NEWNS)]
@@ -89,11 +99,72 @@ pub(super) fn locker() -> Vec<Entry> {
             SYS_mount_setattr,
             "whether an attribute is locked",
             [
-                fd(0, COPY, "the copy"),
+                fd(0, NEXT, "the copy"),
                 pinned(1, "path", EMPTY),
                 is!(2, flags = AT_EMPTY_PATH),
                 long(4, "size", 32, "sizeof(struct mount_attr)")
             ]
+        ),
+    ]
+}
+
+/// What it does where ID-mapped mounts are granted.
+pub(super) fn locker_idmap() -> Vec<Entry> {
+    let asked = fd(0, BROUGHT, "the user namespace that came");
+    let status = |number, means| {
+        vec![
+            fd(0, number, means),
+            pinned(1, "path", EMPTY),
+            is!(
+                2,
+                flags = AT_EMPTY_PATH | AT_STATX_DONT_SYNC | AT_NO_AUTOMOUNT
+            ),
+        ]
+    };
+    let mut which = call!(SYS_statx, "which namespace a descriptor is");
+    which.forms.extend([
+        status(OWN, "the helper's user namespace"),
+        status(BROUGHT, "the user namespace that came"),
+        status(NEXT, "the parent of that"),
+    ]);
+    let map = |path| {
+        vec![
+            fd(0, PROC, "the machine's /proc"),
+            pinned(1, "path", path),
+            is!(2, flags = O_RDONLY | O_CLOEXEC),
+        ]
+    };
+    let mut maps = call!(SYS_openat, "the maps of the namespace that it is in");
+    maps.forms.extend([UID_MAP, GID_MAP].map(map));
+    vec![
+        call!(SYS_fstatfs, "whether it is a namespace that came", [asked]),
+        call!(
+            SYS_ioctl,
+            "of which type it is, whose, and where it was made",
+            [asked, is!(1, request = NS_GET_NSTYPE)],
+            [asked, is!(1, request = NS_GET_OWNER_UID)],
+            [asked, is!(1, request = NS_GET_PARENT)]
+        ),
+        which,
+        call!(
+            SYS_setns,
+            "to read its maps",
+            [asked, is!(1, kind = CLONE_NEWUSER)]
+        ),
+        maps,
+        call!(SYS_read, "a map", [fd(0, NEXT, "a map")]),
+        call!(
+            SYS_wait4,
+            "whether a child has ended",
+            [
+                int(0, "pid", u32::MAX, "any child"),
+                is!(2, options = WNOHANG)
+            ]
+        ),
+        call!(
+            SYS_kill,
+            "a child that somebody else has stopped",
+            [is!(1, signal = SIGKILL)]
         ),
     ]
 }

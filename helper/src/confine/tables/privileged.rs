@@ -376,12 +376,12 @@ pub(super) fn mounter_handing() -> Vec<Entry> {
     )]
 }
 
-/// What only a mounter does whose peer is granted detached mounts.
-pub(super) fn mounter_detached() -> Vec<Entry> {
+/// What only a mounter does whose peer is granted detached or ID-mapped mounts.
+pub(super) fn mounter_locker() -> Vec<Entry> {
     vec![
         call!(
             SYS_sendmsg,
-            "to the locker, a mount that is to be handed over",
+            "to the locker, a mount that is to be handed over, or a user namespace",
             [
                 fd(0, LOCKER, "the locker's channel"),
                 is!(2, flags = MSG_NOSIGNAL)
@@ -389,7 +389,7 @@ pub(super) fn mounter_detached() -> Vec<Entry> {
         ),
         call!(
             SYS_recvmsg,
-            "what the locker has made of it",
+            "what the locker has made or found out of it",
             [
                 fd(0, ANSWERS, "the locker's answers"),
                 is!(2, flags = MSG_CMSG_CLOEXEC)

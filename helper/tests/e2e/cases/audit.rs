@@ -18,6 +18,7 @@ use mountwarden_client::{
 use nix::sys::signal::{Signal, kill};
 use serde_json::Value;
 
+use super::idmaps;
 use crate::daemon::{Daemon, START, outcome, wait_for, with_ambient};
 use crate::kernel::{self, descendants, is_alive, named, unchanged};
 use crate::sandbox::{ALICE, BOB, Sandbox};
@@ -296,6 +297,19 @@ fn passed(
     ]
 }
 
+/// A bind that is ID-mapped, where there can be one.
+fn mapped(sandbox: &Sandbox) -> Option<(&'static str, String)> {
+    idmaps::granted(sandbox, "").ok()?;
+    sandbox.policy(&idmaps::policy("").replace("\"test\"", "\"vm storage\""));
+    let daemon = Daemon::start(sandbox);
+    let bind = idmaps::bind(sandbox).read_only();
+    let namespace = idmaps::plain(sandbox);
+    idmaps::ask(&mut daemon.client(), bind, &namespace).unwrap();
+    let line = daemon.log().lines().last()?.to_owned();
+    daemon.stop();
+    Some(("a bind that is ID-mapped", line))
+}
+
 /// Connects when no other connection is open any more.
 fn admitted(daemon: &Daemon, connect: fn(&Path) -> Wire) -> Wire {
     wait_for("no connection is open", || {
@@ -330,6 +344,10 @@ impl Plain {
                 );
             }
         }
+        if value["idmap"].is_array() {
+            let ranges = r#"["users 0:100000:65536","groups 0:100000:65536"]"#;
+            text = text.replace(&value["idmap"].to_string(), ranges);
+        }
         for id in ["id", "only_id", "found_id"].map(|field| value[field].as_u64()) {
             if let Some(id) = id.filter(|id| !self.ids.contains(id)) {
                 self.ids.push(id);
@@ -354,7 +372,10 @@ pub(crate) fn examples_and_fields(sandbox: &Sandbox) -> Result<(), Skip> {
     };
     let mut text = String::new();
     let mut written = BTreeSet::new();
-    for (heading, line) in unchanged(|| decisions(sandbox, &daemon)) {
+    let mut all = unchanged(|| decisions(sandbox, &daemon));
+    daemon.stop();
+    all.extend(mapped(sandbox));
+    for (heading, line) in all {
         let value: Value = serde_json::from_str(&line).expect(&line);
         lines::check(&value);
         written.extend(value.as_object().unwrap().keys().cloned());

@@ -277,6 +277,9 @@ pub(crate) fn attack_26_what_a_locker_is_sent(sandbox: &Sandbox) -> Result<(), S
         send(locker, b"", &[]).ok();
         send(locker, b"x", &[]).unwrap();
         send(locker, &[0; 16], &[sealed.as_fd()]).unwrap();
+        // What a namespace maps is not granted, and its calls are in no filter here.
+        let message = [6_u64, 0, 1].map(u64::to_le_bytes).concat();
+        send(locker, &message, &[sealed.as_fd(), answer.as_fd()]).unwrap();
         send(
             locker,
             &[0; 64],

@@ -28,6 +28,9 @@ mod hostile_kinds;
 mod hostile_moving;
 mod hostile_orders;
 mod identity;
+mod idmap_attacks;
+mod idmap_refusals;
+mod idmaps;
 mod images;
 mod leases;
 mod life;
@@ -105,6 +108,7 @@ cases! {
         block
         fuse
         detached
+        idmap
         overlay
         image
         network
@@ -266,6 +270,8 @@ cases! {
         attack_05_every_descriptor_in_every_place
         a_directory_and_a_file
         attack_35_flags_cannot_be_cleared
+        owners_are_mapped
+        the_same_again_is_busy
     }
     paths {
         attack_01_malformed_paths
@@ -571,6 +577,29 @@ cases! {
         attack_26_only_the_client_gets_it
         attack_26_a_client_that_is_gone
         attack_26_what_a_locker_is_sent
+    }
+    idmaps {
+        owners_are_mapped
+        a_container_owns_its_files
+        on_a_disk
+        the_same_again_is_busy
+        mounts_beneath_are_mapped
+        with_passed_locations
+        remounts_and_leases
+        what_is_handed_over_is_mapped
+        the_command_passes_it
+        a_locker_for_maps_alone
+    }
+    idmap_refusals {
+        attack_36_refusals
+        only_where_granted
+        what_the_kernel_does_not_map
+    }
+    idmap_attacks {
+        attack_22_a_namespace_that_nobody_asked_for
+        attack_26_another_namespace
+        attack_26_what_a_locker_is_asked
+        attack_31_who_enters_is_stopped
     }
     batches {
         a_tree_is_applied

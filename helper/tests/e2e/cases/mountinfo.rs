@@ -90,6 +90,8 @@ again! {
     hostile_orders::attack_05_every_descriptor_in_every_place
     detached::a_directory_and_a_file
     detached_attacks::attack_35_flags_cannot_be_cleared
+    idmaps::owners_are_mapped
+    idmaps::the_same_again_is_busy
 }
 
 /// It says so when it starts, and each half's tables hold just what it needs.

@@ -47,7 +47,10 @@ pub(crate) fn attack_05_every_descriptor(sandbox: &Sandbox) -> Result<(), Skip> 
     let anywhere = oddities::anywhere(sandbox, &daemon, &hostile)?;
     let [to, from] = [&target, &source]
         .map(|path| (directory(path), oddities::instead_of(sandbox, path, &other)));
-    let request = passing(Bind::new(&source, &target).unwrap(), Passed::all());
+    let request = passing(
+        Bind::new(&source, &target).unwrap(),
+        Passed::TARGET | Passed::SOURCE,
+    );
     let mut wire = Wire::open(&daemon.socket);
     for (as_target, path, instead) in [(true, &target, &to.1), (false, &source, &from.1)] {
         for oddity in anywhere.iter().chain(instead) {
@@ -90,7 +93,10 @@ pub(crate) fn attack_07_beside_a_directory(sandbox: &Sandbox) -> Result<(), Skip
     let root = open(&held, libc::O_PATH, 0);
     let opened = directory(&held);
     let mut refused = |bind: (&Path, &Path), files: [&OwnedFd; 2], words: &str| {
-        let request = passing(Bind::new(bind.0, bind.1).unwrap(), Passed::all());
+        let request = passing(
+            Bind::new(bind.0, bind.1).unwrap(),
+            Passed::TARGET | Passed::SOURCE,
+        );
         unchanged(|| {
             wire.send_request(&request, &files.map(AsFd::as_fd));
             let error = wire.error(ErrorCode::WrongType);
@@ -111,7 +117,10 @@ pub(crate) fn attack_07_beside_a_directory(sandbox: &Sandbox) -> Result<(), Skip
         (&held, &to, &opened, &target),
         (&inner, &to_file, &inner_file, &file),
     ] {
-        let request = passing(Bind::new(source, place).unwrap(), Passed::all());
+        let request = passing(
+            Bind::new(source, place).unwrap(),
+            Passed::TARGET | Passed::SOURCE,
+        );
         wire.send_request(&request, &[to.as_fd(), from.as_fd()]);
         mounted(wire.reply());
     }
@@ -152,7 +161,11 @@ pub(crate) fn attack_22_descriptors_that_do_not_fit(sandbox: &Sandbox) -> Result
     };
     for (request, counts, words) in [
         (passing(tmpfs(), Passed::TARGET), &[0, 2, 4][..], other),
-        (passing(tmpfs(), Passed::all()), &[0, 1, 3], other),
+        (
+            passing(tmpfs(), Passed::TARGET | Passed::SOURCE),
+            &[0, 1, 3],
+            other,
+        ),
         (passing(tmpfs(), Passed::TARGET), &[5, 253], misplaced),
         (Request::Perform(unmount.clone()), &[0, 2], other),
         (explained.clone(), &[1], none),
@@ -217,7 +230,10 @@ pub(crate) fn attack_22_orders_that_do_not_fit(sandbox: &Sandbox) -> Result<(), 
     let quiet = Quiet::of(&daemon)?;
     let file = directory(sandbox.path("mnt"));
     let (target, source) = (sandbox.path("mnt/a"), sandbox.path("src/data"));
-    let bind = operation(passing(Bind::new(&source, &target).unwrap(), Passed::all()));
+    let bind = operation(passing(
+        Bind::new(&source, &target).unwrap(),
+        Passed::TARGET | Passed::SOURCE,
+    ));
     let tmpfs = operation(passing(Tmpfs::new(&target).unwrap(), Passed::TARGET));
     let two = "a mount or remount takes a directory and a target";
     let kind = "the descriptors are not those of this kind";
@@ -267,13 +283,13 @@ pub(crate) fn attack_26_passed_orders(sandbox: &Sandbox) -> Result<(), Skip> {
         (
             "src/data",
             "alice/x",
-            Passed::all(),
+            Passed::TARGET | Passed::SOURCE,
             DenyReason::TargetNotGranted,
         ),
         (
             "outside",
             "mnt/a",
-            Passed::all(),
+            Passed::TARGET | Passed::SOURCE,
             DenyReason::SourceNotGranted,
         ),
         (
@@ -295,7 +311,7 @@ pub(crate) fn attack_26_passed_orders(sandbox: &Sandbox) -> Result<(), Skip> {
         assert_eq!(error.reason, Some(reason), "{error:?}");
     }
     // What it passes must be what it names, whatever it puts in the other places.
-    let order = bind("src/data", "mnt/a", Passed::all());
+    let order = bind("src/data", "mnt/a", Passed::TARGET | Passed::SOURCE);
     let outside = directory(place("outside"));
     let anything = hostile.channel.0.try_clone().unwrap();
     for files in [[&a, &outside, &data], [&a, &a, &outside], [&a, &data, &a]] {

@@ -9,7 +9,7 @@ use nix::unistd::Pid;
 
 use super::batches::{end, tree};
 use super::confinement::only;
-use super::{images, networked, overlays};
+use super::{idmaps, images, networked, overlays};
 use crate::Skip;
 use crate::daemon::{Daemon, wait_for};
 use crate::devices::{Disk, open_fuse_to_all};
@@ -165,7 +165,7 @@ pub(crate) fn detached(sandbox: &Sandbox) -> Result<(), Skip> {
         wait_for("the locker's children end", || (all() == 5).then_some(()));
         // It lets go of what the last brought when its child has ended.
         let held = || descriptors(only(&daemon, "mw-locker")).map_or(0, |all| all.len());
-        wait_for("the locker waits", || (held() == 5).then_some(()));
+        wait_for("the locker waits", || (held() == 7).then_some(()));
     };
     hand_over(50);
     quiet();
@@ -209,4 +209,40 @@ pub(crate) fn network(sandbox: &Sandbox) -> Result<(), Skip> {
     go_round(sandbox, grant, |client| {
         client.mount(network.clone()).unwrap()
     })
+}
+
+/// Each takes two forks of the locker, of which the second enters another namespace.
+pub(crate) fn idmap(sandbox: &Sandbox) -> Result<(), Skip> {
+    idmaps::granted(sandbox, "")?;
+    let policy = idmaps::policy("");
+    sandbox.policy(&format!(
+        "{policy}\n[limits]\nrequests_per_second = 100000\n"
+    ));
+    let daemon = Daemon::start(sandbox);
+    let mut client = daemon.client();
+    let namespace = idmaps::plain(sandbox);
+    let mut pairs = |count: u32| {
+        for _ in 0..count {
+            let bind = idmaps::bind(sandbox);
+            let made = idmaps::ask(&mut client, bind, &namespace).unwrap();
+            client.unmount(&made).unwrap();
+            daemon.shorten_log(1 << 20);
+        }
+    };
+    // The last children may still be on their way out when the client has its answer.
+    let quiet = || {
+        let all = || descendants(daemon.pid()).len();
+        wait_for("the locker's children end", || (all() == 5).then_some(()));
+        let held = || descriptors(only(&daemon, "mw-locker")).map_or(0, |all| all.len());
+        wait_for("the locker waits", || (held() == 7).then_some(()));
+    };
+    pairs(50);
+    quiet();
+    let mut processes = PROCESSES.map(|name| only(&daemon, name)).to_vec();
+    processes.push(only(&daemon, "mw-locker"));
+    let before = Held::by(&processes)?;
+    unchanged(|| pairs(rounds()));
+    quiet();
+    assert_eq!(Held::by(&processes)?, before);
+    Ok(())
 }
