@@ -15,6 +15,7 @@ use mountwarden_client::{
 use serde_json::Value;
 
 use super::confinement::{items, tables};
+use super::idmaps;
 use crate::daemon::{Daemon, wait_for};
 use crate::kernel;
 use crate::sandbox::{SECOND, Sandbox};
@@ -34,7 +35,7 @@ const ROLES: [&str; 5] = ["gate", "session", "warden", "mounter", "locker"];
 const FROM_CODE: usize = 5;
 
 /// The most lines of our own that may run in a mounter, and system calls.
-const MOUNTER: (usize, u64) = (2340, 30);
+const MOUNTER: (usize, u64) = (2480, 30);
 
 /// The lines that ran, by role and by whose they are.
 type Ran = BTreeMap<(String, String), BTreeSet<String>>;
@@ -42,7 +43,10 @@ type Ran = BTreeMap<(String, String), BTreeSet<String>>;
 /// One request of each kind and outcome: what is measured.
 pub(crate) fn one_of_each(sandbox: &Sandbox) -> Result<(), Skip> {
     let limits = "[limits]\nmounts_per_user = 3\n[[grant]]\nremount = true\ndetached = true";
-    sandbox.policy(&super::passed::policy().replacen("[[grant]]", limits, 1));
+    let maps = "recursive = true\n  idmap.uids = [\"0:0:4294967295\"]\n  \
+                idmap.gids = [\"0:0:4294967295\"]";
+    let policy = super::passed::policy().replacen("[[grant]]", limits, 1);
+    sandbox.policy(&policy.replacen("recursive = true", maps, 1));
     let daemon = Daemon::start(sandbox);
     let mut client = daemon.client();
     let place = |name: &str| sandbox.path(&format!("mnt/{name}"));
@@ -122,10 +126,7 @@ pub(crate) fn one_of_each(sandbox: &Sandbox) -> Result<(), Skip> {
         batches(&mut client, &tmpfs("a"), &tmpfs("missing"));
     }
     passed(&mut client, &sandbox.path("src/data"), &place("a"));
-    for source in ["src/data", "src/data/file"] {
-        let detach = Detach::new(sandbox.path(source)).unwrap();
-        client.detach(detach.read_only()).unwrap();
-    }
+    by_the_locker(sandbox, &mut client, bind("src/data", "a"));
     // What no directory and no file is reaches the mounter, which refuses it.
     nix::unistd::mkfifo(
         &place("pipe"),
@@ -140,6 +141,19 @@ pub(crate) fn one_of_each(sandbox: &Sandbox) -> Result<(), Skip> {
     drop(client);
     daemon.stop();
     Ok(())
+}
+
+/// What is handed over, and a bind that is ID-mapped.
+fn by_the_locker(sandbox: &Sandbox, client: &mut Client, bind: Bind) {
+    for source in ["src/data", "src/data/file"] {
+        let detach = Detach::new(sandbox.path(source)).unwrap();
+        client.detach(detach.read_only()).unwrap();
+    }
+    if kernel::needs(6, 3, "an ID-mapped tmpfs").is_ok() {
+        let namespace = idmaps::plain(sandbox);
+        let mapped = idmaps::ask(client, bind, &namespace);
+        client.unmount(&mapped.unwrap()).unwrap();
+    }
 }
 
 /// A lease that its owner ends, and one that ends with its connection.

@@ -49,6 +49,8 @@ impl Pinned {
             ("6pinned5TMPFS", 1),
             ("6pinned9DIRECTORY", 1),
             ("6pinned4FILE", 1),
+            ("6pinned7UID_MAP", 1),
+            ("6pinned7GID_MAP", 1),
             ("6pinned11MOUNTWARDEN", 1),
             ("6pinned10TMPFS_KEYS", 5),
             ("6pinned4FUSE", 1),

@@ -158,6 +158,9 @@ const FILESYSTEMS: &str = r#"
 name = "file systems"
 users = [@UID@]
 target = ["@DIR@/served"]
+  [grant.bind]
+  source = ["@DIR@/src"]
+  idmap = { uids = ["1:peer:1"], gids = ["1:peer:1"] }
   [grant.block]
   device = ["/dev/mountwarden-none"]
   filesystems = ["ext4"]

@@ -309,6 +309,16 @@ pub(super) fn attack_28_enters_no_namespace(
         let both = int(libc::CLONE_NEWUSER | libc::CLONE_NEWNS);
         attempts.extend([
             works("its user namespace", libc::SYS_setns, &namespace),
+            killed(
+                "the helper's",
+                libc::SYS_setns,
+                &[5, int(libc::CLONE_NEWUSER)],
+            ),
+            killed(
+                "what came, as mounts",
+                libc::SYS_setns,
+                &[7, int(libc::CLONE_NEWNS)],
+            ),
             killed("both namespaces", libc::SYS_unshare, &[both]),
             // What it has entered gives it every capability, and no call more.
             killed("chroot", libc::SYS_chroot, &[target]),

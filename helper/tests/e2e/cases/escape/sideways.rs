@@ -118,7 +118,12 @@ pub(super) fn attack_27_signals_no_other_role(
         for signal in [0, libc::SIGKILL, libc::SIGTERM] {
             let what = format!("kill {process} with {signal}");
             let arguments = [other, int(signal)];
-            attempts.push(if role == Role::Warden {
+            let may_try = match role {
+                Role::Warden => true,
+                Role::Locker => signal == libc::SIGKILL,
+                _ => false,
+            };
+            attempts.push(if may_try {
                 fails(what, libc::SYS_kill, &arguments, Errno::EPERM)
             } else {
                 killed(what, libc::SYS_kill, &arguments)
