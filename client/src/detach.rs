@@ -57,7 +57,7 @@ impl Detach {
         self
     }
 
-    common_flags!();
+    common_flags!(options);
 }
 
 impl From<Detach> for Request {

@@ -6,12 +6,12 @@ use std::path::Path;
 
 use mountwarden_protocol::{
     AbsPath, FilesystemName, FilesystemOption, FilesystemOptions, FuseSubtype, ImageType,
-    InvalidFilesystem, Kind, Layers, Mount, MountOptions, Mounted, Operation, OptionKey,
-    OptionValue, Passed, Propagation, SourceName, UpperLayer,
+    InvalidFilesystem, Kind, Layers, Mount, MountOptions, Mounted, OptionKey, OptionValue,
+    Propagation, SourceName, UpperLayer,
 };
 
 use crate::Error;
-use crate::operation::{checked, common_options};
+use crate::operation::{Common, checked, common_options};
 
 /// A file system on a block device.
 ///
@@ -36,11 +36,8 @@ use crate::operation::{checked, common_options};
 pub struct Block {
     device: AbsPath,
     filesystem: FilesystemName,
-    target: AbsPath,
     own: FilesystemOptions,
-    options: MountOptions,
-    propagation: Propagation,
-    lease: bool,
+    common: Common,
 }
 
 impl Block {
@@ -59,18 +56,15 @@ impl Block {
         Ok(Self {
             device: checked("device", device.as_ref())?,
             filesystem: read("type", filesystem)?,
-            target: checked("target", target.as_ref())?,
             own: FilesystemOptions::default(),
-            options: MountOptions::empty(),
-            propagation: Propagation::Private,
-            lease: false,
+            common: Common::at(target.as_ref())?,
         })
     }
 
     /// Nothing can be written through the mount, and the file system does not write to
     /// its device (`ro`).
     pub fn read_only(mut self) -> Self {
-        self.options.insert(MountOptions::READ_ONLY);
+        self.common.options.insert(MountOptions::READ_ONLY);
         self
     }
 
@@ -106,14 +100,11 @@ impl Block {
 #[must_use = "it does nothing until Client::mount_fuse is given it"]
 pub struct Fuse {
     subtype: FuseSubtype,
-    target: AbsPath,
     source: Option<SourceName>,
     allow_other: bool,
     default_permissions: bool,
     max_read: Option<u32>,
-    options: MountOptions,
-    propagation: Propagation,
-    lease: bool,
+    common: Common,
 }
 
 impl Fuse {
@@ -126,14 +117,11 @@ impl Fuse {
     pub fn new(subtype: &str, target: impl AsRef<Path>) -> Result<Self, Error> {
         Ok(Self {
             subtype: read("subtype", subtype)?,
-            target: checked("target", target.as_ref())?,
             source: None,
             allow_other: false,
             default_permissions: false,
             max_read: None,
-            options: MountOptions::empty(),
-            propagation: Propagation::Private,
-            lease: false,
+            common: Common::at(target.as_ref())?,
         })
     }
 
@@ -168,7 +156,7 @@ impl Fuse {
 
     /// Nothing can be written through the mount (`ro`).
     pub fn read_only(mut self) -> Self {
-        self.options.insert(MountOptions::READ_ONLY);
+        self.common.options.insert(MountOptions::READ_ONLY);
         self
     }
 
@@ -201,10 +189,7 @@ impl Fuse {
 pub struct Overlay {
     lower: Layers,
     upper: Option<UpperLayer>,
-    target: AbsPath,
-    options: MountOptions,
-    propagation: Propagation,
-    lease: bool,
+    common: Common,
 }
 
 impl Overlay {
@@ -226,10 +211,7 @@ impl Overlay {
                 .try_into()
                 .map_err(|error: InvalidFilesystem| Error::invalid_value("layers", error))?,
             upper: None,
-            target: checked("target", target.as_ref())?,
-            options: MountOptions::empty(),
-            propagation: Propagation::Private,
-            lease: false,
+            common: Common::at(target.as_ref())?,
         })
     }
 
@@ -251,7 +233,7 @@ impl Overlay {
 
     /// Nothing can be written through the mount (`ro`), as without an upper layer.
     pub fn read_only(mut self) -> Self {
-        self.options.insert(MountOptions::READ_ONLY);
+        self.common.options.insert(MountOptions::READ_ONLY);
         self
     }
 
@@ -278,10 +260,7 @@ impl Overlay {
 pub struct Image {
     file: AbsPath,
     filesystem: ImageType,
-    target: AbsPath,
-    options: MountOptions,
-    propagation: Propagation,
-    lease: bool,
+    common: Common,
 }
 
 impl Image {
@@ -300,10 +279,7 @@ impl Image {
         Ok(Self {
             file: checked("image", file.as_ref())?,
             filesystem: read("type", filesystem)?,
-            target: checked("target", target.as_ref())?,
-            options: MountOptions::empty(),
-            propagation: Propagation::Private,
-            lease: false,
+            common: Common::at(target.as_ref())?,
         })
     }
 
@@ -323,93 +299,41 @@ pub struct FuseMount {
 
 impl From<Block> for Mount {
     fn from(block: Block) -> Self {
-        Self {
-            kind: Kind::Block {
-                device: block.device,
-                filesystem: block.filesystem,
-                options: block.own,
-            },
-            target: block.target,
-            options: block.options,
-            propagation: block.propagation,
-            passed: Passed::empty(),
-            lease: block.lease,
-        }
-    }
-}
-
-impl From<Block> for Operation {
-    fn from(block: Block) -> Self {
-        Self::Mount(block.into())
+        block.common.mount(Kind::Block {
+            device: block.device,
+            filesystem: block.filesystem,
+            options: block.own,
+        })
     }
 }
 
 impl From<Fuse> for Mount {
     fn from(fuse: Fuse) -> Self {
-        Self {
-            kind: Kind::Fuse {
-                subtype: fuse.subtype,
-                source: fuse.source,
-                allow_other: fuse.allow_other,
-                default_permissions: fuse.default_permissions,
-                max_read: fuse.max_read,
-            },
-            target: fuse.target,
-            options: fuse.options,
-            propagation: fuse.propagation,
-            passed: Passed::empty(),
-            lease: fuse.lease,
-        }
+        fuse.common.mount(Kind::Fuse {
+            subtype: fuse.subtype,
+            source: fuse.source,
+            allow_other: fuse.allow_other,
+            default_permissions: fuse.default_permissions,
+            max_read: fuse.max_read,
+        })
     }
 }
 
 impl From<Image> for Mount {
     fn from(image: Image) -> Self {
-        Self {
-            kind: Kind::Image {
-                file: image.file,
-                filesystem: image.filesystem,
-            },
-            target: image.target,
-            options: image.options,
-            propagation: image.propagation,
-            passed: Passed::empty(),
-            lease: image.lease,
-        }
-    }
-}
-
-impl From<Image> for Operation {
-    fn from(image: Image) -> Self {
-        Self::Mount(image.into())
+        image.common.mount(Kind::Image {
+            file: image.file,
+            filesystem: image.filesystem,
+        })
     }
 }
 
 impl From<Overlay> for Mount {
     fn from(overlay: Overlay) -> Self {
-        Self {
-            kind: Kind::Overlay {
-                lower: overlay.lower,
-                upper: overlay.upper,
-            },
-            target: overlay.target,
-            options: overlay.options,
-            propagation: overlay.propagation,
-            passed: Passed::empty(),
-            lease: overlay.lease,
-        }
-    }
-}
-
-impl From<Overlay> for Operation {
-    fn from(overlay: Overlay) -> Self {
-        Self::Mount(overlay.into())
-    }
-}
-
-impl From<Fuse> for Operation {
-    fn from(fuse: Fuse) -> Self {
-        Self::Mount(fuse.into())
+        overlay.common.mount(Kind::Overlay {
+            lower: overlay.lower,
+            upper: overlay.upper,
+        })
     }
 }
 

@@ -3,13 +3,13 @@
 use std::path::Path;
 
 use mountwarden_protocol::{
-    AbsPath, FilesystemName, FilesystemOptions, InvalidFilesystem, Kind, Mount, MountOptions,
-    NetworkSource, Operation, Passed, Propagation, Secrets,
+    FilesystemName, FilesystemOptions, InvalidFilesystem, Kind, Mount, MountOptions, NetworkSource,
+    Propagation, Secrets,
 };
 
 use crate::Error;
 use crate::filesystem::{read, with};
-use crate::operation::{checked, common_options};
+use crate::operation::{Common, common_options};
 
 /// A network file system.
 ///
@@ -33,12 +33,9 @@ use crate::operation::{checked, common_options};
 pub struct Network {
     source: NetworkSource,
     filesystem: FilesystemName,
-    target: AbsPath,
     own: FilesystemOptions,
     secrets: Secrets,
-    options: MountOptions,
-    propagation: Propagation,
-    lease: bool,
+    common: Common,
 }
 
 impl Network {
@@ -53,19 +50,16 @@ impl Network {
         Ok(Self {
             source: read("source", source)?,
             filesystem: read("type", filesystem)?,
-            target: checked("target", target.as_ref())?,
             own: FilesystemOptions::default(),
             secrets: Secrets::default(),
-            options: MountOptions::empty(),
-            propagation: Propagation::Private,
-            lease: false,
+            common: Common::at(target.as_ref())?,
         })
     }
 
     /// Nothing can be written through the mount, and the file system does not write to
     /// its server (`ro`).
     pub fn read_only(mut self) -> Self {
-        self.options.insert(MountOptions::READ_ONLY);
+        self.common.options.insert(MountOptions::READ_ONLY);
         self
     }
 
@@ -96,24 +90,11 @@ impl Network {
 
 impl From<Network> for Mount {
     fn from(network: Network) -> Self {
-        Self {
-            kind: Kind::Network {
-                source: network.source,
-                filesystem: network.filesystem,
-                options: network.own,
-                secrets: network.secrets,
-            },
-            target: network.target,
-            options: network.options,
-            propagation: network.propagation,
-            passed: Passed::empty(),
-            lease: network.lease,
-        }
-    }
-}
-
-impl From<Network> for Operation {
-    fn from(network: Network) -> Self {
-        Self::Mount(network.into())
+        network.common.mount(Kind::Network {
+            source: network.source,
+            filesystem: network.filesystem,
+            options: network.own,
+            secrets: network.secrets,
+        })
     }
 }

@@ -8,35 +8,35 @@ use mountwarden_protocol::{
     TmpfsMode, TmpfsSize, Unmount as UnmountRequest,
 };
 
-use crate::Error;
 use crate::filesystem::read;
+use crate::{Block, Error, Fuse, Image, Network, Overlay};
 
 /// Flags that every mount takes.
 macro_rules! common_flags {
-    () => {
+    ($($options:ident).+) => {
         /// No program may be executed from the mount (`noexec`).
         pub fn no_exec(mut self) -> Self {
-            self.options.insert(MountOptions::NO_EXEC);
+            self.$($options).+.insert(MountOptions::NO_EXEC);
             self
         }
 
         /// Symbolic links on the mount are not followed (`nosymfollow`).
         pub fn no_symfollow(mut self) -> Self {
-            self.options.insert(MountOptions::NO_SYMFOLLOW);
+            self.$($options).+.insert(MountOptions::NO_SYMFOLLOW);
             self
         }
 
         /// Set-user-id bits on the mount are honoured. Denied unless the grant
         /// says otherwise.
         pub fn suid(mut self) -> Self {
-            self.options.insert(MountOptions::SUID);
+            self.$($options).+.insert(MountOptions::SUID);
             self
         }
 
         /// Device nodes on the mount are honoured. Denied unless the grant says
         /// otherwise.
         pub fn dev(mut self) -> Self {
-            self.options.insert(MountOptions::DEV);
+            self.$($options).+.insert(MountOptions::DEV);
             self
         }
     };
@@ -45,12 +45,12 @@ macro_rules! common_flags {
 /// Options that every kind of mount takes.
 macro_rules! common_options {
     () => {
-        crate::operation::common_flags!();
+        crate::operation::common_flags!(common.options);
 
         /// The mount ends with the client that makes it: see
         /// [Leases](crate::Client#leases).
         pub fn leased(mut self) -> Self {
-            self.lease = true;
+            self.common.lease = true;
             self
         }
 
@@ -58,13 +58,45 @@ macro_rules! common_options {
         /// namespace that shares it, and the other way round. Without it the mount
         /// is private. Denied unless the grant allows it.
         pub fn shared(mut self) -> Self {
-            self.propagation = Propagation::Shared;
+            self.common.propagation = Propagation::Shared;
             self
         }
     };
 }
 
 pub(crate) use {common_flags, common_options};
+
+/// What every kind of mount has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Common {
+    target: AbsPath,
+    pub(crate) options: MountOptions,
+    pub(crate) propagation: Propagation,
+    pub(crate) lease: bool,
+}
+
+impl Common {
+    /// At `target`, with nothing that must be asked for.
+    pub(crate) fn at(target: &Path) -> Result<Self, Error> {
+        Ok(Self {
+            target: checked("target", target)?,
+            options: MountOptions::empty(),
+            propagation: Propagation::Private,
+            lease: false,
+        })
+    }
+
+    pub(crate) fn mount(self, kind: Kind) -> Mount {
+        Mount {
+            kind,
+            target: self.target,
+            options: self.options,
+            propagation: self.propagation,
+            passed: Passed::empty(),
+            lease: self.lease,
+        }
+    }
+}
 
 /// A directory or a regular file that is to be seen at a second place.
 ///
@@ -86,11 +118,8 @@ pub(crate) use {common_flags, common_options};
 #[must_use = "it does nothing until Client::mount is given it"]
 pub struct Bind {
     source: AbsPath,
-    target: AbsPath,
     recursive: bool,
-    options: MountOptions,
-    propagation: Propagation,
-    lease: bool,
+    common: Common,
 }
 
 impl Bind {
@@ -103,17 +132,14 @@ impl Bind {
     pub fn new(source: impl AsRef<Path>, target: impl AsRef<Path>) -> Result<Self, Error> {
         Ok(Self {
             source: checked("source", source.as_ref())?,
-            target: checked("target", target.as_ref())?,
             recursive: false,
-            options: MountOptions::empty(),
-            propagation: Propagation::Private,
-            lease: false,
+            common: Common::at(target.as_ref())?,
         })
     }
 
     /// Nothing can be written through the mount (`ro`).
     pub fn read_only(mut self) -> Self {
-        self.options.insert(MountOptions::READ_ONLY);
+        self.common.options.insert(MountOptions::READ_ONLY);
         self
     }
 
@@ -127,7 +153,7 @@ impl Bind {
     /// [`Unsupported`](crate::ErrorKind::Unsupported) where the source lies on a
     /// private mount, denied unless the grant allows it.
     pub fn slave(mut self) -> Self {
-        self.propagation = Propagation::Slave;
+        self.common.propagation = Propagation::Slave;
         self
     }
 
@@ -153,13 +179,10 @@ impl Bind {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[must_use = "it does nothing until Client::mount is given it"]
 pub struct Tmpfs {
-    target: AbsPath,
     size: Option<TmpfsSize>,
     inodes: Option<TmpfsInodes>,
     mode: Option<TmpfsMode>,
-    options: MountOptions,
-    propagation: Propagation,
-    lease: bool,
+    common: Common,
 }
 
 impl Tmpfs {
@@ -169,13 +192,10 @@ impl Tmpfs {
     /// [`InvalidRequest`](crate::ErrorKind::InvalidRequest) as for [`Bind::new`].
     pub fn new(target: impl AsRef<Path>) -> Result<Self, Error> {
         Ok(Self {
-            target: checked("target", target.as_ref())?,
             size: None,
             inodes: None,
             mode: None,
-            options: MountOptions::empty(),
-            propagation: Propagation::Private,
-            lease: false,
+            common: Common::at(target.as_ref())?,
         })
     }
 
@@ -397,36 +417,34 @@ impl From<UnmountRequest> for Unmount {
     }
 }
 
+macro_rules! operations {
+    ($($kind:ty),*) => {
+        $(impl From<$kind> for Operation {
+            fn from(mount: $kind) -> Self {
+                Self::Mount(mount.into())
+            }
+        })*
+    };
+}
+
+operations!(Bind, Tmpfs, Block, Fuse, Image, Overlay, Network);
+
 impl From<Bind> for Mount {
     fn from(bind: Bind) -> Self {
-        Self {
-            kind: Kind::Bind {
-                source: bind.source,
-                recursive: bind.recursive,
-            },
-            target: bind.target,
-            options: bind.options,
-            propagation: bind.propagation,
-            passed: Passed::empty(),
-            lease: bind.lease,
-        }
+        bind.common.mount(Kind::Bind {
+            source: bind.source,
+            recursive: bind.recursive,
+        })
     }
 }
 
 impl From<Tmpfs> for Mount {
     fn from(tmpfs: Tmpfs) -> Self {
-        Self {
-            kind: Kind::Tmpfs {
-                size: tmpfs.size,
-                inodes: tmpfs.inodes,
-                mode: tmpfs.mode,
-            },
-            target: tmpfs.target,
-            options: tmpfs.options,
-            propagation: tmpfs.propagation,
-            passed: Passed::empty(),
-            lease: tmpfs.lease,
-        }
+        tmpfs.common.mount(Kind::Tmpfs {
+            size: tmpfs.size,
+            inodes: tmpfs.inodes,
+            mode: tmpfs.mode,
+        })
     }
 }
 
@@ -438,18 +456,6 @@ impl From<Unmount> for UnmountRequest {
             id: unmount.id,
             passed: false,
         }
-    }
-}
-
-impl From<Bind> for Operation {
-    fn from(bind: Bind) -> Self {
-        Self::Mount(bind.into())
-    }
-}
-
-impl From<Tmpfs> for Operation {
-    fn from(tmpfs: Tmpfs) -> Self {
-        Self::Mount(tmpfs.into())
     }
 }
 

@@ -13,7 +13,7 @@ use mountwarden_protocol::escape::SafePath;
 use mountwarden_protocol::{MountId, TmpfsInodes, TmpfsMode, TmpfsSize};
 
 pub(super) use self::kinds::Served;
-use self::kinds::{Imaged, Layered, Networked, PassTarget, Permissions, Restrictions};
+use self::kinds::{Imaged, Layered, Networked, Permissions, Usual};
 use super::{batch, exit};
 use crate::Error;
 
@@ -219,6 +219,7 @@ pub(super) enum Kind {
         /// What is mounted on the mount appears on its source, and the other way.
         #[arg(long, conflicts_with = "slave")]
         shared: bool,
+
         /// Open the source here and pass the descriptor, as --pass-target does.
         #[arg(long)]
         pass_source: bool,
@@ -227,13 +228,7 @@ pub(super) enum Kind {
         mapped: Mapped,
 
         #[command(flatten)]
-        passed: PassTarget,
-
-        #[command(flatten)]
-        without: Restrictions,
-
-        #[command(flatten)]
-        with: Permissions,
+        usual: Usual,
     },
 
     /// Mount an empty file system in memory.
@@ -260,13 +255,7 @@ pub(super) enum Kind {
         shared: bool,
 
         #[command(flatten)]
-        passed: PassTarget,
-
-        #[command(flatten)]
-        without: Restrictions,
-
-        #[command(flatten)]
-        with: Permissions,
+        usual: Usual,
     },
 
     /// Mount the file system on a block device.
@@ -294,13 +283,7 @@ pub(super) enum Kind {
         shared: bool,
 
         #[command(flatten)]
-        passed: PassTarget,
-
-        #[command(flatten)]
-        without: Restrictions,
-
-        #[command(flatten)]
-        with: Permissions,
+        usual: Usual,
     },
 
     /// Mount a file system that a program serves, and become that program.

@@ -40,13 +40,7 @@ pub(in crate::cli) struct Served {
     pub(super) shared: bool,
 
     #[command(flatten)]
-    pub(super) passed: PassTarget,
-
-    #[command(flatten)]
-    pub(super) without: Restrictions,
-
-    #[command(flatten)]
-    pub(super) with: Permissions,
+    pub(super) usual: Usual,
 
     /// The program that becomes of this one and serves the file system, with its
     /// arguments; {fd} in one stands for the number of the connection, as in
@@ -89,13 +83,7 @@ pub(in crate::cli) struct Networked {
     pub(super) shared: bool,
 
     #[command(flatten)]
-    pub(super) passed: PassTarget,
-
-    #[command(flatten)]
-    pub(super) without: Restrictions,
-
-    #[command(flatten)]
-    pub(super) with: Permissions,
+    pub(super) usual: Usual,
 }
 
 /// A file system in a regular file.
@@ -116,13 +104,7 @@ pub(in crate::cli) struct Imaged {
     pub(super) shared: bool,
 
     #[command(flatten)]
-    pub(super) passed: PassTarget,
-
-    #[command(flatten)]
-    pub(super) without: Restrictions,
-
-    #[command(flatten)]
-    pub(super) with: Permissions,
+    pub(super) usual: Usual,
 }
 
 /// Directories that are seen as one.
@@ -152,25 +134,18 @@ pub(in crate::cli) struct Layered {
     pub(super) shared: bool,
 
     #[command(flatten)]
-    pub(super) passed: PassTarget,
-
-    #[command(flatten)]
-    pub(super) without: Restrictions,
-
-    #[command(flatten)]
-    pub(super) with: Permissions,
+    pub(super) usual: Usual,
 }
 
+/// What can be said of every mount.
 #[derive(Debug, Args)]
-pub(in crate::cli) struct PassTarget {
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag on the line")]
+pub(in crate::cli) struct Usual {
     /// Open the target here and pass the descriptor, for a directory that the helper's
     /// user cannot reach, where the grant allows it.
     #[arg(long)]
     pub(super) pass_target: bool,
-}
 
-#[derive(Debug, Args)]
-pub(in crate::cli) struct Restrictions {
     /// Hold the mount until this command is interrupted, and end it then: however
     /// the command ends, the mount does.
     #[arg(long)]
@@ -183,6 +158,9 @@ pub(in crate::cli) struct Restrictions {
     /// Symbolic links on the mount are not followed.
     #[arg(long)]
     pub(super) nosymfollow: bool,
+
+    #[command(flatten)]
+    pub(super) with: Permissions,
 }
 
 #[derive(Debug, Args)]

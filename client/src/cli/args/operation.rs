@@ -5,11 +5,13 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use mountwarden_protocol::{
-    Detach as DetachRequest, Mount, MountAttributes, Operation, Passed, Unmount as UnmountRequest,
+    Detach as DetachRequest, Mount, MountAttributes, MountOptions, Operation, Passed,
+    Unmount as UnmountRequest,
 };
 
 use super::{
-    Attached, Change, Gains, Imaged, Kind, Layered, Losses, Networked, Served, advise, trimmed,
+    Attached, Change, Gains, Imaged, Kind, Layered, Losses, Networked, Served, Usual, advise,
+    trimmed,
 };
 use crate::{
     Bind, Block, Detach, Error, Fuse, Image, Move, Network, Overlay, Remount, Tmpfs, Unmount,
@@ -121,22 +123,14 @@ impl Kind {
                 shared,
                 pass_source,
                 mapped,
-                passed,
-                without,
-                with,
+                usual,
             } => {
                 let bind = Bind::new(trimmed(&source), trimmed(&target)).map_err(advise)?;
                 let bind = when(read_only, bind, Bind::read_only);
                 let bind = when(recursive, bind, Bind::recursive);
                 let bind = when(slave, bind, Bind::slave);
                 let bind = when(shared, bind, Bind::shared);
-                let bind = when(without.lease, bind, Bind::leased);
-                let bind = when(without.noexec, bind, Bind::no_exec);
-                let bind = when(without.nosymfollow, bind, Bind::no_symfollow);
-                let bind = when(with.suid, bind, Bind::suid);
-                let bind = when(with.dev, bind, Bind::dev);
-                let mut mount = Mount::from(bind);
-                mount.passed.set(Passed::TARGET, passed.pass_target);
+                let mut mount = usual.on(bind);
                 mount.passed.set(Passed::SOURCE, pass_source);
                 mount.passed.set(Passed::ID_MAP, mapped.idmap.is_some());
                 Operation::Mount(mount)
@@ -147,21 +141,14 @@ impl Kind {
                 inodes,
                 mode,
                 shared,
-                passed,
-                without,
-                with,
+                usual,
             } => {
                 let tmpfs = Tmpfs::new(trimmed(&target)).map_err(advise)?;
                 let tmpfs = given(size, tmpfs, Tmpfs::size);
                 let tmpfs = given(inodes, tmpfs, Tmpfs::inodes);
                 let tmpfs = given(mode, tmpfs, Tmpfs::mode);
                 let tmpfs = when(shared, tmpfs, Tmpfs::shared);
-                let tmpfs = when(without.lease, tmpfs, Tmpfs::leased);
-                let tmpfs = when(without.noexec, tmpfs, Tmpfs::no_exec);
-                let tmpfs = when(without.nosymfollow, tmpfs, Tmpfs::no_symfollow);
-                let tmpfs = when(with.suid, tmpfs, Tmpfs::suid);
-                let tmpfs = when(with.dev, tmpfs, Tmpfs::dev);
-                passing(tmpfs, passed.pass_target)
+                Operation::Mount(usual.on(tmpfs))
             }
             Self::Block {
                 device,
@@ -170,9 +157,7 @@ impl Kind {
                 own,
                 read_only,
                 shared,
-                passed,
-                without,
-                with,
+                usual,
             } => {
                 let (device, target) = (trimmed(&device), trimmed(&target));
                 let mut block = Block::new(device, &filesystem, target).map_err(advise)?;
@@ -182,17 +167,12 @@ impl Kind {
                 }
                 let block = when(read_only, block, Block::read_only);
                 let block = when(shared, block, Block::shared);
-                let block = when(without.lease, block, Block::leased);
-                let block = when(without.noexec, block, Block::no_exec);
-                let block = when(without.nosymfollow, block, Block::no_symfollow);
-                let block = when(with.suid, block, Block::suid);
-                let block = when(with.dev, block, Block::dev);
-                passing(block, passed.pass_target)
+                Operation::Mount(usual.on(block))
             }
             Self::Fuse(served) => served.operation()?,
             Self::Overlay(layered) => layered.into_operation()?,
             Self::Image(imaged) => imaged.operation()?,
-            Self::Network(networked) => passing(networked.network()?, networked.passed.pass_target),
+            Self::Network(networked) => Operation::Mount(networked.usual.on(networked.network()?)),
         })
     }
 }
@@ -216,11 +196,22 @@ fn first_line(file: &str) -> Result<String, Error> {
     Ok(text)
 }
 
-/// The mount, and whether its target is to be opened and passed.
-fn passing(mount: impl Into<Mount>, target: bool) -> Operation {
-    let mut mount = mount.into();
-    mount.passed.set(Passed::TARGET, target);
-    Operation::Mount(mount)
+impl Usual {
+    /// The mount with what was said of it.
+    fn on(&self, mount: impl Into<Mount>) -> Mount {
+        let mut mount = mount.into();
+        mount.passed.set(Passed::TARGET, self.pass_target);
+        mount.lease = self.lease;
+        for (asked, option) in [
+            (self.noexec, MountOptions::NO_EXEC),
+            (self.nosymfollow, MountOptions::NO_SYMFOLLOW),
+            (self.with.suid, MountOptions::SUID),
+            (self.with.dev, MountOptions::DEV),
+        ] {
+            mount.options.set(option, asked);
+        }
+        mount
+    }
 }
 
 impl Served {
@@ -236,16 +227,16 @@ impl Served {
         let fuse = given(self.max_read, fuse, Fuse::max_read);
         let fuse = when(self.read_only, fuse, Fuse::read_only);
         let fuse = when(self.shared, fuse, Fuse::shared);
-        let fuse = when(self.without.lease, fuse, Fuse::leased);
-        let fuse = when(self.without.noexec, fuse, Fuse::no_exec);
-        let fuse = when(self.without.nosymfollow, fuse, Fuse::no_symfollow);
-        let fuse = when(self.with.suid, fuse, Fuse::suid);
-        Ok(when(self.with.dev, fuse, Fuse::dev))
+        let fuse = when(self.usual.lease, fuse, Fuse::leased);
+        let fuse = when(self.usual.noexec, fuse, Fuse::no_exec);
+        let fuse = when(self.usual.nosymfollow, fuse, Fuse::no_symfollow);
+        let fuse = when(self.usual.with.suid, fuse, Fuse::suid);
+        Ok(when(self.usual.with.dev, fuse, Fuse::dev))
     }
 
     /// The same with what is to be opened and passed for it.
     pub(in crate::cli) fn operation(&self) -> Result<Operation, Error> {
-        Ok(passing(self.fuse()?, self.passed.pass_target))
+        Ok(Operation::Mount(self.usual.on(self.fuse()?)))
     }
 }
 
@@ -254,12 +245,7 @@ impl Imaged {
         let (file, target) = (trimmed(&self.file), trimmed(&self.target));
         let image = Image::new(file, &self.filesystem, target).map_err(advise)?;
         let image = when(self.shared, image, Image::shared);
-        let image = when(self.without.lease, image, Image::leased);
-        let image = when(self.without.noexec, image, Image::no_exec);
-        let image = when(self.without.nosymfollow, image, Image::no_symfollow);
-        let image = when(self.with.suid, image, Image::suid);
-        let image = when(self.with.dev, image, Image::dev);
-        Ok(passing(image, self.passed.pass_target))
+        Ok(Operation::Mount(self.usual.on(image)))
     }
 }
 
@@ -275,12 +261,7 @@ impl Layered {
         };
         let overlay = when(self.read_only, overlay, Overlay::read_only);
         let overlay = when(self.shared, overlay, Overlay::shared);
-        let overlay = when(self.without.lease, overlay, Overlay::leased);
-        let overlay = when(self.without.noexec, overlay, Overlay::no_exec);
-        let overlay = when(self.without.nosymfollow, overlay, Overlay::no_symfollow);
-        let overlay = when(self.with.suid, overlay, Overlay::suid);
-        let overlay = when(self.with.dev, overlay, Overlay::dev);
-        Ok(passing(overlay, self.passed.pass_target))
+        Ok(Operation::Mount(self.usual.on(overlay)))
     }
 }
 
@@ -298,12 +279,7 @@ impl Networked {
             network = network.secret(key, &first_line(file.unwrap_or_default())?)?;
         }
         let network = when(self.read_only, network, Network::read_only);
-        let network = when(self.shared, network, Network::shared);
-        let network = when(self.without.lease, network, Network::leased);
-        let network = when(self.without.noexec, network, Network::no_exec);
-        let network = when(self.without.nosymfollow, network, Network::no_symfollow);
-        let network = when(self.with.suid, network, Network::suid);
-        Ok(when(self.with.dev, network, Network::dev))
+        Ok(when(self.shared, network, Network::shared))
     }
 }
 
