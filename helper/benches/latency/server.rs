@@ -113,7 +113,9 @@ impl Place {
             ),
             _ => String::new(),
         };
-        format!("version = 1\n[limits]\n{figures}{ours}{more}{noisy}")
+        // What the kernel has is in force all the same.
+        let confinement = "[confinement]\nrequire_landlock_abi = 1\n";
+        format!("version = 1\n{confinement}[limits]\n{figures}{ours}{more}{noisy}")
     }
 }
 
