@@ -158,6 +158,8 @@ pub(crate) fn detached(sandbox: &Sandbox) -> Result<(), Skip> {
             drop(client.detach(detach.clone()).unwrap());
             daemon.shorten_log(1 << 20);
         }
+        // The mounter lets go of its own after the client has it, and then answers this.
+        client.status().unwrap();
     };
     // The last child may still be on its way out when the client has its answer.
     let quiet = || {
