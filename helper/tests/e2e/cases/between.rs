@@ -302,6 +302,35 @@ pub(crate) fn attack_30_killed_while_attaching_a_lease(sandbox: &Sandbox) -> Res
     Ok(())
 }
 
+/// Sends a request to mount at `leaf`, which the server holds, and has somebody else's mount get
+/// there first, by a moment.
+pub(super) fn overtaken(
+    daemon: &Daemon,
+    server: &Server,
+    leaf: &Path,
+    wire: &mut Wire,
+    send: impl FnOnce(&mut Wire),
+) -> Reply {
+    let mounter = only(daemon, "mw-mounter");
+    let reply = server.hold(|hold| {
+        std::thread::scope(|scope| {
+            let (say, hear) = std::sync::mpsc::channel();
+            let first = scope.spawn(move || {
+                say.send(gettid()).unwrap();
+                mount_tmpfs(leaf);
+            });
+            wait_for_lock(hear.recv().unwrap());
+            send(wire);
+            wait_for_lock(mounter);
+            hold.let_go();
+            first.join().unwrap();
+            wire.reply()
+        })
+    });
+    first_saw(daemon, "another mount was placed at");
+    reply
+}
+
 /// Somebody else's mount gets there first, by a moment.
 pub(crate) fn attack_12_mounted_over_while_attaching(sandbox: &Sandbox) -> Result<(), Skip> {
     let server = Server::start(&sandbox.make_dir("mnt/held"))?;
@@ -309,24 +338,9 @@ pub(crate) fn attack_12_mounted_over_while_attaching(sandbox: &Sandbox) -> Resul
     let daemon = Daemon::start(sandbox);
     let tmpfs = request(Tmpfs::new(&leaf).unwrap());
     let mut wire = Wire::open(&daemon.socket);
-    let mounter = only(&daemon, "mw-mounter");
-    let reply = server.hold(|hold| {
-        std::thread::scope(|scope| {
-            let (say, hear) = std::sync::mpsc::channel();
-            let place = &leaf;
-            let first = scope.spawn(move || {
-                say.send(gettid()).unwrap();
-                mount_tmpfs(place);
-            });
-            wait_for_lock(hear.recv().unwrap());
-            wire.send_body(&crate::wire::body(&tmpfs));
-            wait_for_lock(mounter);
-            hold.let_go();
-            first.join().unwrap();
-            wire.reply()
-        })
+    let reply = overtaken(&daemon, &server, &leaf, &mut wire, |wire| {
+        wire.send_body(&crate::wire::body(&tmpfs));
     });
-    first_saw(&daemon, "another mount was placed at");
     let busy = error(reply);
     assert_eq!(busy.code, ErrorCode::Busy, "{busy:?}");
     let line = kernel::only(&leaf);

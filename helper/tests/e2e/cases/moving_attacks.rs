@@ -9,7 +9,9 @@ use mountwarden_client::{ErrorCode, MountId, Tmpfs, Unmount};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::signal::{Signal, kill};
 
-use super::between::{before_the_check, error, first_saw, wait_for_lock, while_attaching};
+use super::between::{
+    before_the_check, error, first_saw, overtaken, wait_for_lock, while_attaching,
+};
 use super::confinement::only;
 use super::moving::{granted, id_at, is_at, moving, request, restricted_tmpfs};
 use super::races::trade;
@@ -188,24 +190,9 @@ pub(crate) fn attack_12_mounted_over_while_moving(sandbox: &Sandbox) -> Result<(
     let daemon = Daemon::start(sandbox);
     let id = id_at(&daemon, &a);
     let mut wire = connection(&daemon);
-    let mounter = only(&daemon, "mw-mounter");
-    let reply = server.hold(|hold| {
-        std::thread::scope(|scope| {
-            let (say, hear) = std::sync::mpsc::channel();
-            let place = &leaf;
-            let first = scope.spawn(move || {
-                say.send(nix::unistd::gettid()).unwrap();
-                mount_tmpfs(place);
-            });
-            wait_for_lock(hear.recv().unwrap());
-            wire.send_body(&crate::wire::body(&request(&a, &leaf)));
-            wait_for_lock(mounter);
-            hold.let_go();
-            first.join().unwrap();
-            wire.reply()
-        })
+    let reply = overtaken(&daemon, &server, &leaf, &mut wire, |wire| {
+        wire.send_body(&crate::wire::body(&request(&a, &leaf)));
     });
-    first_saw(&daemon, "another mount was placed at");
     assert_eq!(error(reply).code, ErrorCode::Busy);
     assert!(is_at(id, &a));
     assert_eq!(kernel::at(&leaf).len(), 1);

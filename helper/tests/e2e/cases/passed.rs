@@ -12,10 +12,9 @@ use mountwarden_client::{
     Remount, Tmpfs, Unmount,
 };
 use nix::libc;
-use nix::unistd::gettid;
 
 use super::between::{
-    before_the_check_of, error, first_saw, is_in_state, mounted, sleeps, wait_for_lock,
+    before_the_check_of, error, first_saw, is_in_state, mounted, overtaken, sleeps, wait_for_lock,
     wait_for_state,
 };
 use super::confinement::only;
@@ -337,24 +336,9 @@ pub(crate) fn attack_12_mounted_over_while_attaching(sandbox: &Sandbox) -> Resul
     let to = File::open(&leaf).unwrap();
     let request = passing(tmpfs_of(&leaf), Passed::TARGET);
     let mut wire = Wire::open(&daemon.socket);
-    let mounter = only(&daemon, "mw-mounter");
-    let reply = server.hold(|hold| {
-        std::thread::scope(|scope| {
-            let (say, hear) = std::sync::mpsc::channel();
-            let place = &leaf;
-            let first = scope.spawn(move || {
-                say.send(gettid()).unwrap();
-                mount_tmpfs(place);
-            });
-            wait_for_lock(hear.recv().unwrap());
-            wire.send_request(&request, &[to.as_fd()]);
-            wait_for_lock(mounter);
-            hold.let_go();
-            first.join().unwrap();
-            wire.reply()
-        })
+    let reply = overtaken(&daemon, &server, &leaf, &mut wire, |wire| {
+        wire.send_request(&request, &[to.as_fd()]);
     });
-    first_saw(&daemon, "another mount was placed at");
     assert_eq!(error(reply).code, ErrorCode::Changed);
     let line = kernel::only(&leaf);
     assert!(!line.options.contains("nosuid"), "the other's: {line:?}");
