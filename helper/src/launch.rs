@@ -117,7 +117,8 @@ pub(crate) fn serve(options: &Serve, arguments: &[OsString]) -> Result<(), Start
     let overflow = userns::overflow()?;
     let trust = Trust { overflow };
     let mut policy = policy_file::load(&options.policy, &trust)?;
-    let names = policy.kernel_names().into_iter();
+    let names = policy.kernel_names();
+    let names = names.iter().map(|name| &**name);
     step("pin the names of the policy", pinned::pin_names(names))?;
     let source = require_kernel(&policy)?;
     confine::require_droppable_bounding_set()?;
@@ -165,7 +166,7 @@ fn part(
     sys::process::trim_heap();
     let kinds = policy.kinds();
     let locker = kinds
-        .crosses_namespaces()
+        .takes_locker()
         .then(|| Locker::start(&filters.locker, identity, kinds))
         .transpose()?;
     let (ours, theirs) = step(

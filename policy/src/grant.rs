@@ -9,6 +9,7 @@ use mountwarden_protocol::{
 };
 
 use crate::idmap::IdmapTerms;
+use crate::loop_devices::LoopDevices;
 use crate::pattern;
 use crate::subjects::Subjects;
 use crate::template::Template;
@@ -117,6 +118,7 @@ pub(crate) struct OverlayTerms {
 pub(crate) struct ImageTerms {
     pub(crate) files: Vec<Template>,
     pub(crate) filesystems: Vec<ImageType>,
+    pub(crate) loop_devices: Option<LoopDevices>,
 }
 
 /// `[grant.network]`

@@ -315,10 +315,14 @@ fn permitted(grant: &Grant, peer: &Peer, kind: &Kind) -> Result<PermittedKind, C
             lower: lower.clone(),
             upper: upper.clone(),
         })),
-        Kind::Image { file, filesystem } => Ok(PermittedKind::Image {
-            file: file.clone(),
-            filesystem: *filesystem,
-        }),
+        Kind::Image { file, filesystem } => {
+            let image = grant.terms.image.as_ref().ok_or(Check::Kind)?;
+            Ok(PermittedKind::Image {
+                file: file.clone(),
+                filesystem: *filesystem,
+                loop_devices: image.loop_devices,
+            })
+        }
         Kind::Network {
             source,
             filesystem,

@@ -19,6 +19,7 @@ mod idmap;
 mod judge;
 mod limits;
 mod lint;
+mod loop_devices;
 mod parse;
 mod pattern;
 mod peer;
@@ -34,6 +35,7 @@ pub use grant::NETWORK_TYPES;
 pub use idmap::{IdMaps, IdRange, PermittedIdmap};
 pub use limits::Limits;
 pub use lint::Warning;
+pub use loop_devices::LoopDevices;
 pub use peer::{Accounts, Peer};
 pub use policy::{Kinds, Places, Policy};
 pub use verdict::{

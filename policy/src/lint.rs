@@ -47,6 +47,7 @@ pub(crate) fn lint(limits: &Limits, grants: &[Grant], protected: &Protected) -> 
         messages.extend(idmap(grant));
         messages.extend(roots::targets(&grant.terms));
         messages.extend(filesystems::warnings(&grant.terms));
+        messages.extend(filesystems::devices_of_images(&grant.terms, grants));
         messages.extend(roots::shared(grant, earlier));
         messages.extend(roots::sources(&grant.terms, protected));
         messages.extend(roots::overlap(&grant.terms));

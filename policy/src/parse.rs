@@ -65,8 +65,8 @@ pub(crate) fn policy(text: &str, accounts: &dyn Accounts) -> Result<Policy, Faul
     let names = policy.kernel_names().len();
     if names > MAX_NAMES {
         return Err(top.fault(format!(
-            "the grants name {names} types of file systems and keys of their options, and may \
-             name {MAX_NAMES}"
+            "the grants name {names} types of file systems, keys of their options and loop \
+             devices, and may name {MAX_NAMES}"
         )));
     }
     Ok(policy)

@@ -1,11 +1,13 @@
 //! A policy that was read and checked.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::path::Path;
 
 use mountwarden_protocol::{AbsPath, FilesystemName, Operation, OptionKey};
 
-use crate::grant::{Grant, distinct};
+use crate::grant::{Grant, Terms, distinct};
+use crate::loop_devices::LoopDevices;
 use crate::protected::Protected;
 use crate::template::Template;
 use crate::{Accounts, Denial, Limits, Peer, PolicyError, Verdict, Warning, judge, lint, parse};
@@ -45,6 +47,8 @@ pub struct Kinds {
     pub overlay: bool,
     /// File systems in regular files.
     pub image: bool,
+    /// Loop devices for those of them that the kernel does not read from a file.
+    pub loop_devices: bool,
     /// File systems of servers, or of the machine below.
     pub network: bool,
     /// Binds that are handed over.
@@ -60,18 +64,23 @@ impl Kinds {
         self.fuse || self.detached
     }
 
-    /// Whether something is done that takes a process in another namespace.
+    /// Whether something is done that a mounter has to ask another process for.
     #[must_use]
-    pub fn crosses_namespaces(self) -> bool {
-        self.detached || self.idmap
+    pub fn takes_locker(self) -> bool {
+        self.detached || self.idmap || self.loop_devices
     }
 
     fn of<'g>(grants: impl Iterator<Item = &'g Grant>) -> Self {
+        let loops = |terms: &Terms| {
+            let image = terms.image.as_ref();
+            image.is_some_and(|image| image.loop_devices.is_some())
+        };
         grants.fold(Self::default(), |kinds, Grant { terms, .. }| Self {
             block: kinds.block || terms.block.is_some(),
             fuse: kinds.fuse || terms.fuse.is_some(),
             overlay: kinds.overlay || terms.overlay.is_some(),
             image: kinds.image || terms.image.is_some(),
+            loop_devices: kinds.loop_devices || loops(terms),
             network: kinds.network || terms.network.is_some(),
             detached: kinds.detached || terms.detached,
             idmap: kinds.idmap || terms.bind.as_ref().is_some_and(|bind| bind.idmap.is_some()),
@@ -165,9 +174,9 @@ impl Policy {
     }
 
     /// Every type of file system and every key of an option that a grant names: all
-    /// that the kernel is ever given as such from a request.
+    /// that the kernel is ever given as such from a request; and the names of loop devices.
     #[must_use]
-    pub fn kernel_names(&self) -> BTreeSet<&str> {
+    pub fn kernel_names(&self) -> BTreeSet<Cow<'_, str>> {
         let terms = || self.grants.iter().map(|grant| &grant.terms);
         let networks = || terms().filter_map(|terms| terms.network.as_ref());
         let of_block = terms().filter_map(|terms| terms.block.as_ref().map(|block| &block.types));
@@ -177,6 +186,10 @@ impl Policy {
             filesystems.chain(types.options.iter().map(|option| option.key.as_str()))
         });
         let secrets = networks().flat_map(|network| &network.secrets);
-        names.chain(secrets.map(OptionKey::as_str)).collect()
+        let names = names.chain(secrets.map(OptionKey::as_str)).map(Cow::from);
+        let images = terms().filter_map(|terms| terms.image.as_ref());
+        let devices = images.filter_map(|image| image.loop_devices);
+        let devices = devices.flat_map(LoopDevices::names).map(Cow::from);
+        names.chain(devices).collect()
     }
 }

@@ -6,7 +6,7 @@ use mountwarden_protocol::{
     TmpfsSize, UpperLayer,
 };
 
-use crate::{Denial, PermittedIdmap};
+use crate::{Denial, LoopDevices, PermittedIdmap};
 
 /// The policy's answer.
 #[must_use]
@@ -150,6 +150,8 @@ pub enum PermittedKind {
         file: AbsPath,
         /// The type of the file system in it.
         filesystem: ImageType,
+        /// Of which it may take one, where the kernel does not read it from the file.
+        loop_devices: Option<LoopDevices>,
     },
     /// A file system of a server, or of the machine below.
     Network {

@@ -23,10 +23,11 @@ use libc::{
 use mountwarden_policy::Kinds;
 use mountwarden_protocol::Role;
 
-use self::locker::{locker, locker_detached, locker_idmap};
+use self::locker::{locker, locker_beside, locker_detached, locker_idmap, locker_loop_device};
 use self::privileged::{
     mounter_block, mounter_checks, mounter_contexts, mounter_fuse, mounter_handing, mounter_image,
-    mounter_locker, mounter_network, mounter_overlay, mounter_work, warden, warden_child,
+    mounter_locker, mounter_loop_device, mounter_network, mounter_overlay, mounter_work, warden,
+    warden_child,
 };
 use self::unprivileged::{gate, gate_child, session};
 use super::entry::{Check, Entry, Int, Value, call, fd, int, is, long, no_flags, null};
@@ -38,6 +39,7 @@ pub(super) const ALL_KINDS: Kinds = Kinds {
     fuse: true,
     overlay: true,
     image: true,
+    loop_devices: true,
     network: true,
     detached: true,
     idmap: true,
@@ -45,7 +47,7 @@ pub(super) const ALL_KINDS: Kinds = Kinds {
 
 /// Every set of kinds that a peer can have, of those that some are granted.
 pub(super) fn sets_of(granted: Kinds) -> impl Iterator<Item = Kinds> {
-    let sets = (0..128_u8).map(|set| Kinds {
+    let sets = (0..=u8::MAX).map(|set| Kinds {
         block: set & 1 != 0,
         fuse: set & 2 != 0,
         overlay: set & 4 != 0,
@@ -53,6 +55,7 @@ pub(super) fn sets_of(granted: Kinds) -> impl Iterator<Item = Kinds> {
         network: set & 16 != 0,
         detached: set & 32 != 0,
         idmap: set & 64 != 0,
+        loop_devices: set & 128 != 0,
     });
     sets.filter(move |set| {
         (granted.block || !set.block)
@@ -62,6 +65,7 @@ pub(super) fn sets_of(granted: Kinds) -> impl Iterator<Item = Kinds> {
             && (granted.network || !set.network)
             && (granted.detached || !set.detached)
             && (granted.idmap || !set.idmap)
+            && (granted.loop_devices && set.image || !set.loop_devices)
     })
 }
 
@@ -131,10 +135,11 @@ fn mounter_of_kinds(kinds: Kinds) -> Vec<OfKinds> {
         ("network", kinds.network, mounter_network()),
         ("fuse, detached", kinds.hands_over(), mounter_handing()),
         (
-            "detached, idmap",
-            kinds.crosses_namespaces(),
+            "detached, idmap, loop_devices",
+            kinds.takes_locker(),
             mounter_locker(),
         ),
+        ("loop_devices", kinds.loop_devices, mounter_loop_device()),
     ]
 }
 
@@ -143,6 +148,12 @@ fn locker_of_kinds(kinds: Kinds) -> Vec<OfKinds> {
     vec![
         ("detached", kinds.detached, locker_detached()),
         ("idmap", kinds.idmap, locker_idmap()),
+        ("loop_devices", kinds.loop_devices, locker_loop_device()),
+        (
+            "idmap, loop_devices",
+            kinds.idmap || kinds.loop_devices,
+            locker_beside(),
+        ),
     ]
 }
 

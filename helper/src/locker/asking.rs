@@ -5,12 +5,12 @@ use std::cell::Cell;
 use std::mem::ManuallyDrop;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use mountwarden_policy::IdMaps;
+use mountwarden_policy::{IdMaps, LoopDevices};
 use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, socketpair};
 
 use super::maps::{ANSWER_WITH_MAPS, Refused};
-use super::{ANSWER, LOCK, MAPS, message, words};
+use super::{ANSWER, LOCK, LOOP, MAPS, message, words};
 use crate::mounter::layout;
 use crate::order;
 use crate::sys::socket;
@@ -47,12 +47,7 @@ impl Locking {
 
     /// Has the flags of a detached mount locked, and gives what it has become.
     pub(crate) fn lock(&self, mount: BorrowedFd<'_>, attributes: u64) -> Result<OwnedFd, Errno> {
-        let answer = self.ask(LOCK, mount, attributes, &mut [0; ANSWER]);
-        let descriptors = answer.map_err(|why| match why {
-            Refused::Kernel(errno) => errno,
-            Refused::Unfit(_) => Errno::EPROTO,
-        })?;
-        descriptors.into_iter().next().ok_or(Errno::ENFILE)
+        self.made(LOCK, mount, attributes)
     }
 
     /// What a user namespace maps, which `owner` must have made in the helper's own.
@@ -61,6 +56,21 @@ impl Locking {
         self.ask(MAPS, namespace, owner.into(), &mut answer)?;
         let maps = answer.get(ANSWER..).and_then(IdMaps::read);
         maps.ok_or(Refused::Kernel(Errno::EPROTO))
+    }
+
+    /// Has one of these devices show an image, and gives that one.
+    pub(crate) fn show(&self, image: BorrowedFd<'_>, of: LoopDevices) -> Result<OwnedFd, Errno> {
+        self.made(LOOP, image, of.to_bits())
+    }
+
+    /// What the locker has made.
+    fn made(&self, what: u64, file: BorrowedFd<'_>, argument: u64) -> Result<OwnedFd, Errno> {
+        let answer = self.ask(what, file, argument, &mut [0; ANSWER]);
+        let descriptors = answer.map_err(|why| match why {
+            Refused::Kernel(errno) => errno,
+            Refused::Unfit(_) => Errno::EPROTO,
+        })?;
+        descriptors.into_iter().next().ok_or(Errno::ENFILE)
     }
 
     /// Has the locker do something. The request's deadline bounds the wait.

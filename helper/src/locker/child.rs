@@ -6,12 +6,10 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::sched::{CloneFlags, setns, unshare};
-use nix::sys::socket::MsgFlags;
 
-use super::{WORK, at, layout, message};
-use crate::order;
+use super::{WORK, at, hand_over, layout};
 use crate::sys::pinned::{self, Pinned};
-use crate::sys::{mount, process, socket};
+use crate::sys::{mount, process};
 
 /// The attributes that the kernel locks (`MOUNT_ATTR_*`).
 const LOCKABLE: [u64; 4] = [
@@ -42,20 +40,6 @@ pub(super) fn lock(
     at(&copy, layout::NEXT)?;
     check(copy.as_fd(), attributes)?;
     hand_over(answer, &copy, number)
-}
-
-/// Sends the copy. In its own user namespace this process is bound by how many descriptors
-/// of its user are on their way, which others soon take (`unix(7)`); its deadline bounds
-/// the wait.
-fn hand_over(answer: &OwnedFd, copy: &OwnedFd, number: u64) -> Result<(), Errno> {
-    let bytes = message([number, 0]);
-    let copy = [copy.as_fd()];
-    loop {
-        match socket::send(answer.as_fd(), &bytes, &copy, MsgFlags::MSG_DONTWAIT) {
-            Err(Errno::ETOOMANYREFS) => order::rest(order::IN_FLIGHT)?,
-            other => return other.map(drop),
-        }
-    }
 }
 
 /// Attaches it where something of its type is, and says where.

@@ -23,7 +23,7 @@ use nix::sys::statfs::{NSFS_MAGIC, fstatfs};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, read};
 
-use super::{ANSWER, LockerError, WORK, at, layout, message, reap};
+use super::{ANSWER, LockerError, WORK, at, layout, message};
 use crate::sys::mount::{self, Ids};
 use crate::sys::pinned::{GID_MAP, Pinned, UID_MAP};
 use crate::sys::process::{self, Forked};
@@ -74,7 +74,7 @@ impl From<Unfit> for Refused {
 
 impl Refused {
     /// As an exit status or an answer has it.
-    fn number(self) -> i32 {
+    pub(super) fn number(self) -> i32 {
         let unfit = UNFIT.into_iter().find(|(_, why)| self == Self::Unfit(*why));
         match (self, unfit) {
             (Self::Kernel(errno), _) => failure::number(errno),
@@ -97,9 +97,6 @@ const MAP: usize = 1024;
 
 /// What an answer holds with maps: that of users, zeros, that of groups, zeros.
 pub(super) const ANSWER_WITH_MAPS: usize = ANSWER + 2 * MAP;
-
-/// How many are at work at once; the next then waits for one of them.
-const MOST: usize = 64;
 
 /// How often the first process looks whether the second has ended, and how long it rests
 /// between: two seconds or more.
@@ -130,36 +127,8 @@ pub(super) fn check_traceable() -> Result<(), LockerError> {
     }
 }
 
-/// Has a child answer, beside those that are `at_work`.
-pub(super) fn serve(question: &Question<'_>, at_work: &mut usize) -> Result<(), Errno> {
-    if *at_work >= MOST {
-        reap(at_work, None)?;
-    }
-    match process::fork() {
-        Ok(Forked::Child) => {
-            if let Err(why) = find_out(question) {
-                refuse(question, why);
-            }
-            process::exit(0)
-        }
-        Ok(Forked::Parent(_)) => *at_work = at_work.saturating_add(1),
-        Err(errno) => refuse(question, errno.into()),
-    }
-    Ok(())
-}
-
-fn refuse(question: &Question<'_>, why: Refused) {
-    let answer = message([question.number, why.number().unsigned_abs().into()]);
-    // Who asked may have ended.
-    let _ = socket::send(
-        question.answer.as_fd(),
-        &answer,
-        &[],
-        MsgFlags::MSG_DONTWAIT,
-    );
-}
-
-fn find_out(question: &Question<'_>) -> Result<(), Refused> {
+/// Finds out and answers.
+pub(super) fn find_out(question: &Question<'_>) -> Result<(), Refused> {
     let (own, asked) = (question.own.as_fd(), question.namespace.as_fd());
     at(question.namespace, layout::BROUGHT)?;
     at(question.answer, layout::ANSWER)?;

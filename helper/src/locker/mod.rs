@@ -1,5 +1,6 @@
-//! The locker: does what takes a process in another user namespace. It locks the flags of
-//! mounts that are handed over, and finds out what a namespace maps.
+//! The locker: does what a mounter cannot, most of which takes a process in another user
+//! namespace. It locks the flags of mounts that are handed over, finds out what a namespace
+//! maps, and has a loop device show an image.
 //!
 //! Whoever attaches a mount in a user namespace of their own may take its flags away.
 //! Not so those of a mount that was copied into a mount namespace of another user
@@ -13,10 +14,13 @@
 //!
 //! What a user namespace maps is told only in it, or by a process that is in it. So a child
 //! enters the one that came with a request ([`maps`]).
+//!
+//! A loop device has to be opened by a name, which no mounter does to anything ([`loops`]).
 #![forbid(unsafe_code)]
 
 mod asking;
 mod child;
+mod loops;
 mod maps;
 mod room;
 
@@ -56,12 +60,14 @@ pub(crate) mod layout {
     pub(crate) const OWN: RawFd = 5;
     /// The `/proc` of the machine.
     pub(crate) const PROC: RawFd = 6;
-    /// The mount, or the user namespace, that came.
-    pub(crate) const BROUGHT: RawFd = 7;
-    /// Where to send its copy, or what it maps.
-    pub(crate) const ANSWER: RawFd = 8;
-    /// The copy; the parent of a user namespace; a map that is read.
-    pub(crate) const NEXT: RawFd = 9;
+    /// The `/dev` of the machine; where nobody is granted loop devices, its `/proc`.
+    pub(crate) const DEVICES: RawFd = 7;
+    /// The mount, the user namespace or the image that came.
+    pub(crate) const BROUGHT: RawFd = 8;
+    /// Where to send the copy of the mount, what the namespace maps, or the device.
+    pub(crate) const ANSWER: RawFd = 9;
+    /// The copy; the parent of a user namespace; a map that is read; a loop device.
+    pub(crate) const NEXT: RawFd = 10;
     /// More than a locker ever has open: the above, and what one message brings.
     pub(crate) const MAX_DESCRIPTORS: u64 = 16;
 }
@@ -114,8 +120,8 @@ const START: Duration = Duration::from_secs(10);
 /// How long the work on one mount may take. It waits for nobody.
 const WORK: Duration = Duration::from_secs(5);
 
-/// A request: a number that the answer repeats, the attributes that must be locked or the
-/// peer's user, and what is asked for.
+/// A request: a number that the answer repeats, the attributes that must be locked, the
+/// peer's user or the devices that may be taken, and what is asked for.
 const REQUEST: usize = 24;
 
 /// An answer: the number, and 0 beside the mount or before the maps, or why there are none:
@@ -127,6 +133,9 @@ const LOCK: u64 = 0;
 
 /// To say what a user namespace maps.
 const MAPS: u64 = 1;
+
+/// To have a loop device show an image.
+const LOOP: u64 = 2;
 
 fn message<const N: usize>(words: [u64; N]) -> Vec<u8> {
     words.map(u64::to_le_bytes).concat()
@@ -195,19 +204,23 @@ fn run(
     let namespace = kinds.detached.then(room::user_namespace).transpose()?;
     let namespace = ManuallyDrop::new(namespace);
     let proc = ManuallyDrop::new(room::proc()?);
+    let devices = kinds.loop_devices.then(room::devices).transpose()?;
+    let devices = ManuallyDrop::new(devices);
     if kinds.idmap {
         maps::check_traceable()?;
     }
     room::enter()?;
     let copies = namespace.as_ref().map_or(own.as_fd(), AsFd::as_fd);
-    let files = [requests.as_fd(), copies, own.as_fd(), proc.as_fd()];
+    let nodes = devices.as_ref().map_or(proc.as_fd(), AsFd::as_fd);
+    let files = [requests.as_fd(), copies, own.as_fd(), proc.as_fd(), nodes];
     let numbers = [
         layout::REQUESTS,
         layout::NAMESPACE,
         layout::OWN,
         layout::PROC,
+        layout::DEVICES,
     ];
-    let [requests, namespace, own, proc] = socket::place(files, numbers)?;
+    let [requests, namespace, own, proc, devices] = socket::place(files, numbers)?;
     let confined: Confined<confine::Locker> = confine::enforce(&Plan {
         descriptors: &numbers,
         max_descriptors: layout::MAX_DESCRIPTORS,
@@ -247,7 +260,12 @@ fn run(
                     number,
                     owner,
                 };
-                maps::serve(&question, &mut at_work)?;
+                let find_out = || maps::find_out(&question);
+                beside(&answer, number, &mut at_work, find_out)?;
+            }
+            (Ok([image, answer]), [number, of, LOOP]) if kinds.loop_devices => {
+                let show = || loops::show(&devices, &image, of, &answer, number);
+                beside(&answer, number, &mut at_work, show)?;
             }
             // Who asked cannot be told.
             _ => audit::log(
@@ -310,6 +328,48 @@ fn serve(
     // Who asked may have ended.
     let _ = socket::send(answer.as_fd(), &answered, &[], MsgFlags::MSG_DONTWAIT);
     Ok(())
+}
+
+/// How many are at work at once; the next then waits for one of them.
+const MOST: usize = 64;
+
+/// Has a child do what may take long, and answers for it where it fails.
+fn beside(
+    answer: &OwnedFd,
+    number: u64,
+    at_work: &mut usize,
+    work: impl FnOnce() -> Result<(), Refused>,
+) -> Result<(), Errno> {
+    if *at_work >= MOST {
+        reap(at_work, None)?;
+    }
+    let refuse = |why: Refused| {
+        let refused = message([number, why.number().unsigned_abs().into()]);
+        // Who asked may have ended.
+        let _ = socket::send(answer.as_fd(), &refused, &[], MsgFlags::MSG_DONTWAIT);
+    };
+    match process::fork() {
+        Ok(Forked::Child) => {
+            work().unwrap_or_else(refuse);
+            process::exit(0)
+        }
+        Ok(Forked::Parent(_)) => *at_work = at_work.saturating_add(1),
+        Err(errno) => refuse(errno.into()),
+    }
+    Ok(())
+}
+
+/// Sends a descriptor. A process in a user namespace of its own is bound by how many of its
+/// user are on their way, which others soon take (`unix(7)`); its deadline bounds the wait.
+fn hand_over(answer: &OwnedFd, file: &OwnedFd, number: u64) -> Result<(), Errno> {
+    let bytes = message([number, 0]);
+    let file = [file.as_fd()];
+    loop {
+        match socket::send(answer.as_fd(), &bytes, &file, MsgFlags::MSG_DONTWAIT) {
+            Err(Errno::ETOOMANYREFS) => order::rest(order::IN_FLIGHT)?,
+            other => return other.map(drop),
+        }
+    }
 }
 
 /// Waits for that child. Others that have ended are no longer `at_work`.

@@ -61,6 +61,12 @@ pub(super) fn proc() -> Result<OwnedFd, Errno> {
     openat(AT_FDCWD, "/proc", flags, Mode::empty())
 }
 
+/// Where the machine's loop devices have their names.
+pub(super) fn devices() -> Result<OwnedFd, Errno> {
+    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    openat(AT_FDCWD, "/dev", flags, Mode::empty())
+}
+
 /// Enters a mount namespace whose root is an empty file system, but for a directory and
 /// a file, and leaves all else behind. It is small, because it is copied for each mount.
 pub(super) fn enter() -> Result<(), LockerError> {

@@ -12,6 +12,9 @@ use crate::sys::mount::{self, FileStatus};
 use crate::sys::pinned::Slot;
 use crate::table::Table;
 
+/// The major number of loop devices (`Documentation/admin-guide/devices.txt`).
+const LOOP_MAJOR: u32 = 7;
+
 /// A descriptor of the device that the path in a request names, at this moment.
 pub(super) struct Device {
     /// Open for as long as the kernel is to find it by its number.
@@ -56,6 +59,25 @@ impl Device {
         } else if !of_link.is_same_file(&status) {
             let why = "was replaced while the request ran";
             return Err(refuse(ErrorCode::Changed, path, why));
+        }
+        Ok(Self {
+            _file: file,
+            number: status.is_device,
+        })
+    }
+
+    /// A loop device that shows the image at `path`. It came from another process of the
+    /// helper, not from a session, and nobody can name another as long as it is open.
+    pub(super) fn of_image(
+        table: &Table,
+        file: OwnedFd,
+        path: &AbsPath,
+    ) -> Result<Self, ErrorReply> {
+        let failed = |errno| failure::kernel("cannot examine the loop device of", path, errno);
+        let file = in_slot(file, Slot::Link).map_err(failed)?;
+        let status = table.status(file.as_fd()).map_err(failed)?;
+        if status.mode & libc::S_IFMT != libc::S_IFBLK || status.is_device.0 != LOOP_MAJOR {
+            return Err(failed(Errno::EPROTO));
         }
         Ok(Self {
             _file: file,

@@ -7,7 +7,7 @@ use std::fmt::Display;
 use std::iter;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use mountwarden_policy::{PermittedFuse, PermittedKind, PermittedOverlay};
+use mountwarden_policy::{LoopDevices, PermittedFuse, PermittedKind, PermittedOverlay};
 use mountwarden_protocol::escape::Safe;
 use mountwarden_protocol::{
     AbsPath, ErrorCode, ErrorReply, FilesystemName, FilesystemOption, FilesystemOptions, ImageType,
@@ -20,6 +20,7 @@ use nix::sys::statvfs::FsFlags;
 use super::device::Device;
 use super::location::Location;
 use crate::failure;
+use crate::locker::Locking;
 use crate::sys::mount;
 use crate::sys::pinned::{self, Pinned, Slot};
 use crate::table::{self, Table};
@@ -75,49 +76,131 @@ pub(super) fn block(
         .and_then(|()| configure(context.as_fd(), options.iter(), attributes))
         .and_then(|()| mount::mount_filesystem(context.as_fd(), table::kernel_bits(attributes)))
         .map_err(|errno| not_made(context.as_fd(), path, filesystem, errno))?;
-    let number = table.status(made.as_fd()).map_err(failed)?.device;
-    if number.0 != 0 && number != device.number {
-        return Err(ErrorReply::new(
-            ErrorCode::Changed,
-            format!("the kernel mounted another device than {path}; it was let go again"),
-        )
-        .at(path));
-    }
+    is_of(table, &made, device.number, path)?;
     Ok(made)
 }
 
-/// A detached mount of the file system in the regular file that is in the slot of a source.
+/// Fails where a file system is of another device than it should be, if its type tells.
+fn is_of(
+    table: &Table,
+    made: &OwnedFd,
+    device: (u32, u32),
+    path: &AbsPath,
+) -> Result<(), ErrorReply> {
+    let number = table
+        .status(made.as_fd())
+        .map_err(|errno| failure::kernel("cannot examine the mount of", path, errno))?
+        .device;
+    if number.0 == 0 || number == device {
+        return Ok(());
+    }
+    let message = format!("the kernel mounted another device than {path}; it was let go again");
+    Err(ErrorReply::new(ErrorCode::Changed, message).at(path))
+}
+
+/// A detached mount of the file system in a regular file, by a loop device where the kernel
+/// does not read it from the file itself and one may be taken.
 pub(super) fn image(
+    table: &Table,
+    image: &Location,
+    filesystem: ImageType,
+    device: Option<(LoopDevices, &Locking)>,
+    attributes: MountAttributes,
+) -> Result<OwnedFd, ErrorReply> {
+    let path = &image.path;
+    let context = image_context(path, filesystem)?;
+    let from_file = from_image(context.as_fd(), pinned::DEVICE, attributes);
+    let made = match (from_file, device) {
+        (Err(Errno::ENOTBLK), None) => return Err(needs_device(path, filesystem)),
+        (Err(Errno::ENOTBLK), Some((devices, locking))) => {
+            // The context keeps its number until the device has arrived in its own.
+            let device = locking.show(image.as_fd(), devices);
+            let device = device.map_err(|errno| no_device(path, devices, errno))?;
+            drop(context);
+            return from_loop_device(table, device, path, filesystem, attributes);
+        }
+        (other, _) => other,
+    };
+    made.and_then(|()| mount::mount_filesystem(context.as_fd(), table::kernel_bits(attributes)))
+        .map_err(|errno| not_made(context.as_fd(), path, filesystem, errno))
+}
+
+/// The device is closed when the file system has it, so that the mount arrives in its own
+/// slot and ends the device with it.
+fn from_loop_device(
+    table: &Table,
+    device: OwnedFd,
     path: &AbsPath,
     filesystem: ImageType,
     attributes: MountAttributes,
 ) -> Result<OwnedFd, ErrorReply> {
+    let device = Device::of_image(table, device, path)?;
+    let number = device.number;
+    let context = image_context(path, filesystem)?;
+    let made = from_image(context.as_fd(), Slot::link_path(), attributes)
+        .and_then(|()| {
+            drop(device);
+            mount::mount_filesystem(context.as_fd(), table::kernel_bits(attributes))
+        })
+        .map_err(|errno| not_made(context.as_fd(), path, filesystem, errno))?;
+    is_of(table, &made, number, path)?;
+    Ok(made)
+}
+
+fn image_context(path: &AbsPath, filesystem: ImageType) -> Result<OwnedFd, ErrorReply> {
     let name = match filesystem {
         ImageType::Erofs => pinned::EROFS,
         ImageType::Squashfs => pinned::SQUASHFS,
     };
-    let context = mount::open_filesystem(name).map_err(|errno| match errno {
+    mount::open_filesystem(name).map_err(|errno| match errno {
         Errno::ENODEV => unknown(path, filesystem).at(path),
         other => failure::kernel("cannot mount the image", path, other),
-    })?;
-    mount::set_pinned(context.as_fd(), pinned::SOURCE, pinned::DEVICE)
-        .and_then(|()| configure(context.as_fd(), iter::empty(), attributes))
-        .and_then(|()| mount::mount_filesystem(context.as_fd(), table::kernel_bits(attributes)))
-        .map_err(|errno| match errno {
-            Errno::ENOTBLK => needs_device(path, filesystem),
-            other => not_made(context.as_fd(), path, filesystem, other),
-        })
+    })
+}
+
+fn from_image(
+    context: BorrowedFd<'_>,
+    source: Pinned,
+    attributes: MountAttributes,
+) -> Result<(), Errno> {
+    mount::set_pinned(context, pinned::SOURCE, source)?;
+    configure(context, iter::empty(), attributes)
 }
 
 fn needs_device(path: &AbsPath, filesystem: ImageType) -> ErrorReply {
     let message = format!(
-        "cannot mount {path} as {filesystem}: this kernel reads it from a block device alone; erofs \
-         in a file takes Linux 6.12 with CONFIG_EROFS_FS_BACKED_BY_FILE, and a file that lies on \
-         a disk; else make a loop device of it (`losetup --read-only`), granted as a block device"
+        "cannot mount {path} as {filesystem}: this kernel reads it from a block device alone; give \
+         the grant `loop_devices`; erofs can do without on Linux 6.12 with \
+         CONFIG_EROFS_FS_BACKED_BY_FILE, from a file that lies on a disk"
     );
     ErrorReply::new(ErrorCode::Unsupported, message)
         .at(path)
         .errno(failure::number(Errno::ENOTBLK))
+}
+
+fn no_device(path: &AbsPath, devices: LoopDevices, errno: Errno) -> ErrorReply {
+    let (code, advice) = match errno {
+        Errno::EBUSY => (
+            ErrorCode::LimitReached,
+            "all that can be opened are in use: unmount an image, or give the grant more",
+        ),
+        Errno::EACCES | Errno::EPERM | Errno::ENOENT | Errno::ENXIO | Errno::ENODEV => (
+            ErrorCode::Unsupported,
+            "the helper's user must be able to read them: see \"Loop devices\" in operating.md",
+        ),
+        _ => (ErrorCode::Failed, "none can show the file"),
+    };
+    let mut numbers = devices.numbers();
+    let first = numbers.next().unwrap_or_default();
+    let last = numbers.last().unwrap_or(first);
+    let message = format!(
+        "cannot mount {path} by one of the loop devices {first} to {last}, which the grant names: {}; \
+         {advice}",
+        errno.desc()
+    );
+    ErrorReply::new(code, message)
+        .at(path)
+        .errno(failure::number(errno))
 }
 
 /// Sets what the policy lets a request set, and makes the file system.

@@ -31,7 +31,7 @@ use std::time::{Duration, Instant};
 
 use mountwarden_policy::{IdMaps, Kinds, Permit, Policy, Verdict};
 use mountwarden_protocol::{
-    ErrorCode, ErrorReply, MountId, MountInfo, Mounted, Operation, Outcome, Passed, Reply,
+    ErrorCode, ErrorReply, Kind, MountId, MountInfo, Mounted, Operation, Outcome, Passed, Reply,
     RoleReport, frame,
 };
 use nix::errno::Errno;
@@ -191,7 +191,7 @@ impl Worker<'_> {
                 Order::Admit { weight } => self.admit(weight, request_timeout)?,
                 // Each of its mounts has waited for its turn.
                 Order::Keep | Order::TakeBack if !self.batch.is_empty() => Admission::Granted,
-                Order::Perform(ref operation) if takes_locker(operation) => {
+                Order::Perform(ref operation) if self.takes_locker(operation) => {
                     self.admit(LOCKER_WEIGHT, request_timeout)?
                 }
                 _ => self.admit(1, request_timeout)?,
@@ -209,6 +209,17 @@ impl Worker<'_> {
                 .budget
                 .charge(self.context.started.elapsed(), table::take_weight());
             process::deadline(Duration::ZERO)?;
+        }
+    }
+
+    fn takes_locker(&self, operation: &Operation) -> bool {
+        match operation {
+            Operation::Detach(_) => true,
+            Operation::Mount(mount) => match mount.kind {
+                Kind::Image { .. } => self.context.kinds.loop_devices,
+                _ => mount.passed.contains(Passed::ID_MAP),
+            },
+            Operation::Unmount(_) | Operation::Remount(_) | Operation::Move(_) => false,
         }
     }
 
@@ -427,14 +438,6 @@ impl Worker<'_> {
             took: None,
         };
         record.write().map_err(Ended::Audit)
-    }
-}
-
-fn takes_locker(operation: &Operation) -> bool {
-    match operation {
-        Operation::Detach(_) => true,
-        Operation::Mount(mount) => mount.passed.contains(Passed::ID_MAP),
-        Operation::Unmount(_) | Operation::Remount(_) | Operation::Move(_) => false,
     }
 }
 

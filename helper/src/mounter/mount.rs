@@ -18,6 +18,7 @@ use super::filesystem;
 use super::idmap;
 use super::location::{Location, in_slot};
 use super::origin::Origin;
+use super::setup::Descriptors;
 use crate::failure;
 use crate::leases::Lease;
 use crate::sys::mount::{self, MountStatus};
@@ -28,19 +29,20 @@ use crate::table::{self, Table};
 /// Mounts what `permit` says at `target`, which holds no mount. `lease` gets its id
 /// before anybody can reach it.
 pub(super) fn mount(
-    table: &Table,
+    descriptors: &Descriptors,
     permit: &MountPermit<'_>,
     origin: &mut Origin,
     target: &Location,
     namespace: Option<BorrowedFd<'_>>,
     mut lease: Option<Lease<'_>>,
 ) -> Result<Attached, ErrorReply> {
+    let table = &descriptors.table;
     if table::is_shared(&target.mount) && !permit.shared_target {
         return Err(shared_target(target, permit.grant));
     }
     let directory = match origin {
         Origin::Location(source) => source.status.is_directory(),
-        Origin::Nothing | Origin::Device(_) | Origin::Layers(_) | Origin::Image { .. } => true,
+        Origin::Nothing | Origin::Device(_) | Origin::Layers(_) | Origin::Image(_) => true,
         // The root is what the target is.
         Origin::Connection(_) => target.status.is_directory(),
     };
@@ -66,7 +68,7 @@ pub(super) fn mount(
         return Err(no_master(&target.path));
     }
     let attributes = permit.attributes | origin.attributes_of_layers();
-    let made = build(table, permit, attributes, origin, target, namespace)?;
+    let made = build(descriptors, permit, attributes, origin, target, namespace)?;
     if let Some(lease) = &mut lease {
         id_of_detached(table, origin, &made)
             .and_then(|id| lease.name(id))
@@ -150,13 +152,14 @@ pub(super) fn not_covered(table: &Table, on: u64, path: &AbsPath) -> Result<(), 
 /// Makes the mount, detached: nobody else can reach it, and it has every
 /// attribute before anybody can.
 fn build(
-    table: &Table,
+    descriptors: &Descriptors,
     permit: &MountPermit<'_>,
     attributes: MountAttributes,
     origin: &mut Origin,
     target: &Location,
     namespace: Option<BorrowedFd<'_>>,
 ) -> Result<OwnedFd, ErrorReply> {
+    let (table, locking) = (&descriptors.table, descriptors.locking.as_ref());
     let path = &target.path;
     let failed = |what: &'static str| move |errno| failure::kernel(what, path, errno);
     let (made, recursive) = match (&permit.kind, origin) {
@@ -190,8 +193,16 @@ fn build(
             let made = filesystem::overlay(overlay, layers, path, attributes)?;
             (made, false)
         }
-        (PermittedKind::Image { file, filesystem }, Origin::Image { .. }) => {
-            let made = filesystem::image(file, *filesystem, attributes)?;
+        (
+            PermittedKind::Image {
+                filesystem,
+                loop_devices,
+                ..
+            },
+            Origin::Image(image),
+        ) => {
+            let device = loop_devices.zip(locking);
+            let made = filesystem::image(table, image, *filesystem, device, attributes)?;
             (made, false)
         }
         (PermittedKind::Network { .. }, Origin::Nothing) => {

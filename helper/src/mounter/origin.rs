@@ -95,7 +95,7 @@ impl<'p> Unchecked<'p> {
                 let purpose = Purpose::Use { passed: false };
                 let image = Location::check(table, own, Slot::Source, file, path, purpose)?;
                 if image.status.is_regular_file() {
-                    Ok(Origin::Image { _file: image })
+                    Ok(Origin::Image(image))
                 } else {
                     Err(refuse(ErrorCode::WrongType, path, "is not a regular file"))
                 }
@@ -132,7 +132,7 @@ pub(super) enum Origin {
     /// The directories of an overlay.
     Layers(Vec<Location>),
     /// A regular file with a file system.
-    Image { _file: Location },
+    Image(Location),
 }
 
 impl Origin {

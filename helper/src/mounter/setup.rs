@@ -41,7 +41,7 @@ impl Descriptors {
         let [order, lock, lessees, client, locker] = sys::socket::place(inherited, numbers)?;
         let kinds = context.kinds;
         let locking = kinds
-            .crosses_namespaces()
+            .takes_locker()
             .then(|| Locking::new(locker))
             .transpose()?;
         let own = enter_own_descriptors()?;
@@ -77,7 +77,7 @@ pub(super) fn confine(context: &Context<'_>) -> Result<Confined<Mounter>, Confin
     let own = [layout::ORDER, layout::PROC, layout::LOCK, layout::LEASES];
     let table = (context.source == Source::Mountinfo).then_some(layout::TABLE);
     let client = context.kinds.hands_over().then_some(layout::CLIENT);
-    let locking = context.kinds.crosses_namespaces();
+    let locking = context.kinds.takes_locker();
     let locking = locking.then_some(Locking::NUMBERS);
     let mut descriptors: Vec<_> = own.into_iter().chain(table).chain(client).collect();
     descriptors.extend(locking.into_iter().flatten());

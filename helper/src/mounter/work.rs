@@ -82,8 +82,14 @@ impl Worker<'_> {
         }
         let reserved = self.reserve(&target)?;
         let namespace = mapping.as_ref().map(|mapping| mapping.namespace.as_fd());
-        let Attached { mounted, mount } =
-            mount::mount(table, permit, &mut origin, &target, namespace, lease)?;
+        let Attached { mounted, mount } = mount::mount(
+            &self.descriptors,
+            permit,
+            &mut origin,
+            &target,
+            namespace,
+            lease,
+        )?;
         reserved.keep();
         let handed = match origin {
             Origin::Connection(descriptor) => Some(Handed {

@@ -4,6 +4,7 @@
 //! Nothing here decides anything. A function is one system call, with types
 //! that make a wrong call hard to write.
 
+pub(crate) mod loop_device;
 pub(crate) mod mount;
 pub(crate) mod namespace;
 pub(crate) mod pinned;

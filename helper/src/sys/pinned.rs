@@ -146,8 +146,8 @@ pub(crate) static OVERLAY_LIMITS: [(Pinned, Pinned); 2] = [
 /// them, and the kernel gives out the lowest number that is free: a descriptor
 /// arrives in its slot. A tmpfs has no source, nor has a network file system, and its
 /// context gets that number; any other context gets that of the directory, which has been
-/// closed by then. A link has been closed before there is a mount, and so have all layers
-/// but the first. With a passed target the first slot holds that once more, and is not used.
+/// closed by then. A link, or the loop device of an image, has been closed before there is a mount, and
+/// so have all layers but the first. With a passed target the first slot holds that once more, and is not used.
 /// That of the mount holds the source once more where a user namespace follows, and is freed.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Slot {
@@ -190,6 +190,12 @@ impl Slot {
             Self::Link | Self::Mount => mount,
             Self::Layer(layer) => layer.link,
         }
+    }
+
+    /// The path that leads to what is open in [`Slot::Link`].
+    pub(crate) fn link_path() -> Pinned {
+        let [_, path, ..] = LAYERS;
+        path
     }
 
     /// Those of the directories that an overlay is made from: that of a source, and on.

@@ -1,6 +1,6 @@
 //! Block devices with real file systems: files behind loop devices.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -8,6 +8,7 @@ use nix::mount::{MsFlags, mount};
 use nix::sys::stat::{Mode, SFlag, makedev, mknod};
 
 use crate::Skip;
+use crate::daemon::wait_for;
 use crate::sandbox::Sandbox;
 
 /// A file system on a loop device, which ends with it.
@@ -96,4 +97,54 @@ pub(crate) fn open_fuse_to_all(sandbox: &Sandbox) -> Result<(), Skip> {
         .map_err(|error| Skip(format!("there is no /dev/fuse: {error}")))?;
     }
     crate::fuse::device().map(drop)
+}
+
+/// Loop devices of a case's own that the helper's user may read.
+pub(crate) struct LoopDevices {
+    pub(crate) first: u32,
+    pub(crate) count: u32,
+}
+
+impl LoopDevices {
+    /// Makes nodes for devices from `first` on, which no other case has, with a mode.
+    pub(crate) fn make(sandbox: &Sandbox, first: u32, count: u32, mode: u32) -> Result<Self, Skip> {
+        sandbox.needs_devices()?;
+        nix::sys::stat::umask(Mode::empty());
+        let mode = Mode::from_bits_truncate(mode);
+        for number in first..first + count {
+            let node = sandbox.path(&format!("loop{number}"));
+            mknod(&node, SFlag::S_IFBLK, mode, makedev(7, number.into())).unwrap();
+            // Makes the device, and the machine's own node (`CONFIG_BLOCK_LEGACY_AUTOLOAD`).
+            File::open(&node).map_err(|error| Skip(format!("no loop{number}: {error}")))?;
+            let own = PathBuf::from(format!("/dev/loop{number}"));
+            let (node, nothing) = (Some(&node), None::<&str>);
+            mount(node, &own, nothing, MsFlags::MS_BIND, nothing).unwrap();
+        }
+        let devices = Self { first, count };
+        // Another run of the tests on this machine could have them.
+        devices.wait_until_free();
+        Ok(devices)
+    }
+
+    /// As a grant names them.
+    pub(crate) fn key(&self) -> String {
+        let Self { first, count } = self;
+        format!("loop_devices = {{ first = {first}, count = {count} }}")
+    }
+
+    /// The files that they show.
+    pub(crate) fn shown(&self) -> Vec<PathBuf> {
+        let numbers = self.first..self.first + self.count;
+        let files = numbers.filter_map(|number| {
+            fs::read_to_string(format!("/sys/block/loop{number}/loop/backing_file")).ok()
+        });
+        files.map(|file| file.trim_end().into()).collect()
+    }
+
+    /// Nothing is left in one: the kernel lets a file go a moment after its last user.
+    pub(crate) fn wait_until_free(&self) {
+        wait_for("no loop device shows a file", || {
+            self.shown().is_empty().then_some(())
+        });
+    }
 }

@@ -20,8 +20,28 @@ const KEPT: Duration = Duration::from_secs(1);
 /// Serves until the mount ends or the file system is dead. `file` makes the root itself
 /// the file.
 pub(crate) fn serve(connection: OwnedFd, file: bool) -> JoinHandle<()> {
+    run(
+        connection,
+        Served {
+            file,
+            stalls: false,
+        },
+    )
+}
+
+/// As [`serve`], with a file that is longer than what it holds, and that nobody gets to read.
+pub(crate) fn serve_and_stall(connection: OwnedFd) -> JoinHandle<()> {
+    run(
+        connection,
+        Served {
+            file: false,
+            stalls: true,
+        },
+    )
+}
+
+fn run(connection: OwnedFd, served: Served) -> JoinHandle<()> {
     std::thread::spawn(move || {
-        let served = Served { file };
         let session = Session::from_fd(served, connection, SessionACL::All, Config::default());
         session.unwrap().run().unwrap();
     })
@@ -29,6 +49,7 @@ pub(crate) fn serve(connection: OwnedFd, file: bool) -> JoinHandle<()> {
 
 struct Served {
     file: bool,
+    stalls: bool,
 }
 
 impl Served {
@@ -36,7 +57,11 @@ impl Served {
         let is_file = inode == FILE || self.file;
         FileAttr {
             ino: inode,
-            size: u64::try_from(if is_file { CONTENT.len() } else { 0 }).unwrap(),
+            size: match (is_file, self.stalls) {
+                (false, _) => 0,
+                (true, false) => u64::try_from(CONTENT.len()).unwrap(),
+                (true, true) => 1 << 20,
+            },
             blocks: 1,
             atime: UNIX_EPOCH,
             mtime: UNIX_EPOCH,
@@ -82,6 +107,10 @@ impl Filesystem for Served {
         _: Option<LockOwner>,
         reply: ReplyData,
     ) {
+        if self.stalls {
+            // Dropped, it would answer.
+            return std::mem::forget(reply);
+        }
         let from = usize::try_from(offset).unwrap().min(CONTENT.len());
         reply.data(&CONTENT.as_bytes()[from..]);
     }

@@ -1,6 +1,9 @@
 //! Unwise grants of devices, of FUSE, of overlays and of network file systems.
 
-use crate::grant::{ANY_VALUE, NetworkTerms, Terms};
+use mountwarden_protocol::ImageType;
+
+use crate::grant::{ANY_VALUE, Grant, ImageTerms, NetworkTerms, Terms};
+use crate::loop_devices::LoopDevices;
 use crate::pattern;
 
 /// Names that the kernel gives to devices in the order in which it finds them: another
@@ -50,7 +53,39 @@ pub(super) fn warnings(terms: &Terms) -> Vec<String> {
         );
     }
     messages.extend(terms.network.iter().flat_map(network));
+    messages.extend(terms.image.as_ref().and_then(image));
     messages
+}
+
+fn image(image: &ImageTerms) -> Option<String> {
+    let wanted = image.filesystems.contains(&ImageType::Squashfs) && image.loop_devices.is_none();
+    wanted.then(|| {
+        "squashfs grants nothing: no kernel that is known reads it from a file; give the grant \
+         loop_devices"
+            .to_owned()
+    })
+}
+
+/// Whoever may mount a device sees what others have in it.
+pub(super) fn devices_of_images(terms: &Terms, grants: &[Grant]) -> Vec<String> {
+    let devices = |grant: &Grant| grant.terms.image.as_ref()?.loop_devices;
+    let shown = |pattern: &str| {
+        grants.iter().find(|grant| {
+            let mut names = devices(grant).into_iter().flat_map(LoopDevices::names);
+            names.any(|name| pattern::matches(pattern, &format!("/dev/{name}")))
+        })
+    };
+    let patterns = terms.block.iter().flat_map(|block| &block.devices);
+    let found = patterns.filter_map(|pattern| Some((pattern, shown(&pattern.to_string())?)));
+    found
+        .map(|(pattern, other)| {
+            format!(
+                "the device pattern {pattern} stands for loop devices of the grant '{}', whose \
+                 images could be mounted by it",
+                other.name
+            )
+        })
+        .collect()
 }
 
 /// Options that name the server, whatever the source says (`nfs(5)`, `mount.cifs(8)`).

@@ -11,6 +11,7 @@ use crate::error::{Fault, quoted};
 use crate::grant::{
     BlockTerms, FuseTerms, ImageTerms, NETWORK_TYPES, NetworkTerms, OverlayTerms, TypeTerms,
 };
+use crate::loop_devices::LoopDevices;
 use crate::subjects::Subjects;
 use crate::template::Template;
 
@@ -123,10 +124,27 @@ pub(super) fn overlay(value: &Value<'_>, subjects: &Subjects) -> Result<OverlayT
 }
 
 pub(super) fn image(value: &Value<'_>, subjects: &Subjects) -> Result<ImageTerms, Fault> {
-    let table = value.table("[grant.image]", &["file", "filesystems"])?;
+    let table = value.table("[grant.image]", &["file", "filesystems", "loop_devices"])?;
+    let devices = table.get("loop_devices").map(|value| loop_devices(&value));
     Ok(ImageTerms {
         files: roots(&table.require("file")?, subjects, |_, _| Ok(()))?,
         filesystems: listed(&table.require("filesystems")?, "types of images")?,
+        loop_devices: devices.transpose()?,
+    })
+}
+
+fn loop_devices(value: &Value<'_>) -> Result<LoopDevices, Fault> {
+    let table = value.table("loop_devices", &["first", "count"])?;
+    let first = table
+        .require("first")?
+        .number_within(0..=LoopDevices::LAST)?;
+    let count = table.require("count")?;
+    let number = count.number_within(1..=LoopDevices::MOST)?;
+    LoopDevices::new(first, number).ok_or_else(|| {
+        count.fault(format!(
+            "the last of {number} loop devices from {first} on is beyond {}",
+            LoopDevices::LAST
+        ))
     })
 }
 

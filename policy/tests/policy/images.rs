@@ -66,3 +66,35 @@ fn attack_14_its_file_and_its_type_are_granted() {
          images: erofs"
     );
 }
+
+/// Those of the grant that allows it, and of no other.
+#[test]
+fn attack_13_an_image_takes_a_device_of_its_own_grant() {
+    let with = IMAGE.replace(
+        "filesystems = [\"erofs\"]",
+        "filesystems = [\"squashfs\"]\n  loop_devices = { first = 100, count = 2 }",
+    );
+    let other = IMAGE.replace("\"erofs\"", "\"erofs\", \"squashfs\"");
+    let other = other.replace("/run/vms", "/run/other");
+    let policy = grant(&format!("{with}[[grant]]\nname = 'h'\n{other}"));
+    for (target, wanted) in [("/run/vms/a", Some(vec![100, 101])), ("/run/other/a", None)] {
+        let kind = Kind::Image {
+            file: path("/srv/base.erofs"),
+            filesystem: ImageType::Squashfs,
+        };
+        let asked = mount(kind, target, MountOptions::empty());
+        let Verdict::Allowed(Permit::Mount(permit)) = policy.judge(&peer(1000), &asked) else {
+            panic!("{target}");
+        };
+        let PermittedKind::Image { loop_devices, .. } = permit.kind else {
+            panic!("{permit:?}");
+        };
+        let numbers = loop_devices.map(|devices| devices.numbers().collect());
+        assert_eq!(numbers, wanted);
+    }
+    let names: Vec<_> = policy.kernel_names().into_iter().collect();
+    assert_eq!(names, ["loop100", "loop101"]);
+    assert!(policy.kinds().loop_devices && policy.kinds().takes_locker());
+    let without = grant(IMAGE).kinds();
+    assert!(!without.loop_devices && !without.takes_locker());
+}

@@ -532,3 +532,45 @@ fn a_move_beside_kinds_that_differ_is_warned_of() {
         assert!(of(more, kinds).is_empty(), "{more} {kinds}");
     }
 }
+
+#[test]
+fn a_loop_device_of_images_is_nobodys_to_mount() {
+    let of = |device: &str| {
+        let text = format!(
+            "version = 1\n[[grant]]\nname = 'a'\nusers = [1000]\ntarget = ['/mnt/a']\n[grant.block]\n\
+             device = ['{device}']\nfilesystems = ['ext4']\n[[grant]]\nname = 'b'\nusers = [1001]\n\
+             target = ['/mnt/b']\n[grant.image]\nfile = ['/srv/images']\nfilesystems = ['squashfs']\n\
+             loop_devices = {{ first = 8, count = 3 }}\n"
+        );
+        messages(&policy(&text))
+    };
+    assert_eq!(of("/dev/mapper/a"), Vec::<String>::new());
+    for device in ["/dev/loop10", "/dev/loop*"] {
+        let wanted = format!(
+            "the device pattern {device} stands for loop devices of the grant 'b', whose images \
+             could be mounted by it"
+        );
+        assert!(of(device).contains(&wanted), "{:?}", of(device));
+    }
+    assert!(!of("/dev/loop11").iter().any(|line| line.contains("images")));
+}
+
+#[test]
+fn squashfs_takes_a_device() {
+    let of = |rest: &str| {
+        of_grant(&format!(
+            "users = [1000]\ntarget = ['/mnt/t']\n[grant.image]\nfile = ['/srv/images']\n{rest}"
+        ))
+    };
+    let devices = "filesystems = ['squashfs']\nloop_devices = { first = 100, count = 8 }";
+    for wise in ["filesystems = ['erofs']", devices] {
+        assert_eq!(of(wise), Vec::<String>::new());
+    }
+    assert_eq!(
+        of("filesystems = ['erofs', 'squashfs']"),
+        [
+            "squashfs grants nothing: no kernel that is known reads it from a file; give the grant \
+             loop_devices"
+        ]
+    );
+}

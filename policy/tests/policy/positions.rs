@@ -758,9 +758,61 @@ fn attack_14_an_image_has_one_of_two_types() {
             "name = 'g'\nusers = ['qemu']\ntarget = ['/run/a']\n[grant.image]\nfile = ['/a']\nread_only = true",
             8,
             1,
-            "unknown key \"read_only\" in [grant.image]; the keys are file, filesystems",
+            "unknown key \"read_only\" in [grant.image]; the keys are file, filesystems, \
+             loop_devices",
         ),
     ]);
+}
+
+#[test]
+fn loop_devices_are_few_and_exist() {
+    const START: &str = "name = 'g'\nusers = ['qemu']\ntarget = ['/run/a']\n[grant.image]\nfile = ['/a']\n\
+                         filesystems = ['squashfs']\n";
+    for (rest, column, message) in [
+        (
+            "loop_devices = 4",
+            16,
+            "loop_devices must be the table loop_devices, not 4",
+        ),
+        (
+            "loop_devices = {}",
+            16,
+            "loop_devices lacks the key first, which is required",
+        ),
+        (
+            "loop_devices = { first = 0 }",
+            16,
+            "loop_devices lacks the key count, which is required",
+        ),
+        (
+            "loop_devices = { first = -1, count = 1 }",
+            26,
+            "first must be a number from 0 to 1048575, not -1",
+        ),
+        (
+            "loop_devices = { first = 0, count = 0 }",
+            37,
+            "count must be a number from 1 to 64, not 0",
+        ),
+        (
+            "loop_devices = { first = 0, count = 65 }",
+            37,
+            "count must be a number from 1 to 64, not 65",
+        ),
+        (
+            "loop_devices = { first = 1048575, count = 2 }",
+            43,
+            "the last of 2 loop devices from 1048575 on is beyond 1048575",
+        ),
+        (
+            "loop_devices = { first = 0, count = 1, last = 1 }",
+            40,
+            "unknown key \"last\" in loop_devices; the keys are first, count",
+        ),
+    ] {
+        let text = format!("{START}{rest}");
+        check_grant(&[(&text, 9, column, message)]);
+    }
 }
 
 #[test]
@@ -852,7 +904,7 @@ fn more_names_than_the_kernel_is_given_are_refused() {
         &text,
         1,
         1,
-        "the grants name 256 types of file systems and keys of their options, and may name 255",
+        "the grants name 256 types of file systems, keys of their options and loop devices, and may name 255",
     )]);
 }
 

@@ -1,5 +1,5 @@
-//! The calls of the process that locks the flags of mounts and finds out what user
-//! namespaces map, and of its children.
+//! The calls of the process that locks the flags of mounts, finds out what user
+//! namespaces map and has loop devices show images, and of its children.
 #![forbid(unsafe_code)]
 
 use libc::{
@@ -12,9 +12,10 @@ use libc::{
 };
 
 use crate::confine::entry::{
-    Check, Entry, Int, Value, call, fd, int, is, long, no_flags, null, pinned,
+    Check, Entry, Int, Value, call, fd, int, is, long, no_flags, null, pinned, policy_name,
 };
-use crate::locker::layout::{ANSWER, BROUGHT, NAMESPACE, NEXT, OWN, PROC, REQUESTS};
+use crate::locker::layout::{ANSWER, BROUGHT, DEVICES, NAMESPACE, NEXT, OWN, PROC, REQUESTS};
+use crate::sys::loop_device::{LOOP_CONFIGURE, OPEN};
 use crate::sys::namespace::{NS_GET_NSTYPE, NS_GET_OWNER_UID, NS_GET_PARENT};
 use crate::sys::pinned::{DIRECTORY, EMPTY, FILE, GID_MAP, UID_MAP};
 
@@ -154,17 +155,49 @@ pub(super) fn locker_idmap() -> Vec<Entry> {
         maps,
         call!(SYS_read, "a map", [fd(0, NEXT, "a map")]),
         call!(
-            SYS_wait4,
-            "whether a child has ended",
-            [
-                int(0, "pid", u32::MAX, "any child"),
-                is!(2, options = WNOHANG)
-            ]
-        ),
-        call!(
             SYS_kill,
             "a child that somebody else has stopped",
             [is!(1, signal = SIGKILL)]
         ),
     ]
+}
+
+/// What it does where images may take loop devices.
+pub(super) fn locker_loop_device() -> Vec<Entry> {
+    vec![
+        call!(
+            SYS_openat,
+            "a loop device that the policy names",
+            [
+                fd(0, DEVICES, "the machine's /dev"),
+                policy_name(1, "path"),
+                int(
+                    2,
+                    "flags",
+                    OPEN.cast_unsigned(),
+                    "O_RDONLY | O_CLOEXEC | O_NOFOLLOW"
+                )
+            ]
+        ),
+        call!(
+            SYS_ioctl,
+            "a device shows the image that came, until nothing uses it",
+            [
+                fd(0, NEXT, "a loop device"),
+                is!(1, request = LOOP_CONFIGURE)
+            ]
+        ),
+    ]
+}
+
+/// What it does where children work that it does not wait for.
+pub(super) fn locker_beside() -> Vec<Entry> {
+    vec![call!(
+        SYS_wait4,
+        "whether a child has ended",
+        [
+            int(0, "pid", u32::MAX, "any child"),
+            is!(2, options = WNOHANG)
+        ]
+    )]
 }

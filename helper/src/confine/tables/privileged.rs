@@ -376,12 +376,13 @@ pub(super) fn mounter_handing() -> Vec<Entry> {
     )]
 }
 
-/// What only a mounter does whose peer is granted detached or ID-mapped mounts.
+/// What only a mounter does whose peer is granted detached or ID-mapped mounts, or loop
+/// devices.
 pub(super) fn mounter_locker() -> Vec<Entry> {
     vec![
         call!(
             SYS_sendmsg,
-            "to the locker, a mount that is to be handed over, or a user namespace",
+            "to the locker, a mount that is to be handed over, a user namespace or an image",
             [
                 fd(0, LOCKER, "the locker's channel"),
                 is!(2, flags = MSG_NOSIGNAL)
@@ -472,6 +473,20 @@ pub(super) fn mounter_image() -> Vec<Entry> {
     ]
 }
 
+/// What only a mounter does whose peer's images may take loop devices.
+pub(super) fn mounter_loop_device() -> Vec<Entry> {
+    vec![call!(
+        SYS_fsconfig,
+        "the loop device of an image",
+        [
+            CONTEXT,
+            is!(1, cmd = FSCONFIG_SET_STRING),
+            pinned(2, "key", SOURCE),
+            pinned(3, "value", Slot::link_path())
+        ]
+    )]
+}
+
 /// What only a mounter does whose peer is granted network file systems. The source may be
 /// any text, but of these types alone, none of which takes it for a device.
 pub(super) fn mounter_network() -> Vec<Entry> {
@@ -525,7 +540,7 @@ fn slot(index: u8, slot: Slot) -> Check {
         Slot::Directory => "the slot of the directory above the target",
         Slot::Target => "the slot of the target",
         Slot::Source => "the slot of the source",
-        Slot::Link => "the slot of a link to a device",
+        Slot::Link => "the slot of a link to a device, or of a loop device",
         Slot::Mount => "the slot of the new mount",
         Slot::Layer(_) => "the slot of a layer",
     };

@@ -196,7 +196,7 @@ fn children(pid: Pid, name: &str) -> Vec<Pid> {
 }
 
 /// Kills one process of a role, if one is found that still runs.
-fn strike(daemon: &Daemon, role: &str, random: &mut Random) -> bool {
+pub(super) fn strike(daemon: &Daemon, role: &str, random: &mut Random) -> bool {
     let warden = daemon.pid();
     let victims = match role {
         "warden" => vec![warden],
@@ -205,6 +205,13 @@ fn strike(daemon: &Daemon, role: &str, random: &mut Random) -> bool {
             gates
                 .into_iter()
                 .flat_map(|gate| children(gate, "mw-session"))
+                .collect()
+        }
+        "locker's child" => {
+            let lockers = children(warden, "mw-locker");
+            lockers
+                .into_iter()
+                .flat_map(|locker| children(locker, "mw-locker"))
                 .collect()
         }
         other => children(warden, &format!("mw-{other}")),
@@ -220,7 +227,7 @@ fn strike(daemon: &Daemon, role: &str, random: &mut Random) -> bool {
 }
 
 /// The processes of any helper in this namespace that run.
-fn of_the_helper() -> Vec<Pid> {
+pub(super) fn of_the_helper() -> Vec<Pid> {
     let namespace = |pid: &str| fs::read_link(format!("/proc/{pid}/ns/mnt")).ok();
     let own = namespace("self");
     let entries = fs::read_dir("/proc").unwrap();

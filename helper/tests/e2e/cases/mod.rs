@@ -35,6 +35,7 @@ mod images;
 mod leases;
 mod life;
 mod limits;
+mod loop_devices;
 mod manager;
 mod mountinfo;
 mod mounting;
@@ -111,6 +112,7 @@ cases! {
         idmap
         overlay
         image
+        looped_image
         network
         moved
     }
@@ -158,6 +160,15 @@ cases! {
         a_lease_ends_it
         at_a_passed_target
         by_the_command
+    }
+    loop_devices {
+        squashfs_and_erofs
+        attack_14_refusals
+        no_right_to_a_device
+        it_ends_with_the_mount
+        a_lease_ends_it
+        attack_31_an_image_that_hangs
+        attack_30_killed_in_between
     }
     overlays {
         layers_in_order
