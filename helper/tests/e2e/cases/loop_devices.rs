@@ -2,19 +2,25 @@
 //! and that end with the mount.
 
 use std::fs;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::thread;
 
 use mountwarden_client::{Client, ErrorKind, Image, MountAttributes, Outcome, Remount, Unmount};
+use nix::fcntl::OFlag;
 use nix::libc;
 use nix::mount::{MntFlags, umount2};
+use nix::sys::socket::{MsgFlags, recv};
+use nix::sys::stat::Mode;
 
+use super::confinement::only;
 use super::deaths::{of_the_helper, strike};
 use super::images::image;
 use crate::Skip;
 use crate::daemon::{Daemon, wait_for};
 use crate::devices::LoopDevices;
 use crate::fuse;
+use crate::hostile::{descriptors, send, seqpacket_pair};
 use crate::kernel::{self, unchanged};
 use crate::racing::{Pace, word};
 use crate::sandbox::Sandbox;
@@ -244,6 +250,60 @@ pub(crate) fn attack_31_an_image_that_hangs(sandbox: &Sandbox) -> Result<(), Ski
     devices.wait_until_free();
     assert_eq!(kernel::table().len() + 1, before.len());
     other.mount(second).unwrap();
+    Ok(())
+}
+
+/// A mounter that somebody owns has a device of the policy's show what it has open, and no other.
+pub(crate) fn attack_26_what_a_locker_is_asked(sandbox: &Sandbox) -> Result<(), Skip> {
+    let (devices, daemon, file) = start(sandbox, 432, 1)?;
+    // In the policy by its name, and nobody's.
+    let foreign = LoopDevices::make(sandbox, 433, 1, READABLE)?;
+    let client = daemon.client();
+    let held = descriptors(only(&daemon, "mw-mounter"))?;
+    let locker = &held[&29];
+    let (answers, answer) = seqpacket_pair();
+    let ask = |number: u64, first: u64, count: u64, what: u64, file: &OwnedFd| {
+        let message = [number, first << 32 | count, what].map(u64::to_le_bytes);
+        let files = [file.as_fd(), answer.as_fd()];
+        send(locker, &message.concat(), &files).unwrap();
+        let mut words = [0; 16];
+        recv(answers.as_raw_fd(), &mut words, MsgFlags::empty()).unwrap();
+        let (words, _) = words.as_chunks::<8>();
+        assert_eq!(u64::from_le_bytes(words[0]), number);
+        i32::try_from(u64::from_le_bytes(words[1])).unwrap()
+    };
+    let open = |path: &Path| OwnedFd::from(fs::File::open(path).unwrap());
+    let image = open(&file);
+    unchanged(|| {
+        for (first, count) in [(433, 1), (432, 2), (432, 0), (432, 65), (u64::MAX >> 32, 1)] {
+            // All that it may not take are after one that it may.
+            let busy = ask(1, first, count, 2, &image);
+            assert!([libc::EINVAL, 0].contains(&busy), "{first} {count}: {busy}");
+            devices.wait_until_free();
+        }
+        assert_eq!(foreign.shown(), Vec::<PathBuf>::new());
+        let (_other, socket) = seqpacket_pair();
+        let unopened = OFlag::O_PATH | OFlag::O_CLOEXEC;
+        let unopened = nix::fcntl::open(&file, unopened, Mode::empty()).unwrap();
+        for (file, errno) in [
+            (open(&sandbox.path("images")), libc::EINVAL),
+            (open(Path::new("/dev/null")), libc::EINVAL),
+            (socket, libc::EINVAL),
+            (unopened, libc::EBADF),
+        ] {
+            assert_eq!(ask(2, 432, 1, 2, &file), errno);
+        }
+        // Neither is granted here, and a request for it has no answer.
+        for what in [0, 1, 3, u64::MAX] {
+            let message = [3, 0, what].map(u64::to_le_bytes).concat();
+            send(locker, &message, &[image.as_fd(), answer.as_fd()]).unwrap();
+        }
+        assert_eq!(ask(4, 432, 1, 2, &image), 0);
+    });
+    devices.wait_until_free();
+    drop(client);
+    let target = sandbox.path("mnt/a");
+    daemon.client().mount(squashfs(&file, &target)).unwrap();
     Ok(())
 }
 

@@ -167,6 +167,7 @@ cases! {
         no_right_to_a_device
         it_ends_with_the_mount
         a_lease_ends_it
+        attack_26_what_a_locker_is_asked
         attack_31_an_image_that_hangs
         attack_30_killed_in_between
     }
