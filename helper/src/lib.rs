@@ -56,7 +56,7 @@ pub mod raw {
     pub use crate::confine::running_abi;
     pub use crate::mountinfo::{Mountinfo, parse};
     pub use crate::sys::mount::{
-        FileStatus, Ids, MountStatus, attach, change, clone_tree, restrict, status,
-        status_of_mount, unmount_name,
+        FileStatus, Ids, MountStatus, attach, change, clone_tree, restrict, restrict_mapped,
+        status, status_of_mount, unmount_name,
     };
 }

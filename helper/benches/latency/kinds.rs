@@ -2,14 +2,17 @@
 //! beside the programs that are usually started for them.
 
 use std::fs::{self, File};
-use std::os::fd::AsRawFd;
+use std::io::Read;
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
 use std::time::Instant;
 
-use mountwarden_client::{Block, Client, Detach, Fuse, Image, Network, Overlay};
+use mountwarden_client::{
+    Bind, Block, Client, Detach, Fuse, Image, Move, Network, Overlay, Passing, Tmpfs,
+};
 use mountwarden_protocol::Mount;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
@@ -29,13 +32,16 @@ const PROGRAMS: &str = "mount(8) + umount(8)";
 /// A kind, and what times it.
 type Row = (&'static str, fn(&Bench<'_>, &mut Client) -> Outcome<()>);
 
-const KINDS: [Row; 5] = [
+const KINDS: [Row; 8] = [
     ("block", block),
     ("fuse", fuse),
     ("overlay", overlay),
     // Before a mount lies beneath its source, which unshare(1) could not bind then.
     ("detached", detached),
+    ("idmap", idmap),
+    ("move", moved),
     ("image", image),
+    ("image by a loop device", looped),
 ];
 
 const NETWORK: [Row; 2] = [("nfs4", nfs), ("virtiofs", virtiofs)];
@@ -57,7 +63,7 @@ pub(crate) fn run(place: &Place, _: &Server, rounds: Rounds) -> Outcome<()> {
         println!("SKIPPED: a device takes root, and so do the programs that are compared");
         return Ok(());
     }
-    open_fuse_to_all(place)?;
+    open_to_all(place)?;
     table(&KINDS, place, rounds)
 }
 
@@ -166,6 +172,25 @@ fn image(bench: &Bench<'_>, client: &mut Client) -> Outcome<()> {
     ])
 }
 
+/// Beside it a device that shows the image all the time.
+fn looped(bench: &Bench<'_>, client: &mut Client) -> Outcome<()> {
+    let image = bench.place.at("source/squashfs");
+    let mut make = Command::new("mksquashfs");
+    output(make.arg(bench.place.at("source/lower")).arg(&image))?;
+    let disk = Disk::of(&image)?;
+    let request = Image::new(&image, "squashfs", &bench.ours)?;
+    let flags = FLAGS | MsFlags::MS_RDONLY;
+    bench.compare([
+        (CALLS, &mut || bench.calls(&disk.0, "squashfs", flags, "")),
+        ("image (squashfs), with a loop device", &mut || {
+            pair(client, request.clone())
+        }),
+        ("mount(8) + umount(8), with a loop device", &mut || {
+            bench.programs(&image, "squashfs", "loop,ro,nosuid,nodev")
+        }),
+    ])
+}
+
 fn overlay(bench: &Bench<'_>, client: &mut Client) -> Outcome<()> {
     let layers = ["source/upper", "source/lower"].map(|name| bench.place.at(name));
     for layer in &layers {
@@ -261,18 +286,103 @@ fn detached(bench: &Bench<'_>, client: &mut Client) -> Outcome<()> {
     ])
 }
 
-/// An ext4 on a loop device, which ends with it.
+fn idmap(bench: &Bench<'_>, client: &mut Client) -> Outcome<()> {
+    let (source, raw) = (bench.place.at("source"), &bench.raw);
+    let held = Mapped::start()?;
+    let namespace = File::open(format!("/proc/{}/ns/user", held.0.id()))?;
+    let request = Bind::new(&source, &bench.ours)?;
+    bench.compare([
+        ("the four calls alone", &mut || {
+            raw::bind_mapped(&source, raw, namespace.as_fd())?;
+            Ok(umount2(raw, MntFlags::UMOUNT_NOFOLLOW)?)
+        }),
+        ("ID-mapped bind", &mut || {
+            let passing = Passing::new().idmap(&namespace);
+            let mounted = client.mount_passing(request.clone(), passing)?;
+            client.unmount(&mounted)?;
+            Ok(())
+        }),
+        ("mount(8) -o X-mount.idmap + umount(8)", &mut || {
+            let option = format!("bind,X-mount.idmap=/proc/{}/ns/user", held.0.id());
+            bench.programs(&source, "none", &option)
+        }),
+    ])
+}
+
+/// A process in a user namespace of its own, in which root is itself.
+struct Mapped(Child);
+
+impl Mapped {
+    fn start() -> Outcome<Self> {
+        let mut command = Command::new("unshare");
+        command.args(["--map-root-user", "sh", "-c", "echo; exec sleep 1000"]);
+        let child = command.stdout(Stdio::piped()).spawn();
+        let mut child = Self(child.map_err(|error| Missing(error.to_string()))?);
+        if let Some(said) = &mut child.0.stdout {
+            said.read_exact(&mut [0])?;
+        }
+        Ok(child)
+    }
+}
+
+impl Drop for Mapped {
+    fn drop(&mut self) {
+        if let Err(error) = self.0.kill().and_then(|()| self.0.wait().map(drop)) {
+            println!("{} stays behind: {error}", self.0.id());
+        }
+    }
+}
+
+/// There and back.
+fn moved(bench: &Bench<'_>, client: &mut Client) -> Outcome<()> {
+    let (ours, raw) = (&bench.ours, &bench.raw);
+    let [ours_too, raw_too] =
+        ["target/ours-too", "target/raw-too"].map(|name| bench.place.at(name));
+    for target in [&ours_too, &raw_too] {
+        fs::create_dir(target)?;
+    }
+    let mounted = client.mount(Tmpfs::new(ours)?)?;
+    let there = Move::new(ours, &ours_too)?;
+    let back = Move::new(&ours_too, ours)?;
+    raw::bind(&bench.place.at("source"), raw)?;
+    bench.compare([
+        ("move_mount, there and back", &mut || {
+            raw::moved(raw, &raw_too)?;
+            raw::moved(&raw_too, raw)
+        }),
+        ("move, there and back", &mut || {
+            client.move_mount(there.clone())?;
+            client.move_mount(back.clone())?;
+            Ok(())
+        }),
+        ("mount(8) --move, there and back", &mut || {
+            for (from, to) in [(raw, &raw_too), (&raw_too, raw)] {
+                output(Command::new("mount").arg("--move").arg(from).arg(to))?;
+            }
+            Ok(())
+        }),
+    ])?;
+    client.unmount(&mounted)?;
+    Ok(umount2(raw, MntFlags::UMOUNT_NOFOLLOW)?)
+}
+
+/// A loop device, which ends with it.
 struct Disk(PathBuf);
 
 impl Disk {
+    /// With an ext4.
     fn make(place: &Place) -> Outcome<Self> {
         let image = place.at("image");
         File::create(&image)?.set_len(16 << 20)?;
         output(Command::new("mkfs.ext4").arg("-q").arg(&image))?;
+        Self::of(&image)
+    }
+
+    fn of(image: &Path) -> Outcome<Self> {
         let device = output(
             Command::new("losetup")
                 .args(["--find", "--show"])
-                .arg(&image),
+                .arg(image),
         )
         .map_err(|error| Missing(error.to_string()))?;
         Ok(Self(device.trim_end().into()))
@@ -309,8 +419,9 @@ impl Erofs {
     }
 }
 
-/// Makes `/dev/fuse` what it is on most machines, in this namespace: for everybody.
-fn open_fuse_to_all(place: &Place) -> Outcome<()> {
+/// Makes `/dev/fuse` what it is on most machines, in this namespace: for everybody; and so
+/// the loop device of the policy.
+fn open_to_all(place: &Place) -> Outcome<()> {
     let nodes = place.at("nodes");
     fs::create_dir(&nodes)?;
     mount(
@@ -320,16 +431,23 @@ fn open_fuse_to_all(place: &Place) -> Outcome<()> {
         MsFlags::empty(),
         None::<&str>,
     )?;
-    let node = nodes.join("fuse");
-    mknod(&node, SFlag::S_IFCHR, Mode::empty(), makedev(10, 229))?;
-    fs::set_permissions(&node, fs::Permissions::from_mode(0o666))?;
-    mount(
-        Some(&node),
-        "/dev/fuse",
-        None::<&str>,
-        MsFlags::MS_BIND,
-        None::<&str>,
-    )?;
+    let fuse = ("fuse", SFlag::S_IFCHR, makedev(10, 229));
+    let device = ("loop440", SFlag::S_IFBLK, makedev(7, 440));
+    for (name, kind, number) in [fuse, device] {
+        let node = nodes.join(name);
+        mknod(&node, kind, Mode::empty(), number)?;
+        fs::set_permissions(&node, fs::Permissions::from_mode(0o666))?;
+        // The kernel makes a loop device, and its node, when one is opened.
+        File::open(&node)?;
+        let own = Path::new("/dev").join(name);
+        mount(
+            Some(&node),
+            &own,
+            None::<&str>,
+            MsFlags::MS_BIND,
+            None::<&str>,
+        )?;
+    }
     Ok(())
 }
 

@@ -1,10 +1,10 @@
 //! The same work without the helper: the system calls that cannot be spared, in
 //! this process.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-use mountwarden_helper::raw::{attach, clone_tree, restrict, unmount_name};
+use mountwarden_helper::raw::{attach, clone_tree, restrict, restrict_mapped, unmount_name};
 use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, openat2};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::unistd::fchdir;
@@ -28,6 +28,22 @@ pub(crate) fn detached(source: &Path) -> Outcome<OwnedFd> {
     let private = MsFlags::MS_PRIVATE.bits();
     restrict(clone.as_fd(), ATTRIBUTES, private, false)?;
     Ok(clone)
+}
+
+/// A bind, ID-mapped by a user namespace.
+pub(crate) fn bind_mapped(source: &Path, target: &Path, namespace: BorrowedFd<'_>) -> Outcome<()> {
+    let (source, target) = (open(source)?, open(target)?);
+    let clone = clone_tree(source.as_fd(), false)?;
+    let private = MsFlags::MS_PRIVATE.bits();
+    restrict_mapped(clone.as_fd(), ATTRIBUTES, private, false, Some(namespace))?;
+    attach(clone.as_fd(), target.as_fd())?;
+    Ok(())
+}
+
+/// The mount at a place, to another.
+pub(crate) fn moved(from: &Path, to: &Path) -> Outcome<()> {
+    let (from, to) = (open(from)?, open(to)?);
+    Ok(attach(from.as_fd(), to.as_fd())?)
 }
 
 /// The name in its directory, as an unmount by descriptor must do it. The

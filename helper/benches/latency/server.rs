@@ -25,6 +25,9 @@ pub(crate) struct Place {
     _directory: TempDir,
 }
 
+/// Of the namespace in which root is itself.
+const MAPS: &str = "idmap = { uids = [\"0:0:1\"], gids = [\"0:0:1\"] }";
+
 impl Place {
     pub(crate) fn make() -> Outcome<Self> {
         // The policy takes no root that is reached through a symbolic link.
@@ -89,7 +92,9 @@ impl Place {
         };
         let ours = grant("bench", geteuid().as_raw(), "target");
         let ours = match limits {
-            Limits::NoneAllKinds => ours.replacen("target = ", "detached = true\ntarget = ", 1),
+            Limits::NoneAllKinds => ours
+                .replacen("target = ", "detached = true\nmove = true\ntarget = ", 1)
+                .replace("[grant.bind]", &format!("[grant.bind]\n{MAPS}")),
             _ => ours,
         };
         let noisy = grant("noisy", flood::UID, "noisy");
@@ -104,7 +109,8 @@ impl Place {
                  layer = [\"{0}\"]\n\
                  [grant.image]\n\
                  file = [\"{0}\"]\n\
-                 filesystems = [\"erofs\"]\n\
+                 filesystems = [\"erofs\", \"squashfs\"]\n\
+                 loop_devices = {{ first = 440, count = 1 }}\n\
                  [grant.network]\n\
                  source = [\"127.0.0.1:/\", \"files\"]\n\
                  filesystems = [\"nfs4\", \"virtiofs\"]\n\

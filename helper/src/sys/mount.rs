@@ -476,7 +476,10 @@ pub fn restrict(
 
 /// The same and, in the same call, has its files belong to whom a user namespace maps
 /// their owners to, where there is one (`MOUNT_ATTR_IDMAP`).
-pub(crate) fn restrict_mapped(
+///
+/// # Errors
+/// What the kernel reports.
+pub fn restrict_mapped(
     mount: BorrowedFd<'_>,
     attributes: u64,
     propagation: u64,
