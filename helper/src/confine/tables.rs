@@ -25,8 +25,9 @@ use mountwarden_protocol::Role;
 
 use self::locker::{locker, locker_detached, locker_idmap};
 use self::privileged::{
-    mounter_block, mounter_checks, mounter_contexts, mounter_fuse, mounter_handing, mounter_image,
-    mounter_locker, mounter_network, mounter_overlay, mounter_work, warden, warden_child,
+    mounter_block, mounter_checks, mounter_contexts, mounter_device, mounter_fuse, mounter_fuseblk,
+    mounter_handing, mounter_image, mounter_locker, mounter_network, mounter_overlay, mounter_work,
+    warden, warden_child,
 };
 use self::unprivileged::{gate, gate_child, session};
 use super::entry::{Check, Entry, Int, Value, call, fd, int, is, long, no_flags, null};
@@ -41,11 +42,12 @@ pub(super) const ALL_KINDS: Kinds = Kinds {
     network: true,
     detached: true,
     idmap: true,
+    fuseblk: true,
 };
 
 /// Every set of kinds that a peer can have, of those that some are granted.
 pub(super) fn sets_of(granted: Kinds) -> impl Iterator<Item = Kinds> {
-    let sets = (0..128_u8).map(|set| Kinds {
+    let sets = (0..=u8::MAX).map(|set| Kinds {
         block: set & 1 != 0,
         fuse: set & 2 != 0,
         overlay: set & 4 != 0,
@@ -53,6 +55,7 @@ pub(super) fn sets_of(granted: Kinds) -> impl Iterator<Item = Kinds> {
         network: set & 16 != 0,
         detached: set & 32 != 0,
         idmap: set & 64 != 0,
+        fuseblk: set & 128 != 0,
     });
     sets.filter(move |set| {
         (granted.block || !set.block)
@@ -62,6 +65,8 @@ pub(super) fn sets_of(granted: Kinds) -> impl Iterator<Item = Kinds> {
             && (granted.network || !set.network)
             && (granted.detached || !set.detached)
             && (granted.idmap || !set.idmap)
+            && (granted.fuseblk || !set.fuseblk)
+            && (set.fuse || !set.fuseblk)
     })
 }
 
@@ -125,7 +130,13 @@ fn mounter_of_kinds(kinds: Kinds) -> Vec<OfKinds> {
     vec![
         ("block, fuse, overlay, image", contexts, mounter_contexts()),
         ("block", kinds.block, mounter_block()),
+        (
+            "block, fuseblk",
+            kinds.block || kinds.fuseblk,
+            mounter_device(),
+        ),
         ("fuse", kinds.fuse, mounter_fuse()),
+        ("fuseblk", kinds.fuseblk, mounter_fuseblk()),
         ("overlay", kinds.overlay, mounter_overlay()),
         ("image", kinds.image, mounter_image()),
         ("network", kinds.network, mounter_network()),

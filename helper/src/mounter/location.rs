@@ -205,7 +205,13 @@ mod tests {
 
     #[test]
     fn what_is_not_in_its_slot_is_refused() {
-        let first = [Slot::Directory, Slot::Target, Slot::Source, Slot::Mount];
+        let first = [
+            Slot::Directory,
+            Slot::Target,
+            Slot::Source,
+            Slot::Mount,
+            Slot::Connection,
+        ];
         for slot in first.into_iter().chain(Slot::layers().map(Slot::Layer)) {
             let [elsewhere] = place([std::io::stderr().as_fd()], [200]).expect("a descriptor");
             assert_eq!(in_slot(elsewhere, slot).err(), Some(Errno::EBADF));

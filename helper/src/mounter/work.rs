@@ -86,7 +86,7 @@ impl Worker<'_> {
             mount::mount(table, permit, &mut origin, &target, namespace, lease)?;
         reserved.keep();
         let handed = match origin {
-            Origin::Connection(descriptor) => Some(Handed {
+            Origin::Connection(descriptor, _) => Some(Handed {
                 descriptor,
                 attached: Some((mounted.mount.id, mount)),
             }),

@@ -39,8 +39,13 @@ impl Disk {
 
     /// A device that shows a file.
     pub(crate) fn of_file(file: &Path) -> Result<Self, Skip> {
+        Self::with(&[], file)
+    }
+
+    /// The same, with more words for `losetup(8)`.
+    pub(crate) fn with(words: &[&str], file: &Path) -> Result<Self, Skip> {
         let mut attach = Command::new("losetup");
-        attach.args(["--find", "--show"]).arg(file);
+        attach.args(["--find", "--show"]).args(words).arg(file);
         let device = PathBuf::from(run(&mut attach)?.trim_end());
         let held = File::open(&device).unwrap();
         // While it is open or mounted that only says that it ends afterwards, however this
