@@ -111,6 +111,18 @@ impl Location {
         })
     }
 
+    /// Fails where a role that serves all clients must not hold it. Whoever lets go of a
+    /// FUSE file system last that is on a device waits for its program, and not even SIGKILL
+    /// ends that wait (`fuse_send_destroy` in the kernel's `fs/fuse/inode.c`).
+    pub(super) fn check_shareable(&self) -> Result<(), ErrorReply> {
+        if !self.mount.filesystem.starts_with(b"fuseblk") {
+            return Ok(());
+        }
+        let why = "lies on a fuseblk file system, whose program could hold up the helper: no lease, \
+                   batch, overlay or detached mount is made of it";
+        Err(refuse(ErrorCode::Unsupported, &self.path, why))
+    }
+
     /// Fails where the grant asks for an owner and it is somebody else.
     pub(super) fn check_owner(
         &self,

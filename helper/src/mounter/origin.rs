@@ -132,6 +132,7 @@ fn layer(
     path: &AbsPath,
 ) -> Result<Location, ErrorReply> {
     let layer = Location::check(table, own, slot, file, path, Purpose::Use { passed: false })?;
+    layer.check_shareable()?;
     if layer.status.is_directory() {
         Ok(layer)
     } else {

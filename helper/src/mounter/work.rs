@@ -112,7 +112,8 @@ impl Worker<'_> {
             );
             return Err(ErrorReply::new(ErrorCode::Unsupported, message).at(path));
         }
-        let lease = self.lessee.take(place.directory(), term);
+        place.directory().check_shareable()?;
+        let lease = self.lessee.take(place.directory().as_fd(), term);
         lease.map_err(|refused| match refused {
             NoLease::Kernel(errno) => failure::kernel("cannot lease", path, errno),
             refused => ErrorReply::new(ErrorCode::LimitReached, refused.to_string()).at(path),

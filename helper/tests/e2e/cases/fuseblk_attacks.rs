@@ -5,7 +5,7 @@ use std::os::unix::fs::{OpenOptionsExt, symlink};
 use std::path::Path;
 use std::process::Command;
 
-use mountwarden_client::{Block, ErrorKind, Fuse, Tmpfs};
+use mountwarden_client::{Batch, Block, Detach, ErrorKind, Fuse, Overlay, Tmpfs};
 use nix::libc;
 
 use super::fuseblk::{POLICY, blank, fuse, policy, start};
@@ -121,6 +121,36 @@ pub(crate) fn attack_31_a_program_that_keeps_it(sandbox: &Sandbox) -> Result<(),
         (descendants(daemon.pid()).len() == 3).then_some(())
     });
     daemon.client().mount_fuse(fuse(&disk, &target)).unwrap();
+    Ok(())
+}
+
+/// Whoever lets go of it last waits for its program: so no role that serves all clients
+/// gets a hold of it.
+pub(crate) fn attack_31_nobody_shared_holds_it(sandbox: &Sandbox) -> Result<(), Skip> {
+    kernel::needs_unique_ids()?;
+    let (disk, daemon) = start(sandbox)?;
+    let mut client = daemon.client();
+    let root = sandbox.path("all/a");
+    let leaf = root.join("leaf");
+    let made = client.mount_fuse(fuse(&disk, &root).allow_other()).unwrap();
+    let server = stick::serve(made.connection, disk.path(), &root);
+    let tmpfs = || Tmpfs::new(&leaf).unwrap();
+    let batch = Batch::new().mount(tmpfs());
+    let overlay = Overlay::new([&root, &sandbox.path("links")], sandbox.path("all/b")).unwrap();
+    for error in [
+        unchanged(|| client.mount(tmpfs().leased()).unwrap_err()),
+        unchanged(|| client.apply(batch).unwrap_err()),
+        unchanged(|| client.mount(overlay).unwrap_err()),
+        unchanged(|| client.detach(Detach::new(&root).unwrap()).unwrap_err()),
+    ] {
+        assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
+        let why = "lies on a fuseblk file system, whose program could hold up the helper";
+        assert!(error.to_string().contains(why), "{error}");
+    }
+    let mounted = client.mount(tmpfs()).unwrap();
+    client.unmount(&mounted).unwrap();
+    client.unmount(&made.mounted).unwrap();
+    server.join();
     Ok(())
 }
 

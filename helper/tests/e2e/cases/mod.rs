@@ -160,6 +160,7 @@ cases! {
         attack_12_one_file_system_a_device
         attack_13_anything_else_is_no_device
         attack_31_a_program_that_keeps_it
+        attack_31_nobody_shared_holds_it
         attack_31_a_device_that_vanishes
     }
     overlay_attacks {
