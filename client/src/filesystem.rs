@@ -5,9 +5,9 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use mountwarden_protocol::{
-    AbsPath, FilesystemName, FilesystemOption, FilesystemOptions, FuseSubtype, ImageType,
-    InvalidFilesystem, Kind, Layers, Mount, MountOptions, Mounted, OptionKey, OptionValue,
-    Propagation, SourceName, UpperLayer,
+    AbsPath, BlockSize, FilesystemName, FilesystemOption, FilesystemOptions, FuseSource,
+    FuseSubtype, ImageType, InvalidFilesystem, Kind, Layers, Mount, MountOptions, Mounted,
+    OptionKey, OptionValue, Propagation, UpperLayer,
 };
 
 use crate::Error;
@@ -100,7 +100,7 @@ impl Block {
 #[must_use = "it does nothing until Client::mount_fuse is given it"]
 pub struct Fuse {
     subtype: FuseSubtype,
-    source: Option<SourceName>,
+    source: FuseSource,
     allow_other: bool,
     default_permissions: bool,
     max_read: Option<u32>,
@@ -117,7 +117,7 @@ impl Fuse {
     pub fn new(subtype: &str, target: impl AsRef<Path>) -> Result<Self, Error> {
         Ok(Self {
             subtype: read("subtype", subtype)?,
-            source: None,
+            source: FuseSource::Subtype,
             allow_other: false,
             default_permissions: false,
             max_read: None,
@@ -125,13 +125,49 @@ impl Fuse {
         })
     }
 
-    /// What the mount table shows as its source; the subtype if not given.
+    /// What the mount table shows as its source; the subtype if not given, and not for what
+    /// is on a device.
     ///
     /// # Errors
     /// [`InvalidRequest`](crate::ErrorKind::InvalidRequest) for what the mount table
     /// cannot show.
     pub fn source(mut self, source: &str) -> Result<Self, Error> {
-        self.source = Some(read("source", source)?);
+        self.source = FuseSource::Named(read("source", source)?);
+        Ok(self)
+    }
+
+    /// The file system is on a block device, which may be a symbolic link to one (`fuseblk`).
+    /// Nobody else mounts the device or takes it for himself as long as it is mounted, and an
+    /// unmount returns when the program has let go of it. The program opens the device by
+    /// itself. Denied unless the grant has it.
+    ///
+    /// `block_size` is 512 bytes if not given.
+    ///
+    /// ```
+    /// # fn main() -> Result<(), mountwarden_client::Error> {
+    /// use mountwarden_client::{ErrorKind, Fuse};
+    ///
+    /// let stick = Fuse::new("ntfs-3g", "/run/vms/7/stick")?;
+    /// let error = stick.clone().device("/dev/vg0/stick", Some(4000)).unwrap_err();
+    /// assert_eq!(error.kind(), ErrorKind::InvalidRequest);
+    /// let stick = stick.device("/dev/vg0/stick", Some(4096))?.read_only();
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`InvalidRequest`](crate::ErrorKind::InvalidRequest) as for
+    /// [`Bind::new`](crate::Bind::new), and for what is no [`BlockSize`].
+    pub fn device(
+        mut self,
+        device: impl AsRef<Path>,
+        block_size: Option<u32>,
+    ) -> Result<Self, Error> {
+        let block_size = block_size.map(BlockSize::try_from).transpose();
+        self.source = FuseSource::Device {
+            device: checked("device", device.as_ref())?,
+            block_size: block_size.map_err(|error| Error::invalid_value("block size", error))?,
+        };
         Ok(self)
     }
 
@@ -154,7 +190,8 @@ impl Fuse {
         self
     }
 
-    /// Nothing can be written through the mount (`ro`).
+    /// Nothing can be written through the mount, and the kernel opens a device only to
+    /// read (`ro`).
     pub fn read_only(mut self) -> Self {
         self.common.options.insert(MountOptions::READ_ONLY);
         self

@@ -13,8 +13,8 @@ use std::time::Duration;
 
 use mountwarden_policy::IdMaps;
 use mountwarden_protocol::{
-    AbsPath, ErrorCode, ErrorReply, Kind, Mount, Operation, Outcome, Propagation, Reply, Role,
-    Unmount,
+    AbsPath, ErrorCode, ErrorReply, FuseSource, Kind, Mount, Operation, Outcome, Propagation,
+    Reply, Role, Unmount,
 };
 use nix::errno::Errno;
 use nix::unistd::{Pid, getpid};
@@ -253,9 +253,19 @@ fn asked_mount(line: &mut Line, mount: &Mount) {
             default_permissions,
             max_read,
         } => {
-            line.name("type", &format!("fuse.{subtype}"));
-            if let Some(source) = source {
-                line.text("source", source.as_str().as_bytes());
+            match source {
+                FuseSource::Subtype => line.name("type", &format!("fuse.{subtype}")),
+                FuseSource::Named(name) => {
+                    line.name("type", &format!("fuse.{subtype}"));
+                    line.text("source", name.as_str().as_bytes());
+                }
+                FuseSource::Device { device, block_size } => {
+                    line.name("type", &format!("fuseblk.{subtype}"));
+                    line.text("source", device.as_bytes());
+                    if let Some(size) = block_size {
+                        line.number("block_size", size.bytes());
+                    }
+                }
             }
             line.truth("allow_other", *allow_other);
             line.truth("default_permissions", *default_permissions);

@@ -22,7 +22,7 @@ use crate::sys::socket;
 ///
 /// | order | descriptors | reply |
 /// |---|---|---|
-/// | `Perform` | the directory above the target; for a mount or a remount also the target, and what the kind is made from: a source; a device and what stands at its path; a FUSE connection; an image; an upper layer, its work directory, the lower layers; with a passed target that one twice, instead of the directory and it; for a detached mount its source three times; for a move the mount's root twice after the directory and the target; where one is ID-mapped, the last of these once more, and a user namespace; none when the session's own judgement is a denial | `Done` |
+/// | `Perform` | the directory above the target; for a mount or a remount also the target, and what the kind is made from: a source; a device and what stands at its path; a FUSE connection, after a device and what stands at its path where it is on one; an image; an upper layer, its work directory, the lower layers; with a passed target that one twice, instead of the directory and it; for a detached mount its source three times; for a move the mount's root twice after the directory and the target; where one is ID-mapped, the last of these once more, and a user namespace; none when the session's own judgement is a denial | `Done` |
 /// | `Note` | none | `Taken` |
 /// | `Admit` | none | `Taken` |
 /// | `Status` | none | `Status` |

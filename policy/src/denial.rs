@@ -3,8 +3,8 @@
 use std::fmt::{Display, Write as _};
 
 use mountwarden_protocol::{
-    AbsPath, DenyReason, ErrorCode, ErrorReply, FilesystemName, FilesystemOptions, Kind,
-    MountAttributes, Operation, Remount, TmpfsInodes, TmpfsSize,
+    AbsPath, DenyReason, ErrorCode, ErrorReply, FilesystemName, FilesystemOptions, FuseSource,
+    Kind, MountAttributes, Operation, Remount, TmpfsInodes, TmpfsSize,
 };
 
 use crate::Peer;
@@ -308,11 +308,7 @@ fn refused_by(grant: &Grant, check: Check, peer: &Peer, operation: &Operation) -
             name,
             grant.terms.tmpfs.map(|tmpfs| tmpfs.max_inodes.get()),
         ),
-        Check::Device => format!(
-            "mounting the device {source} is refused: your grant '{name}' has only these devices: \
-             {}",
-            listing(&grant.terms.devices(peer.uid))
-        ),
+        Check::Device => device_refused(grant, peer, kind),
         Check::NetworkSource => network_source_refused(grant, kind),
         Check::Filesystem | Check::FilesystemOption | Check::Secret => {
             filesystem_refused(grant, kind)
@@ -407,6 +403,29 @@ fn filesystem_refused(grant: &Grant, kind: Option<&Kind>) -> String {
     }
 }
 
+fn device_refused(grant: &Grant, peer: &Peer, kind: Option<&Kind>) -> String {
+    let Some((kind, device)) = kind.and_then(|kind| Some((kind, kind.source()?))) else {
+        return String::new();
+    };
+    let (name, granted) = (&grant.name, grant.terms.devices(kind, peer.uid));
+    match kind {
+        Kind::Fuse { .. } if granted.is_empty() => format!(
+            "a FUSE mount of the device {device} is refused: your grant '{name}' has no devices for \
+             programs to serve; ask the administrator for `device` in its [grant.fuse]"
+        ),
+        Kind::Fuse { .. } => format!(
+            "a FUSE mount of the device {device} is refused: your grant '{name}' has only these \
+             devices for programs to serve: {}",
+            listing(&granted)
+        ),
+        _ => format!(
+            "mounting the device {device} is refused: your grant '{name}' has only these devices: \
+             {}",
+            listing(&granted)
+        ),
+    }
+}
+
 fn network_source_refused(grant: &Grant, kind: Option<&Kind>) -> String {
     let (Some(network), Some(Kind::Network { source, .. })) = (&grant.terms.network, kind) else {
         return String::new();
@@ -495,7 +514,7 @@ fn fuse_refused(grant: &Grant, check: Check, target: &AbsPath, kind: Option<&Kin
              only these subtypes: {}",
             listing(&fuse.subtypes)
         ),
-        (Check::SourceName, Some(source)) => format!(
+        (Check::SourceName, FuseSource::Named(source)) => format!(
             "the source {source} for a FUSE mount at {target} is refused: your grant '{name}' has \
              only these sources: {}; ask without a source",
             listing(&fuse.sources)

@@ -101,6 +101,8 @@ pub(crate) struct FuseTerms {
     pub(crate) allow_other: bool,
     pub(crate) default_permissions: bool,
     pub(crate) read_only: bool,
+    /// What may be served; paths, once they are expanded patterns.
+    pub(crate) devices: Vec<Template>,
 }
 
 /// `[grant.overlay]`
@@ -243,9 +245,12 @@ impl Terms {
         all.into_iter().flatten().collect()
     }
 
-    /// The patterns of the devices for this user; none where the grant has no block.
-    pub(crate) fn devices(&self, uid: u32) -> Vec<AbsPath> {
-        let devices = self.block.as_ref().map(|block| &block.devices);
+    /// The patterns of the devices of a kind for this user; none where the grant has none.
+    pub(crate) fn devices(&self, kind: &Kind, uid: u32) -> Vec<AbsPath> {
+        let devices = match kind {
+            Kind::Fuse { .. } => self.fuse.as_ref().map(|fuse| &fuse.devices),
+            _ => self.block.as_ref().map(|block| &block.devices),
+        };
         self.expand(devices.map_or(&[], Vec::as_slice), uid)
     }
 

@@ -1,13 +1,13 @@
 //! The decision.
 
 use mountwarden_protocol::{
-    AbsPath, Detach, FilesystemName, Kind, Layers, Lift, Mount, MountAttributes, MountOptions,
-    Move, NetworkSource, Operation, Passed, Propagation, Remount, TmpfsInodes, TmpfsMode,
-    TmpfsSize, Unmount, UpperLayer,
+    AbsPath, Detach, FilesystemName, FuseSource, Kind, Layers, Lift, Mount, MountAttributes,
+    MountOptions, Move, NetworkSource, Operation, Passed, Propagation, Remount, TmpfsInodes,
+    TmpfsMode, TmpfsSize, Unmount, UpperLayer,
 };
 
 use crate::denial::{Asked, Check, Denial, Obstacle};
-use crate::grant::{BindTerms, BlockTerms, FuseTerms, Grant, NetworkTerms, TmpfsTerms, is_within};
+use crate::grant::{BindTerms, FuseTerms, Grant, NetworkTerms, TmpfsTerms, is_within};
 use crate::pattern;
 use crate::protected::Protected;
 use crate::{
@@ -243,13 +243,16 @@ fn check_kind(grant: &Grant, peer: &Peer, kind: &Kind) -> Result<(), Check> {
             check_bind(grant, bind, peer, source, *recursive)
         }
         Kind::Tmpfs { .. } => grant.terms.tmpfs.map(drop).ok_or(Check::Kind),
-        Kind::Block {
-            device, filesystem, ..
-        } => {
+        Kind::Block { filesystem, .. } => {
             let block = grant.terms.block.as_ref().ok_or(Check::Kind)?;
-            check_block(grant, block, peer, device, filesystem)
+            check_device(grant, peer, kind)?;
+            let granted = block.types.filesystems.contains(filesystem);
+            granted.then_some(()).ok_or(Check::Filesystem)
         }
-        Kind::Fuse { .. } => grant.terms.fuse.as_ref().map(drop).ok_or(Check::Kind),
+        Kind::Fuse { .. } => {
+            grant.terms.fuse.as_ref().ok_or(Check::Kind)?;
+            check_device(grant, peer, kind)
+        }
         Kind::Overlay { lower, upper } => check_overlay(grant, peer, lower, upper.as_ref()),
         Kind::Image { file, filesystem } => {
             let image = grant.terms.image.as_ref().ok_or(Check::Kind)?;
@@ -346,21 +349,17 @@ fn permitted(grant: &Grant, peer: &Peer, kind: &Kind) -> Result<PermittedKind, C
     }
 }
 
-fn check_block(
-    grant: &Grant,
-    block: &BlockTerms,
-    peer: &Peer,
-    device: &AbsPath,
-    filesystem: &FilesystemName,
-) -> Result<(), Check> {
-    let granted = grant.terms.devices(peer.uid);
-    if !granted.iter().any(|pattern| is_device(pattern, device)) {
-        return Err(Check::Device);
+/// Whether the device of a kind is granted, where there is one.
+fn check_device(grant: &Grant, peer: &Peer, kind: &Kind) -> Result<(), Check> {
+    let Some(device) = kind.source() else {
+        return Ok(());
+    };
+    let granted = grant.terms.devices(kind, peer.uid);
+    if granted.iter().any(|pattern| is_device(pattern, device)) {
+        Ok(())
+    } else {
+        Err(Check::Device)
     }
-    if !block.types.filesystems.contains(filesystem) {
-        return Err(Check::Filesystem);
-    }
-    Ok(())
 }
 
 fn check_network(
@@ -417,9 +416,8 @@ fn permitted_fuse(terms: &FuseTerms, peer: &Peer, kind: &Kind) -> Result<Permitt
     if !terms.has_subtype(subtype) {
         return Err(Check::Subtype);
     }
-    if source
-        .as_ref()
-        .is_some_and(|source| !terms.has_source(source))
+    if let FuseSource::Named(name) = source
+        && !terms.has_source(name)
     {
         return Err(Check::SourceName);
     }

@@ -55,6 +55,8 @@ pub struct Kinds {
     pub detached: bool,
     /// Binds whose files belong to others than on their file system.
     pub idmap: bool,
+    /// File systems that a program of the peer serves from a block device.
+    pub fuseblk: bool,
 }
 
 impl Kinds {
@@ -84,6 +86,11 @@ impl Kinds {
             network: kinds.network || terms.network.is_some(),
             detached: kinds.detached || terms.detached,
             idmap: kinds.idmap || terms.bind.as_ref().is_some_and(|bind| bind.idmap.is_some()),
+            fuseblk: kinds.fuseblk
+                || terms
+                    .fuse
+                    .as_ref()
+                    .is_some_and(|fuse| !fuse.devices.is_empty()),
         })
     }
 }

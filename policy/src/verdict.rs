@@ -1,8 +1,8 @@
 //! What the policy says of one operation.
 
 use mountwarden_protocol::{
-    AbsPath, FilesystemName, FilesystemOptions, FuseSubtype, ImageType, Layers, MountAttributes,
-    MountId, NetworkSource, Passed, Propagation, Secrets, SourceName, TmpfsInodes, TmpfsMode,
+    AbsPath, FilesystemName, FilesystemOptions, FuseSource, FuseSubtype, ImageType, Layers,
+    MountAttributes, MountId, NetworkSource, Passed, Propagation, Secrets, TmpfsInodes, TmpfsMode,
     TmpfsSize, UpperLayer,
 };
 
@@ -172,8 +172,9 @@ pub enum PermittedKind {
 pub struct PermittedFuse {
     /// What the mount table calls the type, after `fuse.`.
     pub subtype: FuseSubtype,
-    /// What the mount table shows as the source; `None` for the subtype.
-    pub source: Option<SourceName>,
+    /// What it is made from, or what the mount table shows instead. Where the attributes
+    /// have [`MountAttributes::READ_ONLY`], the kernel opens a device only to read.
+    pub source: FuseSource,
     /// Other users may use it too.
     pub allow_other: bool,
     /// The kernel checks permissions.

@@ -135,7 +135,7 @@ pub struct LeftEntry {
 #[cfg(test)]
 mod tests {
     use super::{Batch, InvalidBatch};
-    use crate::{AbsPath, Kind, Mount, MountOptions, Passed, Propagation};
+    use crate::{AbsPath, FuseSource, Kind, Mount, MountOptions, Passed, Propagation};
 
     fn tmpfs(target: &str) -> Mount {
         Mount {
@@ -180,7 +180,7 @@ mod tests {
         let fuse = Mount {
             kind: Kind::Fuse {
                 subtype: "sshfs".parse().unwrap(),
-                source: None,
+                source: FuseSource::Subtype,
                 allow_other: false,
                 default_permissions: false,
                 max_read: None,

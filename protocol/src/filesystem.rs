@@ -7,6 +7,8 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use crate::AbsPath;
+
 /// Why a text is not the name of a file system or not one of its options.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 #[non_exhaustive]
@@ -59,6 +61,9 @@ pub enum InvalidFilesystem {
     /// An option without a value is no secret.
     #[error("a secret is a key and its value")]
     Secret,
+    /// Not what every kernel makes of a device.
+    #[error("the block size of a FUSE file system is 512, 1024, 2048 or 4096 bytes")]
+    BlockSize,
 }
 
 /// Defines a text that is checked whenever one is made or decoded.
@@ -136,6 +141,55 @@ checked_text! {
 checked_text! {
     /// What the mount table shows as the source of a FUSE file system.
     SourceName, |text| check(text, 255, InvalidFilesystem::Source, is_of_value)
+}
+
+/// What a FUSE file system is made from, which the mount table shows as its source.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum FuseSource {
+    /// Nothing; it shows the subtype.
+    #[default]
+    Subtype,
+    /// Nothing; it shows this name.
+    Named(SourceName),
+    /// A block device, which the kernel keeps for the program (`fuseblk`). The program opens
+    /// it by itself, to read and to write.
+    Device {
+        /// The device, or a symbolic link to it.
+        device: AbsPath,
+        /// The size of its blocks; `None` for 512 bytes.
+        block_size: Option<BlockSize>,
+    },
+}
+
+/// The size of the blocks of a FUSE file system on a device, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "u32", into = "u32")]
+pub struct BlockSize(u32);
+
+impl BlockSize {
+    /// The number of bytes.
+    #[must_use]
+    pub fn bytes(self) -> u32 {
+        self.0
+    }
+}
+
+/// Whatever the size of a page is: the kernel takes no larger block.
+impl TryFrom<u32> for BlockSize {
+    type Error = InvalidFilesystem;
+
+    fn try_from(bytes: u32) -> Result<Self, InvalidFilesystem> {
+        match bytes {
+            512 | 1024 | 2048 | 4096 => Ok(Self(bytes)),
+            _ => Err(InvalidFilesystem::BlockSize),
+        }
+    }
+}
+
+impl From<BlockSize> for u32 {
+    fn from(size: BlockSize) -> Self {
+        size.0
+    }
 }
 
 /// The type of a file system that is read from a regular file.
@@ -376,6 +430,16 @@ mod tests {
             let refused = text.parse::<ImageType>().unwrap_err();
             assert_eq!(refused, InvalidFilesystem::Image, "{text}");
         }
+    }
+
+    #[test]
+    fn attack_18_a_block_is_of_one_of_four_sizes() {
+        let sizes = (0..=70_000).chain([u32::MAX / 2 + 1, u32::MAX]);
+        let valid = sizes.filter_map(|bytes| BlockSize::try_from(bytes).ok());
+        let valid: Vec<u32> = valid.map(BlockSize::bytes).collect();
+        assert_eq!(valid, [512, 1024, 2048, 4096]);
+        let refused = BlockSize::try_from(0).unwrap_err();
+        assert_eq!(refused, InvalidFilesystem::BlockSize);
     }
 
     #[test]

@@ -26,8 +26,8 @@ mod status;
 pub use batch::{AppliedEntry, Batch, InvalidBatch, LeftEntry, NotApplied};
 pub use error::{DenyReason, ErrorCode, ErrorReply};
 pub use filesystem::{
-    FilesystemName, FilesystemOption, FilesystemOptions, FuseSubtype, ImageType, InvalidFilesystem,
-    NetworkSource, OptionKey, OptionValue, Secrets, SourceName,
+    BlockSize, FilesystemName, FilesystemOption, FilesystemOptions, FuseSource, FuseSubtype,
+    ImageType, InvalidFilesystem, NetworkSource, OptionKey, OptionValue, Secrets, SourceName,
 };
 pub use handshake::{Features, Hello, HelloReply, Refusal, VERSION, Versions, Welcome};
 pub use layers::{Layers, UpperLayer};

@@ -5,9 +5,9 @@ use std::num::NonZeroU32;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    AbsPath, Batch, FilesystemName, FilesystemOptions, FuseSubtype, ImageType, Layers,
-    MountAttributes, MountId, MountOptions, NetworkSource, Passed, Secrets, SourceName,
-    TmpfsInodes, TmpfsMode, TmpfsSize, UpperLayer,
+    AbsPath, Batch, FilesystemName, FilesystemOptions, FuseSource, FuseSubtype, ImageType, Layers,
+    MountAttributes, MountId, MountOptions, NetworkSource, Passed, Secrets, TmpfsInodes, TmpfsMode,
+    TmpfsSize, UpperLayer,
 };
 
 /// One request on an open connection; each gets one [`crate::Reply`].
@@ -199,8 +199,8 @@ pub enum Kind {
     Fuse {
         /// What the mount table calls the type, after `fuse.`.
         subtype: FuseSubtype,
-        /// What the mount table shows as the source; `None` for the subtype.
-        source: Option<SourceName>,
+        /// What it is made from, or what the mount table shows instead.
+        source: FuseSource,
         /// Other users may use it too (`allow_other` in `mount.fuse3(8)`).
         allow_other: bool,
         /// The kernel checks permissions (`default_permissions`).
@@ -243,7 +243,11 @@ impl Kind {
     pub fn source(&self) -> Option<&AbsPath> {
         match self {
             Self::Bind { source, .. } => Some(source),
-            Self::Block { device, .. } => Some(device),
+            Self::Block { device, .. }
+            | Self::Fuse {
+                source: FuseSource::Device { device, .. },
+                ..
+            } => Some(device),
             Self::Image { file, .. } => Some(file),
             Self::Tmpfs { .. }
             | Self::Fuse { .. }

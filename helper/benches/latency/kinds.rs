@@ -32,9 +32,10 @@ const PROGRAMS: &str = "mount(8) + umount(8)";
 /// A kind, and what times it.
 type Row = (&'static str, fn(&Bench<'_>, &mut Client) -> Outcome<()>);
 
-const KINDS: [Row; 8] = [
+const KINDS: [Row; 9] = [
     ("block", block),
     ("fuse", fuse),
+    ("fuseblk", fuseblk),
     ("overlay", overlay),
     // Before a mount lies beneath its source, which unshare(1) could not bind then.
     ("detached", detached),
@@ -261,6 +262,26 @@ fn fuse(bench: &Bench<'_>, client: &mut Client) -> Outcome<()> {
             let connection = fusermount_connection(raw)?;
             output(Command::new("fusermount3").arg("-u").arg(raw))?;
             drop(connection);
+            Ok(())
+        }),
+    ])
+}
+
+/// `fusermount3` mounts no device.
+fn fuseblk(bench: &Bench<'_>, client: &mut Client) -> Outcome<()> {
+    let disk = Disk::make(bench.place)?;
+    let request = Fuse::new("none", &bench.ours)?.device(&disk.0, None)?;
+    bench.compare([
+        (CALLS, &mut || {
+            let device = File::options().read(true).write(true).open("/dev/fuse")?;
+            let (uid, gid) = (geteuid(), getegid());
+            let fd = device.as_raw_fd();
+            let options = format!("fd={fd},rootmode=40000,user_id={uid},group_id={gid}");
+            bench.calls(&disk.0, "fuseblk", FLAGS, &options)
+        }),
+        ("fuse on a device", &mut || {
+            let made = client.mount_fuse(request.clone())?;
+            client.unmount(&made.mounted)?;
             Ok(())
         }),
     ])

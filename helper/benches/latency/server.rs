@@ -105,6 +105,7 @@ impl Place {
                  filesystems = [\"ext4\"]\n\
                  [grant.fuse]\n\
                  subtypes = [\"none\"]\n\
+                 device = [\"/dev/loop*\"]\n\
                  [grant.overlay]\n\
                  layer = [\"{0}\"]\n\
                  [grant.image]\n\

@@ -25,9 +25,9 @@ use mountwarden_protocol::Role;
 
 use self::locker::{locker, locker_beside, locker_detached, locker_idmap, locker_loop_device};
 use self::privileged::{
-    mounter_block, mounter_checks, mounter_contexts, mounter_fuse, mounter_handing, mounter_image,
-    mounter_locker, mounter_loop_device, mounter_network, mounter_overlay, mounter_work, warden,
-    warden_child,
+    mounter_block, mounter_checks, mounter_contexts, mounter_device, mounter_fuse, mounter_fuseblk,
+    mounter_handing, mounter_image, mounter_locker, mounter_loop_device, mounter_network,
+    mounter_overlay, mounter_work, warden, warden_child,
 };
 use self::unprivileged::{gate, gate_child, session};
 use super::entry::{Check, Entry, Int, Value, call, fd, int, is, long, no_flags, null};
@@ -43,11 +43,12 @@ pub(super) const ALL_KINDS: Kinds = Kinds {
     network: true,
     detached: true,
     idmap: true,
+    fuseblk: true,
 };
 
 /// Every set of kinds that a peer can have, of those that some are granted.
 pub(super) fn sets_of(granted: Kinds) -> impl Iterator<Item = Kinds> {
-    let sets = (0..=u8::MAX).map(|set| Kinds {
+    let sets = (0..512_u16).map(|set| Kinds {
         block: set & 1 != 0,
         fuse: set & 2 != 0,
         overlay: set & 4 != 0,
@@ -56,6 +57,7 @@ pub(super) fn sets_of(granted: Kinds) -> impl Iterator<Item = Kinds> {
         detached: set & 32 != 0,
         idmap: set & 64 != 0,
         loop_devices: set & 128 != 0,
+        fuseblk: set & 256 != 0,
     });
     sets.filter(move |set| {
         (granted.block || !set.block)
@@ -66,6 +68,7 @@ pub(super) fn sets_of(granted: Kinds) -> impl Iterator<Item = Kinds> {
             && (granted.detached || !set.detached)
             && (granted.idmap || !set.idmap)
             && (granted.loop_devices && set.image || !set.loop_devices)
+            && (granted.fuseblk && set.fuse || !set.fuseblk)
     })
 }
 
@@ -129,7 +132,13 @@ fn mounter_of_kinds(kinds: Kinds) -> Vec<OfKinds> {
     vec![
         ("block, fuse, overlay, image", contexts, mounter_contexts()),
         ("block", kinds.block, mounter_block()),
+        (
+            "block, fuseblk",
+            kinds.block || kinds.fuseblk,
+            mounter_device(),
+        ),
         ("fuse", kinds.fuse, mounter_fuse()),
+        ("fuseblk", kinds.fuseblk, mounter_fuseblk()),
         ("overlay", kinds.overlay, mounter_overlay()),
         ("image", kinds.image, mounter_image()),
         ("network", kinds.network, mounter_network()),

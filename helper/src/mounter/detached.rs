@@ -47,6 +47,10 @@ impl Worker<'_> {
         let purpose = Purpose::Use { passed: false };
         let source = Location::check(table, own, Slot::Source, source, path, purpose)?;
         source.check_owner(permit.owner, DenyReason::SourceNotOwned)?;
+        source.check_shareable()?;
+        if recursive {
+            source.check_shareable_beneath(table)?;
+        }
         let failed = |what: &'static str| move |errno| failure::kernel(what, path, errno);
         let made = mount::clone_tree(source.as_fd(), recursive)
             .and_then(|made| in_slot(made, Slot::Mount))

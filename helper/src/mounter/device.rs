@@ -143,10 +143,11 @@ const FUSE: (u32, u32) = (10, 229);
 pub(super) fn connection(
     table: &Table,
     file: OwnedFd,
+    slot: Slot,
     target: &AbsPath,
 ) -> Result<OwnedFd, ErrorReply> {
     let failed = |errno| failure::kernel("cannot examine the FUSE connection for", target, errno);
-    let file = in_slot(file, Slot::Source).map_err(failed)?;
+    let file = in_slot(file, slot).map_err(failed)?;
     let status = table.status(file.as_fd()).map_err(failed)?;
     if status.mode & libc::S_IFMT != libc::S_IFCHR || status.is_device != FUSE {
         let why = "cannot be served: what came is not a FUSE connection";

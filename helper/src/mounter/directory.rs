@@ -61,8 +61,8 @@ impl<'a> Place<'a> {
     }
 
     /// The directory above the name.
-    pub(super) fn directory(&self) -> BorrowedFd<'_> {
-        self.directory.as_fd()
+    pub(super) fn directory(&self) -> &Location {
+        &self.directory
     }
 
     pub(super) fn path(&self) -> &AbsPath {

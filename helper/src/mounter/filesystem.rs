@@ -10,8 +10,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use mountwarden_policy::{LoopDevices, PermittedFuse, PermittedKind, PermittedOverlay};
 use mountwarden_protocol::escape::Safe;
 use mountwarden_protocol::{
-    AbsPath, ErrorCode, ErrorReply, FilesystemName, FilesystemOption, FilesystemOptions, ImageType,
-    MountAttributes, SourceName,
+    AbsPath, ErrorCode, ErrorReply, FilesystemName, FilesystemOption, FilesystemOptions,
+    FuseSource, ImageType, MountAttributes,
 };
 use nix::errno::Errno;
 use nix::sys::statfs::fstatfs;
@@ -94,8 +94,7 @@ fn is_of(
     if number.0 == 0 || number == device {
         return Ok(());
     }
-    let message = format!("the kernel mounted another device than {path}; it was let go again");
-    Err(ErrorReply::new(ErrorCode::Changed, message).at(path))
+    Err(another(path))
 }
 
 /// A detached mount of the file system in a regular file, by a loop device where the kernel
@@ -113,6 +112,7 @@ pub(super) fn image(
     let made = match (from_file, device) {
         (Err(Errno::ENOTBLK), None) => return Err(needs_device(path, filesystem)),
         (Err(Errno::ENOTBLK), Some((devices, locking))) => {
+            image.check_shareable()?;
             // The context keeps its number until the device has arrived in its own.
             let device = locking.show(image.as_fd(), devices);
             let device = device.map_err(|errno| no_device(path, devices, errno))?;
@@ -225,30 +225,55 @@ fn configure<'o>(
 /// A detached mount of a FUSE file system, which nothing answers for yet.
 pub(super) fn fuse(
     fuse: &PermittedFuse,
+    device: Option<&Device>,
     root_mode: u32,
     target: &AbsPath,
     attributes: MountAttributes,
 ) -> Result<OwnedFd, ErrorReply> {
     let failed = |errno| failure::kernel("cannot make the FUSE file system for", target, errno);
-    let context = mount::open_filesystem(pinned::FUSE).map_err(failed)?;
-    connect(context.as_fd(), fuse, root_mode)
+    let name = device.map_or(pinned::FUSE, |_| pinned::FUSEBLK);
+    let context = mount::open_filesystem(name).map_err(failed)?;
+    let made = connect(context.as_fd(), fuse, root_mode, attributes)
         .and_then(|()| mount::mount_filesystem(context.as_fd(), table::kernel_bits(attributes)))
-        .map_err(|errno| {
-            let error = failed(errno);
-            let message = format!("{}{}", error.message, said(context.as_fd()));
-            ErrorReply { message, ..error }
-        })
+        .map_err(|errno| match &fuse.source {
+            FuseSource::Device { device, .. } => not_served(context.as_fd(), device, errno),
+            FuseSource::Subtype | FuseSource::Named(_) => {
+                let error = failed(errno);
+                let message = format!("{}{}", error.message, said(context.as_fd()));
+                ErrorReply { message, ..error }
+            }
+        })?;
+    if let (Some(device), FuseSource::Device { device: path, .. }) = (device, &fuse.source) {
+        // It hides all else of its files, but never its device.
+        let number = mount::hidden_status(made.as_fd()).map_err(failed)?.device;
+        if number != device.number {
+            return Err(another(path));
+        }
+    }
+    Ok(made)
 }
 
 /// Who serves it and what its root is come from the kernel, never from the client.
-fn connect(context: BorrowedFd<'_>, fuse: &PermittedFuse, root_mode: u32) -> Result<(), Errno> {
-    mount::set_pinned(context, pinned::FUSE_FD, Slot::Source.link())?;
-    let source = fuse.source.as_ref().map(SourceName::as_str);
-    set(
-        context,
-        pinned::SOURCE,
-        source.unwrap_or(fuse.subtype.as_str()),
-    )?;
+fn connect(
+    context: BorrowedFd<'_>,
+    fuse: &PermittedFuse,
+    root_mode: u32,
+    attributes: MountAttributes,
+) -> Result<(), Errno> {
+    match &fuse.source {
+        FuseSource::Subtype => served(context, fuse.subtype.as_str())?,
+        FuseSource::Named(name) => served(context, name.as_str())?,
+        FuseSource::Device { block_size, .. } => {
+            mount::set_pinned(context, pinned::FUSE_FD, Slot::Connection.link())?;
+            mount::set_pinned(context, pinned::SOURCE, pinned::DEVICE)?;
+            if attributes.contains(MountAttributes::READ_ONLY) {
+                mount::set_flag(context, pinned::READ_ONLY)?;
+            }
+            if let Some(size) = block_size {
+                set(context, pinned::BLOCK_SIZE, &size.bytes().to_string())?;
+            }
+        }
+    }
     let values = [
         Some(fuse.subtype.to_string()),
         Some(format!("{:o}", root_mode & libc::S_IFMT)),
@@ -267,12 +292,44 @@ fn connect(context: BorrowedFd<'_>, fuse: &PermittedFuse, root_mode: u32) -> Res
             mount::set_flag(context, key)?;
         }
     }
-    // With a connection that serves one already, the kernel would show that one again,
-    // with the options that it was made with.
-    match mount::create_new_filesystem(context) {
-        Err(Errno::EOPNOTSUPP) => mount::create_filesystem(context),
-        other => other,
+    // With a connection, or a device, that has a file system already, the kernel would show
+    // that one again, with the options that it was made with. Of a device it may be
+    // anybody's.
+    match (mount::create_new_filesystem(context), &fuse.source) {
+        (Err(Errno::EOPNOTSUPP), FuseSource::Subtype | FuseSource::Named(_)) => {
+            mount::create_filesystem(context)
+        }
+        (other, _) => other,
     }
+}
+
+fn served(context: BorrowedFd<'_>, source: &str) -> Result<(), Errno> {
+    mount::set_pinned(context, pinned::FUSE_FD, Slot::Source.link())?;
+    set(context, pinned::SOURCE, source)
+}
+
+/// Why the kernel keeps no device for a program.
+fn not_served(context: BorrowedFd<'_>, path: &AbsPath, errno: Errno) -> ErrorReply {
+    let (code, advice) = match errno {
+        Errno::EOPNOTSUPP => (
+            ErrorCode::Unsupported,
+            "; before Linux 6.6 the kernel could show what another program serves from it",
+        ),
+        Errno::EINVAL => (
+            ErrorCode::Failed,
+            "; the device's own blocks may be larger than the block size: ask for theirs",
+        ),
+        _ => return not_made(context, path, "fuseblk", errno),
+    };
+    let message = format!("cannot mount {path} as fuseblk: {}{advice}", errno.desc());
+    ErrorReply::new(code, message)
+        .at(path)
+        .errno(failure::number(errno))
+}
+
+fn another(path: &AbsPath) -> ErrorReply {
+    let message = format!("the kernel mounted another device than {path}; it was let go again");
+    ErrorReply::new(ErrorCode::Changed, message).at(path)
 }
 
 /// A detached overlay of directories that were checked, in the order of their slots.

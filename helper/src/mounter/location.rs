@@ -1,6 +1,7 @@
 //! What a mounter checks of a descriptor before it acts on it.
 #![forbid(unsafe_code)]
 
+use std::ops::ControlFlow;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use mountwarden_protocol::{AbsPath, DenyReason, ErrorCode, ErrorReply};
@@ -111,6 +112,42 @@ impl Location {
         })
     }
 
+    /// Fails where a role that serves all clients must not hold it. Whoever lets go of a
+    /// FUSE file system last that is on a device waits for its program, and not even SIGKILL
+    /// ends that wait (`fuse_send_destroy` in the kernel's `fs/fuse/inode.c`).
+    pub(super) fn check_shareable(&self) -> Result<(), ErrorReply> {
+        if !is_fuseblk(&self.mount) {
+            return Ok(());
+        }
+        let why = "lies on a fuseblk file system, whose program could hold up the helper: no lease, \
+                   batch, overlay, detached mount or loop device is made of it";
+        Err(refuse(ErrorCode::Unsupported, &self.path, why))
+    }
+
+    /// The same of what is mounted beneath it.
+    pub(super) fn check_shareable_beneath(&self, table: &Table) -> Result<(), ErrorReply> {
+        let mut found = false;
+        let look = |mount: &MountStatus| {
+            let point = AbsPath::from_bytes(&mount.point).ok();
+            // Where its path is no text, it could be anywhere.
+            let is_beneath = point.is_none_or(|point| point.is_beneath(&self.path));
+            if is_beneath && is_fuseblk(mount) {
+                found = true;
+                return ControlFlow::Break(());
+            }
+            ControlFlow::Continue(())
+        };
+        table.walk(self.mount.id, 0, look).map_err(|errno| {
+            failure::kernel("cannot look for mounts beneath", &self.path, errno)
+        })?;
+        if !found {
+            return Ok(());
+        }
+        let why = "has a fuseblk file system beneath it, whose program could hold up the helper: ask \
+                   without what is beneath";
+        Err(refuse(ErrorCode::Unsupported, &self.path, why))
+    }
+
     /// Fails where the grant asks for an owner and it is somebody else.
     pub(super) fn check_owner(
         &self,
@@ -125,6 +162,10 @@ impl Location {
         error.reason = Some(reason);
         Err(error)
     }
+}
+
+fn is_fuseblk(mount: &MountStatus) -> bool {
+    mount.filesystem.starts_with(b"fuseblk")
 }
 
 /// Fails where a descriptor did not arrive in its slot. It always does, because the
@@ -205,7 +246,13 @@ mod tests {
 
     #[test]
     fn what_is_not_in_its_slot_is_refused() {
-        let first = [Slot::Directory, Slot::Target, Slot::Source, Slot::Mount];
+        let first = [
+            Slot::Directory,
+            Slot::Target,
+            Slot::Source,
+            Slot::Mount,
+            Slot::Connection,
+        ];
         for slot in first.into_iter().chain(Slot::layers().map(Slot::Layer)) {
             let [elsewhere] = place([std::io::stderr().as_fd()], [200]).expect("a descriptor");
             assert_eq!(in_slot(elsewhere, slot).err(), Some(Errno::EBADF));

@@ -44,7 +44,7 @@ pub(super) fn mount(
         Origin::Location(source) => source.status.is_directory(),
         Origin::Nothing | Origin::Device(_) | Origin::Layers(_) | Origin::Image(_) => true,
         // The root is what the target is.
-        Origin::Connection(_) => target.status.is_directory(),
+        Origin::Connection(..) => target.status.is_directory(),
     };
     if target.status.is_directory() != directory {
         let wanted = if directory {
@@ -96,7 +96,7 @@ pub(super) fn mount(
 
 fn id_of_detached(table: &Table, origin: &Origin, made: &OwnedFd) -> Result<u64, Errno> {
     match origin {
-        Origin::Connection(_) => match mount::id_of_hidden(made.as_fd()) {
+        Origin::Connection(..) => match mount::id_of_hidden(made.as_fd()) {
             // A kernel that is too old.
             Err(Errno::EINVAL) => Err(Errno::EOPNOTSUPP),
             other => other,
@@ -185,8 +185,9 @@ fn build(
             let made = filesystem::block(table, device, name, filesystem, options, attributes)?;
             (made, false)
         }
-        (PermittedKind::Fuse(fuse), Origin::Connection(_)) => {
-            let made = filesystem::fuse(fuse, target.status.mode, path, attributes)?;
+        (PermittedKind::Fuse(fuse), Origin::Connection(_, device)) => {
+            let root_mode = target.status.mode;
+            let made = filesystem::fuse(fuse, device.as_ref(), root_mode, path, attributes)?;
             (made, false)
         }
         (PermittedKind::Overlay(overlay), Origin::Layers(layers)) => {

@@ -4,7 +4,9 @@
 use std::os::fd::{BorrowedFd, OwnedFd};
 
 use mountwarden_policy::PermittedKind;
-use mountwarden_protocol::{AbsPath, DenyReason, ErrorCode, ErrorReply, MountAttributes, Passed};
+use mountwarden_protocol::{
+    AbsPath, DenyReason, ErrorCode, ErrorReply, FuseSource, MountAttributes, Passed,
+};
 
 use super::device::{self, Device};
 use super::location::{Location, Purpose, refuse};
@@ -23,7 +25,12 @@ pub(super) enum Unchecked<'p> {
     },
     Nothing,
     Device(&'p AbsPath, OwnedFd, OwnedFd),
-    Connection(&'p AbsPath, OwnedFd),
+    /// For a target; after a device with what stands at its path, where it is on one.
+    Connection(
+        &'p AbsPath,
+        Option<(&'p AbsPath, OwnedFd, OwnedFd)>,
+        OwnedFd,
+    ),
     Layers(Vec<(&'p AbsPath, OwnedFd)>),
     Image(&'p AbsPath, OwnedFd),
 }
@@ -51,7 +58,15 @@ impl<'p> Unchecked<'p> {
             Some(PermittedKind::Block { device, .. }) => {
                 Self::Device(device, files.next()?, files.next()?)
             }
-            Some(PermittedKind::Fuse(_)) => Self::Connection(target, files.next()?),
+            Some(PermittedKind::Fuse(fuse)) => {
+                let device = match &fuse.source {
+                    FuseSource::Device { device, .. } => {
+                        Some((device, files.next()?, files.next()?))
+                    }
+                    FuseSource::Subtype | FuseSource::Named(_) => None,
+                };
+                Self::Connection(target, device, files.next()?)
+            }
             Some(PermittedKind::Overlay(overlay)) => {
                 let mut layer = |path| Some((path, files.next()?));
                 let layers: Option<_> = overlay.directories().map(&mut layer).collect();
@@ -82,8 +97,13 @@ impl<'p> Unchecked<'p> {
             Self::Device(path, file, link) => {
                 Device::check(table, own, file, link, path).map(Origin::Device)
             }
-            Self::Connection(target, file) => {
-                device::connection(table, file, target).map(Origin::Connection)
+            Self::Connection(target, device, file) => {
+                let device = device
+                    .map(|(path, file, link)| Device::check(table, own, file, link, path))
+                    .transpose()?;
+                let slot = device.as_ref().map_or(Slot::Source, |_| Slot::Connection);
+                let file = device::connection(table, file, slot, target)?;
+                Ok(Origin::Connection(file, device))
             }
             Self::Layers(layers) => {
                 let layers = Slot::layers().zip(layers);
@@ -112,6 +132,7 @@ fn layer(
     path: &AbsPath,
 ) -> Result<Location, ErrorReply> {
     let layer = Location::check(table, own, slot, file, path, Purpose::Use { passed: false })?;
+    layer.check_shareable()?;
     if layer.status.is_directory() {
         Ok(layer)
     } else {
@@ -127,8 +148,8 @@ pub(super) enum Origin {
     Nothing,
     /// A device with a file system.
     Device(Device),
-    /// What a FUSE file system is served on.
-    Connection(OwnedFd),
+    /// What a FUSE file system is served on, and the device that it is on, if it is on one.
+    Connection(OwnedFd, Option<Device>),
     /// The directories of an overlay.
     Layers(Vec<Location>),
     /// A regular file with a file system.

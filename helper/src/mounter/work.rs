@@ -92,7 +92,7 @@ impl Worker<'_> {
         )?;
         reserved.keep();
         let handed = match origin {
-            Origin::Connection(descriptor) => Some(Handed {
+            Origin::Connection(descriptor, _) => Some(Handed {
                 descriptor,
                 attached: Some((mounted.mount.id, mount)),
             }),
@@ -118,7 +118,8 @@ impl Worker<'_> {
             );
             return Err(ErrorReply::new(ErrorCode::Unsupported, message).at(path));
         }
-        let lease = self.lessee.take(place.directory(), term);
+        place.directory().check_shareable()?;
+        let lease = self.lessee.take(place.directory().as_fd(), term);
         lease.map_err(|refused| match refused {
             NoLease::Kernel(errno) => failure::kernel("cannot lease", path, errno),
             refused => ErrorReply::new(ErrorCode::LimitReached, refused.to_string()).at(path),

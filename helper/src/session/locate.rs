@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
 
 use mountwarden_policy::{Permit, PermittedKind};
-use mountwarden_protocol::{AbsPath, ErrorCode, ErrorReply, Passed};
+use mountwarden_protocol::{AbsPath, ErrorCode, ErrorReply, FuseSource, Passed};
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, openat2};
 
@@ -132,7 +132,14 @@ fn origin<'a>(
         (Some(PermittedKind::Bind { .. }), Some(file)) => vec![Brought::Passed(file)],
         (Some(PermittedKind::Bind { source, .. }), None) => opened([location(source, roots)?]),
         (Some(PermittedKind::Block { device, .. }), _) => opened(block_device(device)?),
-        (Some(PermittedKind::Fuse(_)), _) => opened([fuse_connection()?]),
+        (Some(PermittedKind::Fuse(fuse)), _) => {
+            let mut files = match &fuse.source {
+                FuseSource::Device { device, .. } => opened(block_device(device)?),
+                FuseSource::Subtype | FuseSource::Named(_) => Vec::new(),
+            };
+            files.extend(opened([fuse_connection()?]));
+            files
+        }
         (Some(PermittedKind::Image { file, .. }), _) => opened([location(file, roots)?]),
         (Some(PermittedKind::Overlay(overlay)), _) => {
             let layers = overlay.directories().map(|path| location(path, roots));

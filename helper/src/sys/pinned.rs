@@ -51,6 +51,8 @@ pub(crate) static GID_MAP: Pinned = Pinned(c"self/gid_map");
 pub(crate) static TMPFS: Pinned = Pinned(c"tmpfs");
 /// As [`TMPFS`].
 pub(crate) static FUSE: Pinned = Pinned(c"fuse");
+/// As [`TMPFS`].
+pub(crate) static FUSEBLK: Pinned = Pinned(c"fuseblk");
 /// Where the locker attaches a directory, in a file system of its own.
 pub(crate) static DIRECTORY: Pinned = Pinned(c"directory");
 /// Where it attaches a file.
@@ -123,6 +125,8 @@ pub(crate) static FUSE_KEYS: [Pinned; 5] = [
 ];
 /// The option that names the connection, by the number of its slot.
 pub(crate) static FUSE_FD: Pinned = Pinned(c"fd");
+/// The size of the blocks of a FUSE file system on a device.
+pub(crate) static BLOCK_SIZE: Pinned = Pinned(c"blksize");
 /// The options of a FUSE file system that stand for themselves.
 pub(crate) static FUSE_FLAGS: [Pinned; 2] =
     [Pinned(c"allow_other"), Pinned(c"default_permissions")];
@@ -147,7 +151,8 @@ pub(crate) static OVERLAY_LIMITS: [(Pinned, Pinned); 2] = [
 /// arrives in its slot. A tmpfs has no source, nor has a network file system, and its
 /// context gets that number; any other context gets that of the directory, which has been
 /// closed by then. A link, or the loop device of an image, has been closed before there is a mount, and
-/// so have all layers but the first. With a passed target the first slot holds that once more, and is not used.
+/// so have all layers but the first. A FUSE connection has the slot of a source, or the one after the link
+/// where it comes with a device. With a passed target the first slot holds that once more, and is not used.
 /// That of the mount holds the source once more where a user namespace follows, and is freed.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Slot {
@@ -156,6 +161,7 @@ pub(crate) enum Slot {
     Source,
     Link,
     Mount,
+    Connection,
     Layer(Layer),
 }
 
@@ -176,18 +182,20 @@ impl Slot {
             Self::Target => 7,
             Self::Source => 8,
             Self::Link | Self::Mount => 9,
+            Self::Connection => 10,
             Self::Layer(layer) => layer.number,
         }
     }
 
     /// The link's name.
     pub(crate) fn link(self) -> Pinned {
-        let [directory, target, source, mount, ..] = LINKS;
+        let [directory, target, source, mount, connection, ..] = LINKS;
         match self {
             Self::Directory => directory,
             Self::Target => target,
             Self::Source => source,
             Self::Link | Self::Mount => mount,
+            Self::Connection => connection,
             Self::Layer(layer) => layer.link,
         }
     }
@@ -238,6 +246,7 @@ pub(crate) fn all() -> impl Iterator<Item = Pinned> {
         .into_iter()
         .chain([UID_MAP, GID_MAP])
         .chain([TMPFS, MOUNTWARDEN, FUSE, SOURCE, DEVICE, READ_ONLY, FUSE_FD])
+        .chain([FUSEBLK, BLOCK_SIZE])
         .chain(NETWORK_TYPES)
         .chain(TMPFS_KEYS)
         .chain(FUSE_KEYS)

@@ -40,8 +40,13 @@ impl Disk {
 
     /// A device that shows a file.
     pub(crate) fn of_file(file: &Path) -> Result<Self, Skip> {
+        Self::with(&[], file)
+    }
+
+    /// The same, with more words for `losetup(8)`.
+    pub(crate) fn with(words: &[&str], file: &Path) -> Result<Self, Skip> {
         let mut attach = Command::new("losetup");
-        attach.args(["--find", "--show"]).arg(file);
+        attach.args(["--find", "--show"]).args(words).arg(file);
         let device = PathBuf::from(run(&mut attach)?.trim_end());
         let held = File::open(&device).unwrap();
         // While it is open or mounted that only says that it ends afterwards, however this
@@ -106,12 +111,17 @@ pub(crate) struct LoopDevices {
 }
 
 impl LoopDevices {
-    /// Makes nodes for devices from `first` on, which no other case has, with a mode.
+    /// Makes nodes, with a mode, for devices that show nothing: those from `first` on, which no
+    /// other case has, or a multiple of 64 further. `losetup(8)` takes what is free, and so
+    /// does another run of the tests on this machine.
     pub(crate) fn make(sandbox: &Sandbox, first: u32, count: u32, mode: u32) -> Result<Self, Skip> {
         sandbox.needs_devices()?;
+        let sets = (first..).step_by(64).map(|first| Self { first, count });
+        let devices = sets.take(64).find(|set| set.shown().is_empty());
+        let devices = devices.ok_or(Skip("no loop devices are free".to_owned()))?;
         nix::sys::stat::umask(Mode::empty());
         let mode = Mode::from_bits_truncate(mode);
-        for number in first..first + count {
+        for number in devices.numbers() {
             let node = sandbox.path(&format!("loop{number}"));
             mknod(&node, SFlag::S_IFBLK, mode, makedev(7, number.into())).unwrap();
             // Makes the device, and the machine's own node (`CONFIG_BLOCK_LEGACY_AUTOLOAD`).
@@ -120,10 +130,11 @@ impl LoopDevices {
             let (node, nothing) = (Some(&node), None::<&str>);
             mount(node, &own, nothing, MsFlags::MS_BIND, nothing).unwrap();
         }
-        let devices = Self { first, count };
-        // Another run of the tests on this machine could have them.
-        devices.wait_until_free();
         Ok(devices)
+    }
+
+    fn numbers(&self) -> std::ops::Range<u32> {
+        self.first..self.first + self.count
     }
 
     /// As a grant names them.
@@ -134,8 +145,7 @@ impl LoopDevices {
 
     /// The files that they show.
     pub(crate) fn shown(&self) -> Vec<PathBuf> {
-        let numbers = self.first..self.first + self.count;
-        let files = numbers.filter_map(|number| {
+        let files = self.numbers().filter_map(|number| {
             fs::read_to_string(format!("/sys/block/loop{number}/loop/backing_file")).ok()
         });
         files.map(|file| file.trim_end().into()).collect()

@@ -35,6 +35,7 @@ mod roles;
 mod sandbox;
 mod served;
 mod source_lines;
+mod stick;
 #[cfg(target_arch = "x86_64")]
 mod symbols;
 mod tracer;

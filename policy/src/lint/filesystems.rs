@@ -19,7 +19,9 @@ const IN_ORDER: [&str; 6] = [
 
 pub(super) fn warnings(terms: &Terms) -> Vec<String> {
     let mut messages = Vec::new();
-    for device in terms.block.iter().flat_map(|block| &block.devices) {
+    let of_block = terms.block.iter().flat_map(|block| &block.devices);
+    let of_fuse = terms.fuse.iter().flat_map(|fuse| &fuse.devices);
+    for device in of_block.chain(of_fuse) {
         let text = device.to_string();
         if text.contains('*') && IN_ORDER.iter().any(|name| pattern::matches(&text, name)) {
             messages.push(format!(
@@ -42,6 +44,17 @@ pub(super) fn warnings(terms: &Terms) -> Vec<String> {
         messages.push(
             "allow_other without default_permissions lets a peer's program decide what other \
              users may do on its file system, and see what they do there"
+                .to_owned(),
+        );
+    }
+    if terms
+        .fuse
+        .as_ref()
+        .is_some_and(|fuse| fuse.allow_other && !fuse.devices.is_empty())
+    {
+        messages.push(
+            "device and allow_other in [grant.fuse] let a peer's program hold up the processes of \
+             other users, in waits that not even SIGKILL ends; grant them apart"
                 .to_owned(),
         );
     }

@@ -85,22 +85,27 @@ fn is_own(key: &OptionKey) -> bool {
     OWN_KEYS.contains(&key.as_str())
 }
 
-pub(super) fn fuse(value: &Value<'_>) -> Result<FuseTerms, Fault> {
+pub(super) fn fuse(value: &Value<'_>, subjects: &Subjects) -> Result<FuseTerms, Fault> {
     let keys = [
         "subtypes",
         "sources",
         "allow_other",
         "default_permissions",
         "read_only",
+        "device",
     ];
     let table = value.table("[grant.fuse]", &keys)?;
     let sources = table.get("sources").map(|sources| patterns(&sources));
+    let devices = table
+        .get("device")
+        .map(|value| roots(&value, subjects, device));
     Ok(FuseTerms {
         subtypes: patterns(&table.require("subtypes")?)?,
         sources: sources.transpose()?.unwrap_or_default(),
         allow_other: flag(&table, "allow_other")?,
         default_permissions: flag(&table, "default_permissions")?,
         read_only: flag(&table, "read_only")?,
+        devices: devices.transpose()?.unwrap_or_default(),
     })
 }
 

@@ -69,7 +69,7 @@ pub(super) fn grant(table: &Table<'_>, accounts: &dyn Accounts) -> Result<Grant,
         None => None,
     };
     let block = table.get("block").map(|value| block(&value, &subjects));
-    let fuse = table.get("fuse").map(|value| fuse(&value));
+    let fuse = table.get("fuse").map(|value| fuse(&value, &subjects));
     let image = table.get("image").map(|value| image(&value, &subjects));
     let overlay = table.get("overlay").map(|value| overlay(&value, &subjects));
     let network = table.get("network").map(|value| network(&value));

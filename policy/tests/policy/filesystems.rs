@@ -2,7 +2,7 @@
 
 use mountwarden_policy::{Kinds, Permit, PermittedFuse, PermittedKind, Policy, Verdict};
 use mountwarden_protocol::{
-    DenyReason, Kind, Mount, MountAttributes, MountOptions, Operation, Passed,
+    DenyReason, FuseSource, Kind, Mount, MountAttributes, MountOptions, Operation, Passed,
 };
 
 use crate::support::{denied, grant, mount, peer};
@@ -24,6 +24,18 @@ target = ["/run/vms"]
   sources = ["registry.example:*/volume"]
 "#;
 
+/// Beside block devices that are granted to the kernel's own file systems.
+const FUSEBLK: &str = r#"
+users = ["qemu"]
+target = ["/run/vms"]
+  [grant.fuse]
+  subtypes = ["ntfs-3g"]
+  device = ["/dev/disk/by-id/{uid}-*"]
+  [grant.block]
+  device = ["/dev/vg0/*"]
+  filesystems = ["ext4"]
+"#;
+
 fn block(device: &str, filesystem: &str, options: &[&str], how: MountOptions) -> Operation {
     let options: Vec<_> = options
         .iter()
@@ -40,12 +52,28 @@ fn block(device: &str, filesystem: &str, options: &[&str], how: MountOptions) ->
 fn fuse(subtype: &str, source: Option<&str>, allow_other: bool) -> Operation {
     let kind = Kind::Fuse {
         subtype: subtype.parse().unwrap(),
-        source: source.map(|source| source.parse().unwrap()),
+        source: source.map_or(FuseSource::Subtype, |source| {
+            FuseSource::Named(source.parse().unwrap())
+        }),
         allow_other,
         default_permissions: false,
         max_read: None,
     };
     mount(kind, "/run/vms/a", MountOptions::empty())
+}
+
+fn served(device: &str, block_size: Option<u32>, how: MountOptions) -> Operation {
+    let kind = Kind::Fuse {
+        subtype: "ntfs-3g".parse().unwrap(),
+        source: FuseSource::Device {
+            device: crate::support::path(device),
+            block_size: block_size.map(|bytes| bytes.try_into().unwrap()),
+        },
+        allow_other: false,
+        default_permissions: false,
+        max_read: None,
+    };
+    mount(kind, "/run/vms/a", how)
 }
 
 /// What is permitted, with its attributes.
@@ -216,7 +244,7 @@ fn attack_17_a_fuse_mount_is_served_by_its_peer() {
         kind,
         PermittedKind::Fuse(PermittedFuse {
             subtype: "sshfs".parse().unwrap(),
-            source: None,
+            source: FuseSource::Subtype,
             allow_other: false,
             default_permissions: false,
             max_read: None,
@@ -264,6 +292,58 @@ fn attack_17_what_others_see_of_a_fuse_mount_is_granted() {
 }
 
 #[test]
+fn attack_13_a_device_is_granted_to_a_program_by_itself() {
+    let device = "/dev/disk/by-id/1000-a";
+    for (block_size, how, attributes) in [
+        (None, MountOptions::empty(), FORCED),
+        (
+            Some(4096),
+            MountOptions::READ_ONLY,
+            FORCED | MountAttributes::READ_ONLY,
+        ),
+    ] {
+        let (kind, of) = permitted(&grant(FUSEBLK), &served(device, block_size, how));
+        let PermittedKind::Fuse(fuse) = kind else {
+            panic!("{kind:?}");
+        };
+        let block_size = block_size.map(|bytes| bytes.try_into().unwrap());
+        let device = crate::support::path(device);
+        assert_eq!(fuse.source, FuseSource::Device { device, block_size });
+        assert_eq!((of, fuse.uid), (attributes, 1000));
+    }
+    let refused = "a FUSE mount of the device";
+    let only = "has only these devices for programs to serve: /dev/disk/by-id/1000-*";
+    let none = "has no devices for programs to serve; ask the administrator for `device` in its \
+                [grant.fuse]";
+    let without = FUSEBLK.replacen("device =", "sources =", 1);
+    for (text, device, why) in [
+        (FUSEBLK, "/dev/disk/by-id/1001-a", only),
+        (FUSEBLK, "/dev/disk/by-id/1000-a/b", only),
+        (FUSEBLK, "/dev/disk/by-id/1000", only),
+        (FUSEBLK, "/dev/sda", only),
+        // Of the other table.
+        (FUSEBLK, "/dev/vg0/a", only),
+        (&without, device, none),
+        (&without, "/dev/vg0/a", none),
+    ] {
+        let operation = served(device, None, MountOptions::empty());
+        let denial = denied(&grant(text), &peer(1000), &operation);
+        assert_eq!(denial.reason, DenyReason::DeviceNotGranted);
+        assert_eq!(denial.path.to_string(), device);
+        let expected = format!("{refused} {device} is refused: your grant 'g' {why}");
+        assert_eq!(denial.message, expected);
+    }
+    // Nor the other way round.
+    let operation = block(device, "ext4", &[], MountOptions::empty());
+    let denial = denied(&grant(FUSEBLK), &peer(1000), &operation);
+    assert_eq!(denial.reason, DenyReason::DeviceNotGranted);
+    for (text, fuseblk) in [(FUSEBLK, true), (&without, false), (FUSE, false)] {
+        let kinds = grant(text).places(&peer(1000)).kinds;
+        assert_eq!((kinds.fuse, kinds.fuseblk), (true, fuseblk));
+    }
+}
+
+#[test]
 fn a_kind_needs_its_table() {
     for (policy, operation, allows) in [
         (BLOCK, fuse("quobyte", None, false), "block"),
@@ -306,6 +386,10 @@ fn attack_13_what_they_are_made_from_is_never_passed() {
             block("/dev/vg0/vm-1000-a", "ext4", &[], MountOptions::empty()),
         ),
         (FUSE, fuse("ssh", None, false)),
+        (
+            FUSEBLK,
+            served("/dev/disk/by-id/1000-a", None, MountOptions::empty()),
+        ),
     ] {
         let passed = terms.replace("target =", "passed_target = true\ntarget =");
         let policy = grant(&(passed + locations));

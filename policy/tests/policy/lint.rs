@@ -250,6 +250,33 @@ fn a_fuse_mount_for_others_without_the_kernels_checks_is_unwise() {
 }
 
 #[test]
+fn a_device_that_is_served_to_others_is_unwise() {
+    let of_fuse = |more: &str| {
+        of_grant(&format!(
+            "users = ['qemu']\ntarget = ['/run/vms/{{uid}}']\n[grant.fuse]\n\
+             subtypes = ['ntfs-3g']\ndefault_permissions = true\n{more}"
+        ))
+    };
+    assert_eq!(
+        of_fuse("device = ['/dev/disk/by-id/a']\nallow_other = true"),
+        [
+            "device and allow_other in [grant.fuse] let a peer's program hold up the processes of \
+             other users, in waits that not even SIGKILL ends; grant them apart"
+        ]
+    );
+    assert_eq!(
+        of_fuse("device = ['/dev/sd*']"),
+        [
+            "the device pattern /dev/sd* stands for whole disks, the system's own among them; name \
+             the devices of this grant"
+        ]
+    );
+    for more in ["allow_other = true", "device = ['/dev/disk/by-id/a']"] {
+        assert_eq!(of_fuse(more), [""; 0], "{more}");
+    }
+}
+
+#[test]
 fn an_overlay_of_the_whole_tree_or_with_an_upper_layer_is_unwise() {
     let of_overlay = |lines: &str| {
         of_grant(&format!(

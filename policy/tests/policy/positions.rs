@@ -883,7 +883,42 @@ fn attack_17_who_serves_a_fuse_mount_is_no_key() {
             "name = 'g'\nusers = ['qemu']\ntarget = ['/run/a']\n[grant.fuse]\nsubtypes = ['a']\nuser_id = 0",
             8,
             1,
-            "unknown key \"user_id\" in [grant.fuse]; the keys are subtypes, sources, allow_other, default_permissions, read_only",
+            "unknown key \"user_id\" in [grant.fuse]; the keys are subtypes, sources, allow_other, default_permissions, read_only, device",
+        ),
+    ]);
+}
+
+#[test]
+fn a_device_of_a_program_is_described_as_one_of_the_kernels() {
+    let users =
+        "name = 'g'\nusers = ['qemu']\ntarget = ['/run/a']\n[grant.fuse]\nsubtypes = ['a']\n";
+    let texts = ["[]", "'/dev/a'", "['/dev/a', 'b']", "['/dev/{user}']"]
+        .map(|devices| format!("{users}device = {devices}"));
+    let [empty, text, relative, named] = texts.each_ref().map(String::as_str);
+    check_grant(&[
+        (
+            empty,
+            8,
+            10,
+            "device must be a list of at least one absolute path, not an empty list",
+        ),
+        (
+            text,
+            8,
+            10,
+            "device must be a list of absolute paths, not the string \"/dev/a\"",
+        ),
+        (
+            relative,
+            8,
+            21,
+            "the root \"b\" is refused: the path is relative; it must start with '/'",
+        ),
+        (
+            named,
+            8,
+            11,
+            "{user} does not stand in a device, where a name could be read as a pattern; use {uid}",
         ),
     ]);
 }

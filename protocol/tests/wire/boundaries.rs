@@ -4,9 +4,9 @@ use std::time::{Duration, Instant};
 
 use mountwarden_protocol::frame::{self, DecodeError, MAX_FRAME};
 use mountwarden_protocol::{
-    AbsPath, ErrorCode, ErrorReply, Hello, HelloReply, InvalidBatch, InvalidOption, InvalidPath,
-    Kind, ListPage, Mount, MountAttributes, MountId, MountInfo, MountOptions, Passed, Propagation,
-    Reply, Request, TmpfsInodes, TmpfsMode, TmpfsSize, Versions,
+    AbsPath, ErrorCode, ErrorReply, Hello, HelloReply, InvalidBatch, InvalidFilesystem,
+    InvalidOption, InvalidPath, Kind, ListPage, Mount, MountAttributes, MountId, MountInfo,
+    MountOptions, Passed, Propagation, Reply, Request, TmpfsInodes, TmpfsMode, TmpfsSize, Versions,
 };
 
 use super::golden;
@@ -219,6 +219,22 @@ fn attack_18_sizes_and_counts_out_of_range_are_invalid() {
     for (milliseconds, valid) in [(0_u32, false), (1, true), (u32::MAX, true)] {
         let probe = patched("request-probe", timeout, &milliseconds.to_le_bytes());
         assert_eq!(frame::decode::<Request>(&probe).is_ok(), valid);
+    }
+}
+
+#[test]
+fn attack_18_block_sizes_that_no_device_has_are_invalid() {
+    let device = "request-perform-mount-fuse-device";
+    // What follows it: two flags, no number, and the rest of the mount.
+    let after = 2 + 1 + (8 + "/run/vms/7/stick".len()) + 4 + 4 + 4 + 1;
+    let place = body_of(device).len() - after - 4;
+    for bad in [0_u32, 1, 256, 511, 513, 4095, 8192, 1 << 31, u32::MAX] {
+        let body = patched(device, place, &bad.to_le_bytes());
+        invalid::<Request>(&body, &InvalidFilesystem::BlockSize);
+    }
+    for good in [512_u32, 1024, 2048, 4096] {
+        let body = patched(device, place, &good.to_le_bytes());
+        assert!(frame::decode::<Request>(&body).is_ok());
     }
 }
 

@@ -11,8 +11,8 @@ use std::path::{Path, PathBuf};
 
 use mountwarden_protocol::frame::{self, DecodeError};
 use mountwarden_protocol::{
-    Explanation, Hello, HelloReply, ImageType, Kind, Operation, Outcome, ProbeAnswer, Propagation,
-    Reply, Request, Role,
+    Explanation, FuseSource, Hello, HelloReply, ImageType, Kind, Operation, Outcome, ProbeAnswer,
+    Propagation, Reply, Request, Role,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -194,6 +194,10 @@ fn golden_vectors_hold_every_variant_of_a_request() {
             "kind: Image {",
             "kind: Network {"
         ])
+    );
+    assert_eq!(
+        variants::<FuseSource>(),
+        seen(&["source: Subtype", "source: Named(", "source: Device {"])
     );
     assert_eq!(
         variants::<ImageType>(),

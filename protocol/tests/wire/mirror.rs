@@ -105,7 +105,7 @@ mirror! {
         },
         Fuse {
             subtype: String,
-            source: Option<String>,
+            source: FuseSource,
             allow_other: bool,
             default_permissions: bool,
             max_read: Option<u32>,
@@ -123,6 +123,15 @@ mirror! {
             filesystem: String,
             options: Vec<FilesystemOption>,
             secrets: Vec<FilesystemOption>,
+        },
+    }
+
+    pub(crate) enum FuseSource {
+        Subtype,
+        Named(String),
+        Device {
+            device: Vec<u8>,
+            block_size: Option<u32>,
         },
     }
 
@@ -534,7 +543,14 @@ impl From<&protocol::Kind> for Kind {
                 max_read,
             } => Self::Fuse {
                 subtype: subtype.to_string(),
-                source: source.clone().map(String::from),
+                source: match source {
+                    protocol::FuseSource::Subtype => FuseSource::Subtype,
+                    protocol::FuseSource::Named(name) => FuseSource::Named(name.to_string()),
+                    protocol::FuseSource::Device { device, block_size } => FuseSource::Device {
+                        device: path(device),
+                        block_size: block_size.map(u32::from),
+                    },
+                },
                 allow_other: *allow_other,
                 default_permissions: *default_permissions,
                 max_read: *max_read,

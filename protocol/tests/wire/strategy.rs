@@ -4,12 +4,12 @@ use std::num::NonZeroU32;
 
 use mountwarden_protocol::{
     AbsPath, AppliedEntry, Batch, Counters, DenyReason, Detach, Detached, ErrorCode, ErrorReply,
-    Explanation, Features, FilesystemOption, FilesystemOptions, Hello, HelloReply, ImageType, Kind,
-    LandlockReport, Layers, LeftEntry, Lift, Limits, ListPage, Mount, MountAttributes, MountId,
-    MountInfo, MountOptions, Mounted, Move, NotApplied, Operation, Outcome, Passed, ProbeAnswer,
-    Probed, Propagation, Refusal, Remount, Reply, Request, Role, RoleReport, Secrets, Status,
-    TmpfsInodes, TmpfsLimits, TmpfsMode, TmpfsSize, Unmount, Unmounted, UpperLayer, Versions,
-    Welcome,
+    Explanation, Features, FilesystemOption, FilesystemOptions, FuseSource, Hello, HelloReply,
+    ImageType, Kind, LandlockReport, Layers, LeftEntry, Lift, Limits, ListPage, Mount,
+    MountAttributes, MountId, MountInfo, MountOptions, Mounted, Move, NotApplied, Operation,
+    Outcome, Passed, ProbeAnswer, Probed, Propagation, Refusal, Remount, Reply, Request, Role,
+    RoleReport, Secrets, Status, TmpfsInodes, TmpfsLimits, TmpfsMode, TmpfsSize, Unmount,
+    Unmounted, UpperLayer, Versions, Welcome,
 };
 use proptest::collection::vec;
 use proptest::option::of;
@@ -142,13 +142,13 @@ fn kind() -> impl Strategy<Value = Kind> {
         ),
         (
             "[a-zA-Z0-9_.+-]{1,63}",
-            of("[ -+\\--~]{1,255}"),
+            fuse_source(),
             any::<(bool, bool)>(),
             of(any::<u32>()),
         )
             .prop_map(|(subtype, source, flags, max_read)| Kind::Fuse {
                 subtype: subtype.parse().unwrap(),
-                source: source.map(|source| source.parse().unwrap()),
+                source,
                 allow_other: flags.0,
                 default_permissions: flags.1,
                 max_read,
@@ -177,6 +177,19 @@ fn kind() -> impl Strategy<Value = Kind> {
                 options,
                 secrets,
             }),
+    ]
+}
+
+fn fuse_source() -> impl Strategy<Value = FuseSource> {
+    prop_oneof![
+        Just(FuseSource::Subtype),
+        "[ -+\\--~]{1,255}".prop_map(|name| FuseSource::Named(name.parse().unwrap())),
+        (path(), of(select(vec![512_u32, 1024, 2048, 4096]))).prop_map(|(device, bytes)| {
+            FuseSource::Device {
+                device,
+                block_size: bytes.map(|bytes| bytes.try_into().unwrap()),
+            }
+        }),
     ]
 }
 

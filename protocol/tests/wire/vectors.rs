@@ -5,10 +5,10 @@ use std::num::NonZeroU32;
 
 use mountwarden_protocol::{
     AbsPath, AppliedEntry, Batch, Counters, DenyReason, Detach, Detached, ErrorCode, ErrorReply,
-    Explanation, Features, FilesystemOptions, Hello, HelloReply, ImageType, Kind, LandlockReport,
-    Layers, LeftEntry, Lift, Limits, ListPage, Mount, MountAttributes, MountId, MountInfo,
-    MountOptions, Mounted, Move, NotApplied, Operation, Outcome, Passed, ProbeAnswer, Probed,
-    Propagation, Refusal, Remount, Reply, Request, Role, RoleReport, Status, TmpfsInodes,
+    Explanation, Features, FilesystemOptions, FuseSource, Hello, HelloReply, ImageType, Kind,
+    LandlockReport, Layers, LeftEntry, Lift, Limits, ListPage, Mount, MountAttributes, MountId,
+    MountInfo, MountOptions, Mounted, Move, NotApplied, Operation, Outcome, Passed, ProbeAnswer,
+    Probed, Propagation, Refusal, Remount, Reply, Request, Role, RoleReport, Status, TmpfsInodes,
     TmpfsLimits, TmpfsMode, TmpfsSize, Unmount, Unmounted, UpperLayer, Versions, Welcome,
 };
 
@@ -253,13 +253,50 @@ fn other_kinds() -> Vec<(&'static str, Request)> {
             Request::Perform(Operation::Mount(Mount {
                 kind: Kind::Fuse {
                     subtype: "sshfs".parse().unwrap(),
-                    source: Some("build@example.org:/srv".parse().unwrap()),
+                    source: FuseSource::Named("build@example.org:/srv".parse().unwrap()),
                     allow_other: true,
                     default_permissions: false,
                     max_read: Some(0x0002_0003),
                 },
                 target: path("/run/vms/7/remote"),
                 options: MountOptions::NO_EXEC,
+                propagation: Propagation::Private,
+                passed: Passed::empty(),
+                lease: false,
+            })),
+        ),
+        (
+            "request-perform-mount-fuse-device",
+            Request::Perform(Operation::Mount(Mount {
+                kind: Kind::Fuse {
+                    subtype: "ntfs-3g".parse().unwrap(),
+                    source: FuseSource::Device {
+                        device: path("/dev/vg0/stick"),
+                        block_size: Some(4096.try_into().unwrap()),
+                    },
+                    allow_other: false,
+                    default_permissions: true,
+                    max_read: None,
+                },
+                target: path("/run/vms/7/stick"),
+                options: MountOptions::READ_ONLY,
+                propagation: Propagation::Private,
+                passed: Passed::empty(),
+                lease: true,
+            })),
+        ),
+        (
+            "request-explain-mount-fuse",
+            Request::Explain(Operation::Mount(Mount {
+                kind: Kind::Fuse {
+                    subtype: "sshfs".parse().unwrap(),
+                    source: FuseSource::Subtype,
+                    allow_other: false,
+                    default_permissions: false,
+                    max_read: None,
+                },
+                target: path("/run/vms/7/remote"),
+                options: MountOptions::empty(),
                 propagation: Propagation::Private,
                 passed: Passed::empty(),
                 lease: false,

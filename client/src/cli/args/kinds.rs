@@ -19,6 +19,15 @@ pub(in crate::cli) struct Served {
     #[arg(long, value_name = "NAME")]
     pub(super) source: Option<String>,
 
+    /// The block device that the file system is on, which the program opens by itself; an
+    /// absolute path without '.' or '..'.
+    #[arg(long, value_name = "DEVICE", conflicts_with = "source")]
+    pub(super) device: Option<OsString>,
+
+    /// The size of its blocks [default: 512].
+    #[arg(long, value_name = "BYTES", requires = "device")]
+    pub(super) block_size: Option<u32>,
+
     /// Other users may use it too, where the grant allows it.
     #[arg(long)]
     pub(super) allow_other: bool,

@@ -218,9 +218,12 @@ impl Served {
     /// The file system that the words describe.
     pub(in crate::cli) fn fuse(&self) -> Result<Fuse, Error> {
         let fuse = Fuse::new(&self.subtype, trimmed(&self.target)).map_err(advise)?;
-        let fuse = match &self.source {
-            Some(source) => fuse.source(source)?,
-            None => fuse,
+        let fuse = match (&self.device, &self.source) {
+            (Some(device), _) => fuse
+                .device(trimmed(device), self.block_size)
+                .map_err(advise)?,
+            (None, Some(source)) => fuse.source(source)?,
+            (None, None) => fuse,
         };
         let fuse = when(self.allow_other, fuse, Fuse::allow_other);
         let fuse = when(self.default_permissions, fuse, Fuse::default_permissions);

@@ -23,9 +23,9 @@ use crate::sys::mount::{
     FSMOUNT_CLOEXEC, FSOPEN_CLOEXEC,
 };
 use crate::sys::pinned::{
-    DEVICE, EMPTY, EROFS, FUSE, FUSE_FD, FUSE_FLAGS, FUSE_KEYS, LOWER_DIR, MOUNTWARDEN,
-    NETWORK_TYPES, OVERLAY, OVERLAY_LIMITS, PROC_SELF_FD, READ_ONLY, SOURCE, SQUASHFS, Slot, TMPFS,
-    TMPFS_KEYS, UPPER_DIR, WORK_DIR,
+    BLOCK_SIZE, DEVICE, EMPTY, EROFS, FUSE, FUSE_FD, FUSE_FLAGS, FUSE_KEYS, FUSEBLK, LOWER_DIR,
+    MOUNTWARDEN, NETWORK_TYPES, OVERLAY, OVERLAY_LIMITS, PROC_SELF_FD, READ_ONLY, SOURCE, SQUASHFS,
+    Slot, TMPFS, TMPFS_KEYS, UPPER_DIR, WORK_DIR,
 };
 
 pub(super) fn warden() -> Vec<Entry> {
@@ -307,16 +307,21 @@ pub(super) fn mounter_block() -> Vec<Entry> {
             [CONTEXT, flag, policy_name(2, "key"), value],
             [CONTEXT, set, policy_name(2, "key")]
         ),
-        call!(
-            SYS_readlinkat,
-            "the path of a link to a device, and what it holds",
-            [
-                fd(0, PROC, "its own /proc/self/fd"),
-                pinned(1, "path", Slot::Link.link())
-            ],
-            [slot(0, Slot::Link), pinned(1, "path", EMPTY)]
-        ),
     ]
+}
+
+/// What only a mounter does whose peer is granted devices: for the kernel's file systems or
+/// for a program.
+pub(super) fn mounter_device() -> Vec<Entry> {
+    vec![call!(
+        SYS_readlinkat,
+        "the path of a link to a device, and what it holds",
+        [
+            fd(0, PROC, "its own /proc/self/fd"),
+            pinned(1, "path", Slot::Link.link())
+        ],
+        [slot(0, Slot::Link), pinned(1, "path", EMPTY)]
+    )]
 }
 
 /// What only a mounter does whose peer is granted FUSE. The source is only shown, and
@@ -359,6 +364,36 @@ pub(super) fn mounter_fuse() -> Vec<Entry> {
                 slot(0, Slot::Mount),
                 pinned(1, "path", EMPTY),
                 is!(4, flags = AT_EMPTY_PATH | AT_HANDLE_MNT_ID_UNIQUE)
+            ]
+        ),
+    ]
+}
+
+/// What only a mounter does whose peer is granted FUSE on devices. The device is a pinned
+/// link to a descriptor; but the source may be any text, as for all FUSE.
+pub(super) fn mounter_fuseblk() -> Vec<Entry> {
+    let set = is!(1, cmd = FSCONFIG_SET_STRING);
+    vec![
+        call!(
+            SYS_fsopen,
+            "a FUSE file system on a device",
+            [pinned(0, "type", FUSEBLK), is!(1, flags = FSOPEN_CLOEXEC)]
+        ),
+        call!(
+            SYS_fsconfig,
+            "its connection, its blocks, and a device that is only read",
+            [
+                CONTEXT,
+                set,
+                pinned(2, "key", FUSE_FD),
+                pinned(3, "value", Slot::Connection.link())
+            ],
+            [CONTEXT, set, pinned(2, "key", BLOCK_SIZE)],
+            [
+                CONTEXT,
+                is!(1, cmd = FSCONFIG_SET_FLAG),
+                pinned(2, "key", READ_ONLY),
+                null(3, "value")
             ]
         ),
     ]
@@ -542,6 +577,7 @@ fn slot(index: u8, slot: Slot) -> Check {
         Slot::Source => "the slot of the source",
         Slot::Link => "the slot of a link to a device, or of a loop device",
         Slot::Mount => "the slot of the new mount",
+        Slot::Connection => "the slot of a FUSE connection beside a device",
         Slot::Layer(_) => "the slot of a layer",
     };
     fd(index, slot.number(), means)

@@ -101,6 +101,10 @@ fn other_kinds(
         "a FUSE file system, which the grant does not have",
         tail.one(),
     ));
+    let stick = Fuse::new("ntfs-3g", base).unwrap();
+    let stick = stick.device("/dev/vg0/stick", Some(4096)).unwrap();
+    client.mount_fuse(stick).unwrap_err();
+    all.push(("one on a device, which the grant does not have", tail.one()));
     let layers = ["/srv/layers/app", "/srv/layers/base"];
     client
         .mount(Overlay::new(layers, base).unwrap())

@@ -156,6 +156,103 @@ pub(crate) fn attack_26_every_descriptor_as_a_connection(sandbox: &Sandbox) -> R
     Ok(())
 }
 
+/// In the place of a device that a program is to serve, of what stands at its path, and of
+/// the connection.
+pub(crate) fn attack_13_every_descriptor_as_a_served_device(sandbox: &Sandbox) -> Result<(), Skip> {
+    sandbox.needs_devices()?;
+    kernel::needs(6, 6, "FSCONFIG_CMD_CREATE_EXCL")?;
+    open_fuse_to_all(sandbox)?;
+    let disk = Disk::make(sandbox, "disk", "ext4")?;
+    let other = Disk::make(sandbox, "other", "ext4")?;
+    let device = disk.path().to_str().unwrap();
+    let grant = format!("  [grant.fuse]\n  subtypes = [\"none\"]\n  device = [\"{device}\"]\n");
+    sandbox.policy(&format!("{POLICY}{grant}"));
+    let daemon = Daemon::start(sandbox);
+    let hostile = HostileSession::take(&daemon)?;
+    let target = sandbox.path("mnt/a");
+    let fuse = || Fuse::new("none", &target).unwrap();
+    let operation = Operation::from(fuse().device(disk.path(), None).unwrap());
+    let connection = || open(Path::new("/dev/fuse"), libc::O_RDWR, 0);
+    let right = || {
+        [
+            directory(sandbox.path("mnt")),
+            directory(&target),
+            named(disk.path()),
+            named(disk.path()),
+            connection(),
+        ]
+    };
+    let refused = |what: &str, place: usize, file: &OwnedFd, whys: &[oddities::Why]| {
+        let files = right();
+        let mut files = borrowed(&files);
+        files[place] = file.as_fd();
+        let error = hostile.refused(&daemon, &operation, &files)?;
+        let known =
+            |&(code, words): &oddities::Why| error.code == code && error.message.contains(words);
+        assert!(whys.iter().any(known), "{what} in place {place}: {error:?}");
+        Ok(())
+    };
+    let no_device = (ErrorCode::WrongType, "is not a block device");
+    let foreign_mount = (ErrorCode::Changed, "is not in the helper's mount namespace");
+    let removed = (ErrorCode::Changed, "was removed while the request ran");
+    let other_path = (
+        ErrorCode::Changed,
+        "was renamed or replaced while the request ran",
+    );
+    let too_long = (ErrorCode::InvalidRequest, "File name too long");
+    let replaced = (ErrorCode::Changed, "was replaced while the request ran");
+    let no_connection = (ErrorCode::WrongType, "what came is not a FUSE connection");
+    for oddity in oddities::anywhere(sandbox, &daemon, &hostile)? {
+        let file = oddity.as_fd().try_clone_to_owned().unwrap();
+        refused(&oddity.what, 2, &file, &[foreign_mount, removed, no_device])?;
+        refused(
+            &oddity.what,
+            3,
+            &file,
+            &[foreign_mount, removed, other_path, too_long],
+        )?;
+        if oddity.what != "/dev/fuse" {
+            refused(&oddity.what, 4, &file, &[no_connection])?;
+        }
+    }
+    refused("another device", 2, &named(other.path()), &[replaced])?;
+    refused("another device", 3, &named(other.path()), &[other_path])?;
+    refused("the device", 4, &named(disk.path()), &[no_connection])?;
+    refused("a connection", 2, &connection(), &[no_device])?;
+    // One that serves another file system.
+    let plain = Fuse::new("none", sandbox.path("mnt/b")).unwrap();
+    let serving = daemon.client().mount_fuse(plain).unwrap();
+    let in_use = (ErrorCode::Failed, "Invalid argument");
+    refused("a connection in use", 4, &serving.connection, &[in_use])?;
+
+    // Those of the kinds that it looks like.
+    let without = Operation::from(fuse());
+    for (operation, count) in [
+        (&operation, 3),
+        (&operation, 4),
+        (&operation, 6),
+        (&without, 5),
+    ] {
+        let other = HostileSession::take(&daemon)?;
+        let files = right().into_iter().chain([connection()]);
+        let files: Vec<OwnedFd> = files.take(count).collect();
+        let order = Order::Perform(operation.clone());
+        unchanged(|| {
+            other.channel.send(&order, &borrowed(&files));
+            other.ended(&daemon, &["descriptors are not those of this kind"]);
+        });
+    }
+    let files = right();
+    let order = Order::Perform(operation);
+    hostile.channel.send(&order, &borrowed(&files));
+    assert!(matches!(
+        hostile.channel.receive(),
+        Some(OrderReply::Answered)
+    ));
+    assert_eq!(kernel::only(&target).filesystem, "fuseblk.none");
+    Ok(())
+}
+
 /// In the place of each layer, the first and one that has a slot of its own, and of the
 /// upper one and its work directory.
 pub(crate) fn attack_26_every_descriptor_as_a_layer(sandbox: &Sandbox) -> Result<(), Skip> {

@@ -137,8 +137,9 @@ pub(crate) fn attack_14_refusals(sandbox: &Sandbox) -> Result<(), Skip> {
     let second = sandbox.path("mnt/b");
     let error = unchanged(|| client.mount(squashfs(&file, &second)).unwrap_err());
     assert_eq!(error.kind(), ErrorKind::LimitReached, "{error}");
-    let why = "loop devices 404 to 404, which the grant names";
-    assert!(error.to_string().contains(why), "{error}");
+    let number = devices.first;
+    let why = format!("loop devices {number} to {number}, which the grant names");
+    assert!(error.to_string().contains(&why), "{error}");
     assert_eq!(daemon.last_audit()["errno"], libc::EBUSY);
     client.unmount(&made).unwrap();
     devices.wait_until_free();
@@ -158,7 +159,8 @@ pub(crate) fn no_right_to_a_device(sandbox: &Sandbox) -> Result<(), Skip> {
     assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
     assert!(error.to_string().contains("\"Loop devices\""), "{error}");
     assert_eq!(daemon.last_audit()["errno"], libc::EACCES);
-    fs::set_permissions(sandbox.path("loop408"), readable()).unwrap();
+    let node = sandbox.path(&format!("loop{}", devices.first));
+    fs::set_permissions(node, readable()).unwrap();
     client.mount(squashfs(&file, &target)).unwrap();
     Ok(())
 }
@@ -256,7 +258,7 @@ pub(crate) fn attack_31_an_image_that_hangs(sandbox: &Sandbox) -> Result<(), Ski
 /// A mounter that somebody owns has a device of the policy's show what it has open, and no other.
 pub(crate) fn attack_26_what_a_locker_is_asked(sandbox: &Sandbox) -> Result<(), Skip> {
     let (devices, daemon, file) = start(sandbox, 432, 1)?;
-    // In the policy by its name, and nobody's.
+    // In no grant.
     let foreign = LoopDevices::make(sandbox, 433, 1, READABLE)?;
     let client = daemon.client();
     let held = descriptors(only(&daemon, "mw-mounter"))?;
@@ -275,7 +277,14 @@ pub(crate) fn attack_26_what_a_locker_is_asked(sandbox: &Sandbox) -> Result<(), 
     let open = |path: &Path| OwnedFd::from(fs::File::open(path).unwrap());
     let image = open(&file);
     unchanged(|| {
-        for (first, count) in [(433, 1), (432, 2), (432, 0), (432, 65), (u64::MAX >> 32, 1)] {
+        let (own, other) = (devices.first.into(), foreign.first.into());
+        for (first, count) in [
+            (other, 1),
+            (own, 2),
+            (own, 0),
+            (own, 65),
+            (u64::MAX >> 32, 1),
+        ] {
             // All that it may not take are after one that it may.
             let busy = ask(1, first, count, 2, &image);
             assert!([libc::EINVAL, 0].contains(&busy), "{first} {count}: {busy}");
@@ -291,14 +300,14 @@ pub(crate) fn attack_26_what_a_locker_is_asked(sandbox: &Sandbox) -> Result<(), 
             (socket, libc::EINVAL),
             (unopened, libc::EBADF),
         ] {
-            assert_eq!(ask(2, 432, 1, 2, &file), errno);
+            assert_eq!(ask(2, own, 1, 2, &file), errno);
         }
         // Neither is granted here, and a request for it has no answer.
         for what in [0, 1, 3, u64::MAX] {
             let message = [3, 0, what].map(u64::to_le_bytes).concat();
             send(locker, &message, &[image.as_fd(), answer.as_fd()]).unwrap();
         }
-        assert_eq!(ask(4, 432, 1, 2, &image), 0);
+        assert_eq!(ask(4, own, 1, 2, &image), 0);
     });
     devices.wait_until_free();
     drop(client);

@@ -20,6 +20,8 @@ mod document;
 #[cfg(target_arch = "x86_64")]
 mod escape;
 mod exhaustion;
+mod fuseblk;
+mod fuseblk_attacks;
 mod hostile_channel;
 mod hostile_flood;
 mod hostile_gate;
@@ -96,6 +98,7 @@ mod escape {
 cases! {
     hostile_kinds {
         attack_13_every_descriptor_as_a_device
+        attack_13_every_descriptor_as_a_served_device
         attack_26_a_connection_in_use
         attack_26_every_descriptor_as_a_connection
         attack_26_every_descriptor_as_a_layer
@@ -115,6 +118,7 @@ cases! {
         looped_image
         network
         moved
+        fuseblk
     }
     serving {
         a_client_serves_it
@@ -143,6 +147,23 @@ cases! {
         attack_31_a_device_that_vanishes
         an_unknown_type_is_unsupported
         by_the_command
+    }
+    fuseblk {
+        a_program_serves_it
+        a_lease_ends_it
+        a_remount_sets_and_lifts_nothing
+        attack_17_refused_unless_granted
+        attack_19_read_only_reaches_the_device
+        blocks_of_a_device
+        probes
+        by_the_command
+    }
+    fuseblk_attacks {
+        attack_12_one_file_system_a_device
+        attack_13_anything_else_is_no_device
+        attack_31_a_program_that_keeps_it
+        attack_31_nobody_shared_holds_it
+        attack_31_a_device_that_vanishes
     }
     overlay_attacks {
         attack_15_a_layer_is_one_layer
@@ -537,6 +558,7 @@ cases! {
     passed_kinds {
         a_device
         a_served_file_system
+        a_served_device
         a_program_that_does_not_start
         a_lease
     }

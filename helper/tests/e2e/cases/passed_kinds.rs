@@ -13,6 +13,7 @@ use crate::kernel::{self, unchanged};
 use crate::oddities::open;
 use crate::sandbox::Sandbox;
 use crate::served::{self, CONTENT, HELLO};
+use crate::stick::{self, DATA, SIZE};
 
 /// The file system of a device goes to a passed target as well; the device is never
 /// passed.
@@ -79,6 +80,49 @@ pub(crate) fn a_served_file_system(sandbox: &Sandbox) -> Result<(), Skip> {
     client.unmount_passing(unmount, &root).unwrap();
     drop(root);
     server.join().unwrap();
+    assert_eq!(kernel::at(&target), []);
+    Ok(())
+}
+
+/// And one that is on a device.
+pub(crate) fn a_served_device(sandbox: &Sandbox) -> Result<(), Skip> {
+    sandbox.needs_devices()?;
+    kernel::needs(6, 6, "FSCONFIG_CMD_CREATE_EXCL")?;
+    open_fuse_to_all(sandbox)?;
+    let disk = Disk::make(sandbox, "disk", "ext4")?;
+    let device = disk.path().to_str().unwrap();
+    let grant = format!("[grant.fuse]\nsubtypes = [\"stick\"]\ndevice = [{device:?}]\n");
+    sandbox.policy(&(policy() + &grant));
+    let target = private(sandbox, "mnt/home/vm");
+    let daemon = Daemon::start(sandbox);
+    let mut client = daemon.client();
+    let fuse = || {
+        let fuse = Fuse::new("stick", &target).unwrap();
+        fuse.device(disk.path(), None).unwrap()
+    };
+
+    let error = unchanged(|| client.mount_fuse(fuse()).unwrap_err());
+    assert_eq!(error.kind(), ErrorKind::Unreachable, "{error}");
+    let to = File::open(&target).unwrap();
+    let both = Passing::new().target(&to).source(&to);
+    let error = unchanged(|| client.mount_fuse_passing(fuse(), both).unwrap_err());
+    assert_eq!(
+        error.reason(),
+        Some(DenyReason::PassedNotGranted),
+        "{error}"
+    );
+    let only = Passing::new().target(&to);
+    let made = client.mount_fuse_passing(fuse(), only).unwrap();
+    assert_eq!(daemon.last_audit()["passed"], "target");
+    assert_eq!(kernel::only(&target).filesystem, "fuseblk.stick");
+    let server = stick::serve(made.connection, disk.path(), &target);
+    assert_eq!(fs::read(target.join(DATA)).unwrap().len(), SIZE);
+
+    let root = open(&target, libc::O_PATH, 0);
+    let unmount = Unmount::from(&made.mounted).lazy();
+    client.unmount_passing(unmount, &root).unwrap();
+    drop(root);
+    server.join();
     assert_eq!(kernel::at(&target), []);
     Ok(())
 }

@@ -111,13 +111,33 @@ pub(crate) fn block(sandbox: &Sandbox) -> Result<(), Skip> {
     go_round(sandbox, &grant, |client| {
         client.mount(block.clone()).unwrap()
     })?;
-    // Nobody else holds the device: it is gone at once.
+    is_gone_without(disk);
+    Ok(())
+}
+
+/// Nobody else holds the device: it is gone at once.
+fn is_gone_without(disk: Disk) {
     let backing = format!(
         "/sys/dev/block/7:{}/loop",
         nix::sys::stat::minor(disk.path().metadata().unwrap().rdev())
     );
     drop(disk);
     assert!(fs::metadata(&backing).is_err(), "{backing}");
+}
+
+pub(crate) fn fuseblk(sandbox: &Sandbox) -> Result<(), Skip> {
+    sandbox.needs_devices()?;
+    kernel::needs(6, 6, "FSCONFIG_CMD_CREATE_EXCL")?;
+    open_fuse_to_all(sandbox)?;
+    let disk = Disk::make(sandbox, "disk", "ext4")?;
+    let device = disk.path().to_str().unwrap();
+    let grant = format!("  [grant.fuse]\n  subtypes = [\"none\"]\n  device = [\"{device}\"]\n");
+    let fuse = Fuse::new("none", sandbox.path("mnt/a")).unwrap();
+    let fuse = fuse.device(disk.path(), None).unwrap();
+    go_round(sandbox, &grant, |client| {
+        client.mount_fuse(fuse.clone()).unwrap().mounted
+    })?;
+    is_gone_without(disk);
     Ok(())
 }
 

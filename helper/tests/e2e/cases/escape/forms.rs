@@ -59,6 +59,8 @@ impl Pinned {
             ("6pinned6DEVICE", 1),
             ("6pinned9READ_ONLY", 1),
             ("6pinned7FUSE_FD", 1),
+            ("6pinned7FUSEBLK", 1),
+            ("6pinned10BLOCK_SIZE", 1),
             ("6pinned9FUSE_KEYS", 5),
             ("6pinned10FUSE_FLAGS", 2),
             ("6pinned5LINKS", 20),
