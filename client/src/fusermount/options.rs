@@ -1,0 +1,278 @@
+//! Mount options, as `-o` lists them.
+
+use std::path::Path;
+
+use mountwarden_protocol::escape::Safe;
+use mountwarden_protocol::{FuseSubtype, MountOptions};
+
+use crate::{Error, Fuse};
+
+/// The subtype of a caller that has no name.
+const SUBTYPE: &str = "fuse";
+
+/// What is asked for.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Options {
+    subtype: Option<String>,
+    source: Option<String>,
+    max_read: Option<u32>,
+    allow_other: bool,
+    default_permissions: bool,
+    pub(super) auto_unmount: bool,
+    pub(super) flags: MountOptions,
+}
+
+impl Options {
+    /// Reads a list.
+    ///
+    /// # Errors
+    /// The first option that cannot be taken, and why.
+    pub(super) fn parse(list: &str) -> Result<Self, String> {
+        let mut options = Self::default();
+        let mut rest = list;
+        while !rest.is_empty() {
+            let (option, after) = first(rest);
+            options.take(option)?;
+            rest = after;
+        }
+        Ok(options)
+    }
+
+    fn take(&mut self, option: &str) -> Result<(), String> {
+        match option.split_once('=') {
+            Some(("fsname", name)) => self.source = Some(unescaped(name)),
+            Some(("subtype", name)) => self.subtype = Some(unescaped(name)),
+            Some(("max_read", bytes)) => {
+                let bytes = bytes
+                    .parse()
+                    .map_err(|_| refused(option, "no number of bytes"))?;
+                self.max_read = Some(bytes);
+            }
+            Some(("blksize", _)) => return Err(block_device(option)),
+            // What the kernel is told of these, the helper says.
+            Some(("fd" | "rootmode" | "user_id" | "group_id", _)) => {}
+            _ => self.take_word(option)?,
+        }
+        Ok(())
+    }
+
+    fn take_word(&mut self, option: &str) -> Result<(), String> {
+        match option {
+            "allow_other" => self.allow_other = true,
+            "default_permissions" => self.default_permissions = true,
+            "auto_unmount" => self.auto_unmount = true,
+            "ro" | "rw" => self.flags.set(MountOptions::READ_ONLY, option == "ro"),
+            "suid" | "nosuid" => self.flags.set(MountOptions::SUID, option == "suid"),
+            "dev" | "nodev" => self.flags.set(MountOptions::DEV, option == "dev"),
+            "exec" | "noexec" => self.flags.set(MountOptions::NO_EXEC, option == "noexec"),
+            "symfollow" | "nosymfollow" => {
+                let not = option == "nosymfollow";
+                self.flags.set(MountOptions::NO_SYMFOLLOW, not);
+            }
+            // As without it. The kernel gives a FUSE file system no access times of its own,
+            // whatever the mount says (`S_NOATIME` in `fuse_iget`); nothing asks whether a
+            // directory is empty.
+            "async" | "atime" | "noatime" | "nodiratime" | "norelatime" | "nostrictatime"
+            | "nonempty" => {}
+            "sync" | "dirsync" => return Err(refused(option, "the helper mounts nothing so")),
+            "blkdev" => return Err(block_device(option)),
+            // For other programs that read the list.
+            _ if option.starts_with("x-") => {}
+            _ => return Err(format!("unknown option '{}'", Safe(option))),
+        }
+        Ok(())
+    }
+
+    /// The request that this is. Without a subtype it is the caller's name, which is what libfuse
+    /// gives by itself: after a refusal it asks a second time without one, and lets only that
+    /// attempt speak.
+    pub(super) fn request(&self, place: &Path, caller: Option<&str>) -> Result<Fuse, Error> {
+        let caller = caller.filter(|name| name.parse::<FuseSubtype>().is_ok());
+        let subtype = self.subtype.as_deref().or(caller).unwrap_or(SUBTYPE);
+        let mut fuse = Fuse::new(subtype, place)?;
+        if let Some(source) = &self.source {
+            fuse = fuse.source(source)?;
+        }
+        if let Some(bytes) = self.max_read {
+            fuse = fuse.max_read(bytes);
+        }
+        if self.allow_other {
+            fuse = fuse.allow_other();
+        }
+        if self.default_permissions {
+            fuse = fuse.default_permissions();
+        }
+        for (flag, with) in [
+            (MountOptions::READ_ONLY, Fuse::read_only as fn(Fuse) -> Fuse),
+            (MountOptions::SUID, Fuse::suid),
+            (MountOptions::DEV, Fuse::dev),
+            (MountOptions::NO_EXEC, Fuse::no_exec),
+            (MountOptions::NO_SYMFOLLOW, Fuse::no_symfollow),
+        ] {
+            if self.flags.contains(flag) {
+                fuse = with(fuse);
+            }
+        }
+        Ok(fuse)
+    }
+}
+
+/// Why there is no file system on a block device.
+fn block_device(option: &str) -> String {
+    refused(
+        option,
+        "a file system on a block device is mounted by root alone",
+    )
+}
+
+fn refused(option: &str, why: &str) -> String {
+    format!("option {} is refused: {why}", Safe(option))
+}
+
+/// The first option of a list and the rest. A backslash takes the meaning from the next
+/// character in the two that are names, and nowhere else.
+fn first(list: &str) -> (&str, &str) {
+    let escapes = ["fsname=", "subtype="]
+        .iter()
+        .any(|key| list.starts_with(key));
+    let mut escaped = false;
+    for (at, letter) in list.char_indices() {
+        match letter {
+            _ if escaped => escaped = false,
+            '\\' if escapes => escaped = true,
+            ',' => {
+                let (option, rest) = list.split_at_checked(at).unwrap_or((list, ""));
+                return (option, rest.strip_prefix(',').unwrap_or_default());
+            }
+            _ => {}
+        }
+    }
+    (list, "")
+}
+
+/// A value without its escapes; a backslash at the end stands for itself.
+fn unescaped(value: &str) -> String {
+    let mut text = String::new();
+    let mut letters = value.chars();
+    while let Some(letter) = letters.next() {
+        let meant = match letter {
+            '\\' => letters.next().unwrap_or('\\'),
+            other => other,
+        };
+        text.push(meant);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use mountwarden_protocol::{Kind, Mount};
+
+    use super::*;
+
+    fn options(list: &str) -> Options {
+        Options::parse(list).unwrap()
+    }
+
+    #[test]
+    fn what_each_stands_for() {
+        let named = |source: &str, subtype: &str| Options {
+            source: Some(source.to_owned()),
+            subtype: Some(subtype.to_owned()),
+            ..Options::default()
+        };
+        let flags = |flags| Options {
+            flags,
+            ..Options::default()
+        };
+        for (list, expected) in [
+            ("", Options::default()),
+            ("rw,nosuid,nodev,exec,async,symfollow,", Options::default()),
+            (
+                "nonempty,fd=3,rootmode=40000,user_id=0,group_id=0,x-a=b",
+                Options::default(),
+            ),
+            (
+                "atime,noatime,nodiratime,norelatime,nostrictatime",
+                Options::default(),
+            ),
+            ("fsname=a@b:/c,subtype=s", named("a@b:/c", "s")),
+            (r"subtype=a\,b,fsname=c\\d\e", named(r"c\de", "a,b")),
+            (r"fsname=x,subtype=s,fsname=y\", named(r"y\", "s")),
+            (
+                "ro,noexec",
+                flags(MountOptions::READ_ONLY | MountOptions::NO_EXEC),
+            ),
+            (
+                "ro,rw,suid,dev",
+                flags(MountOptions::SUID | MountOptions::DEV),
+            ),
+            ("noexec,exec,nosymfollow", flags(MountOptions::NO_SYMFOLLOW)),
+        ] {
+            assert_eq!(options(list), expected, "{list}");
+        }
+        let all = options("allow_other,default_permissions,auto_unmount,max_read=4096");
+        assert!(all.allow_other && all.default_permissions && all.auto_unmount);
+        assert_eq!(all.max_read, Some(4096));
+    }
+
+    #[test]
+    fn what_is_refused_is_named() {
+        for (list, words) in [
+            ("bogus", "unknown option 'bogus'"),
+            ("ro=1", "unknown option 'ro=1'"),
+            ("fd", "unknown option 'fd'"),
+            ("allow_root", "unknown option 'allow_root'"),
+            (",ro", "unknown option ''"),
+            ("ro,,rw", "unknown option ''"),
+            (r"ro\,rw", r"unknown option 'ro\'"),
+            ("sync", "option sync is refused"),
+            ("dirsync", "option dirsync is refused"),
+            ("blkdev", "option blkdev is refused"),
+            ("blksize=512", "option blksize=512 is refused"),
+            ("max_read=x", "option max_read=x is refused"),
+            ("max_read=", "option max_read= is refused"),
+            ("max_read", "unknown option 'max_read'"),
+        ] {
+            let error = Options::parse(list).unwrap_err();
+            assert!(error.starts_with(words), "{list}: {error}");
+        }
+    }
+
+    #[test]
+    fn the_request() {
+        let all = "fsname=s,subtype=t,max_read=1,allow_other,default_permissions,ro,suid,dev,noexec,nosymfollow";
+        let mount = |list, caller| -> Mount {
+            options(list)
+                .request(Path::new("/m"), caller)
+                .unwrap()
+                .into()
+        };
+        let full = mount(all, Some("caller"));
+        assert_eq!(full.options, MountOptions::all());
+        let kind = Kind::Fuse {
+            subtype: "t".parse().unwrap(),
+            source: Some("s".parse().unwrap()),
+            allow_other: true,
+            default_permissions: true,
+            max_read: Some(1),
+        };
+        assert_eq!(full.kind, kind);
+        for (caller, expected) in [
+            (Some("sshfs"), "sshfs"),
+            (Some("a b"), "fuse"),
+            (None, "fuse"),
+        ] {
+            let Kind::Fuse {
+                subtype, source, ..
+            } = mount("", caller).kind
+            else {
+                panic!("no FUSE file system");
+            };
+            assert_eq!((subtype.as_str(), source), (expected, None));
+        }
+        for list in ["fsname=", "subtype=", r"fsname=a\,b", "fsname=\u{e9}"] {
+            options(list).request(Path::new("/m"), None).unwrap_err();
+        }
+    }
+}

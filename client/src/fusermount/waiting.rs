@@ -1,0 +1,70 @@
+//! `auto_unmount`: this process stays, and ends the mount when the program that served it is
+//! gone.
+//!
+//! No lease does this, because a lease also ends with the helper, and with this process: each
+//! would take a file system away from a program that serves it. Here the worst is a dead mount
+//! that stays.
+
+use std::fs::{self, File};
+use std::io;
+use std::path::Path;
+
+use mountwarden_protocol::MountId;
+use nix::sys::signal::SigSet;
+use rustix::io::Errno;
+
+use super::{Channel, seen, unmounting};
+
+/// Waits for the end of the socket, then ends the mount if it is still there and dead.
+///
+/// # Errors
+/// Where this process cannot be detached from its caller. Nobody hears of what fails later.
+pub(super) fn wait(channel: &Channel, place: &Path, id: MountId) -> Result<(), String> {
+    detach(channel).map_err(|error| format!("cannot wait in the background: {error}"))?;
+    channel.wait_for_end();
+    if is_dead(place, id) {
+        unmounting::end(place, id, true).map_err(|error| error.to_string())?;
+    }
+    Ok(())
+}
+
+/// Lets go of all that is the caller's but the socket: its session, its directory, its files,
+/// of which the connection must not be kept open, and its signals.
+fn detach(channel: &Channel) -> io::Result<()> {
+    nix::unistd::setsid().or_else(|errno| match errno {
+        // It leads a process group, as when a shell has started it.
+        nix::errno::Errno::EPERM => Ok(nix::unistd::getpid()),
+        other => Err(other),
+    })?;
+    std::env::set_current_dir("/")?;
+    SigSet::all().thread_block()?;
+    let null = File::options().read(true).write(true).open("/dev/null")?;
+    rustix::stdio::dup2_stdin(&null)?;
+    rustix::stdio::dup2_stdout(&null)?;
+    rustix::stdio::dup2_stderr(&null)?;
+    drop(null);
+    let numbers: Vec<i32> = fs::read_dir("/proc/self/fd")?
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .collect();
+    for number in numbers {
+        if number > 2 && number != channel.number() {
+            // The one by which they were listed is closed already.
+            let _ = nix::unistd::close(number);
+        }
+    }
+    Ok(())
+}
+
+/// Whether that mount is there and its server is not.
+fn is_dead(place: &Path, id: MountId) -> bool {
+    let found = seen::at(place).ok().flatten();
+    found.is_some_and(|seen| seen.id == id)
+        && File::open(place).is_err_and(|error| {
+            let errno = Errno::from_io_error(&error);
+            // As it has died; while it was dying; before it had ever served.
+            matches!(
+                errno,
+                Some(Errno::NOTCONN | Errno::CONNABORTED | Errno::CONNREFUSED)
+            )
+        })
+}
