@@ -106,10 +106,7 @@ fn run(name: &Name, words: impl Iterator<Item = OsString>) -> Result<ExitCode, S
         Command::Wait { place, socket } => {
             let place = place::resolve(&place)?;
             let channel = Channel::named(socket)?;
-            let seen = seen::at(&place)?.ok_or_else(|| seen::nothing(&place))?;
-            let id = seen.id;
-            // Whoever has it open keeps the mount in use.
-            drop(seen);
+            let id = waiting::mounted(&place)?;
             waiting::wait(&channel, &place, id)?;
         }
     }

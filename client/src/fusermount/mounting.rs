@@ -27,7 +27,7 @@ pub(super) fn mount(
     drop(target);
     let id = made.mounted.mount.id;
     if let Err(error) = channel.send(&made.connection) {
-        let left = match unmounting::end(place, id, true) {
+        let left = match unmounting::end(place, Some(id), true) {
             Ok(()) => String::new(),
             Err(left) => format!("; the mount is still there: {left}"),
         };

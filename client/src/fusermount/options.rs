@@ -43,9 +43,7 @@ impl Options {
             Some(("fsname", name)) => self.source = Some(unescaped(name)),
             Some(("subtype", name)) => self.subtype = Some(unescaped(name)),
             Some(("max_read", bytes)) => {
-                let bytes = bytes
-                    .parse()
-                    .map_err(|_| refused(option, "no number of bytes"))?;
+                let bytes = number(bytes).ok_or_else(|| refused(option, "no number of bytes"))?;
                 self.max_read = Some(bytes);
             }
             Some(("blksize", _)) => return Err(block_device(option)),
@@ -127,6 +125,17 @@ fn block_device(option: &str) -> String {
 
 fn refused(option: &str, why: &str) -> String {
     format!("option {} is refused: {why}", Safe(option))
+}
+
+/// A number as the kernel reads it (`fs_param_is_u32`): octal after `0`, hexadecimal after `0x`.
+fn number(text: &str) -> Option<u32> {
+    let lower = text.to_ascii_lowercase();
+    let (digits, radix) = match (lower.strip_prefix("0x"), lower.strip_prefix('0')) {
+        (Some(digits), _) => (digits, 16),
+        (None, Some(digits)) if !digits.is_empty() => (digits, 8),
+        _ => (lower.as_str(), 10),
+    };
+    u32::from_str_radix(digits, radix).ok()
 }
 
 /// The first option of a list and the rest. A backslash takes the meaning from the next
@@ -214,6 +223,9 @@ mod tests {
         let all = options("allow_other,default_permissions,auto_unmount,max_read=4096");
         assert!(all.allow_other && all.default_permissions && all.auto_unmount);
         assert_eq!(all.max_read, Some(4096));
+        for (text, number) in [("0", 0), ("010", 8), ("0X1f", 31)] {
+            assert_eq!(options(&format!("max_read={text}")).max_read, Some(number));
+        }
     }
 
     #[test]
@@ -232,6 +244,8 @@ mod tests {
             ("blksize=512", "option blksize=512 is refused"),
             ("max_read=x", "option max_read=x is refused"),
             ("max_read=", "option max_read= is refused"),
+            ("max_read=08", "option max_read=08 is refused"),
+            ("max_read=0x", "option max_read=0x is refused"),
             ("max_read", "unknown option 'max_read'"),
         ] {
             let error = Options::parse(list).unwrap_err();

@@ -8,7 +8,6 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
 use mountwarden_protocol::MountId;
-use mountwarden_protocol::escape::SafePath;
 use rustix::fs::{AtFlags, Mode, OFlags, StatxFlags};
 use rustix::io::Errno;
 
@@ -22,36 +21,35 @@ const UNIQUE: StatxFlags = StatxFlags::from_bits_retain(0x4000);
 pub(super) struct Seen {
     /// Its root, unopened. It keeps the mount in use.
     pub(super) root: OwnedFd,
-    pub(super) id: MountId,
     /// Whom a FUSE file system belongs to.
     pub(super) user: Option<u32>,
+}
+
+impl Seen {
+    /// Its id, which the kernel tells nobody whom the file system keeps out.
+    ///
+    /// # Errors
+    /// Where it does not.
+    pub(super) fn id(&self) -> io::Result<MountId> {
+        let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
+        let status = rustix::fs::statx(&self.root, "", flags, StatxFlags::MNT_ID | UNIQUE)?;
+        MountId::try_from(status.stx_mnt_id).map_err(|_| Errno::NOSYS.into())
+    }
 }
 
 /// Looks at a place; `None` where it is not the root of a mount.
 ///
 /// # Errors
 /// Where that cannot be found out.
-pub(super) fn at(place: &Path) -> Result<Option<Seen>, String> {
-    let failed =
-        |error: io::Error| format!("failed to access mountpoint {}: {error}", SafePath(place));
+pub(super) fn at(place: &Path) -> io::Result<Option<Seen>> {
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let root = match rustix::fs::open(place, flags, Mode::empty()) {
         Err(Errno::NOENT | Errno::NOTDIR) => return Ok(None),
-        opened => opened.map_err(|errno| failed(errno.into()))?,
+        opened => opened?,
     };
-    let number = number_of(&root).map_err(failed)?;
-    let table = fs::read(TABLE).map_err(|error| format!("cannot read {TABLE}: {error}"))?;
-    let Some(line) = line_of(&table, &number, place) else {
-        return Ok(None);
-    };
-    let user = user_of(line);
-    let id = id_of(&root).map_err(|errno| failed(errno.into()))?;
-    Ok(Some(Seen { root, id, user }))
-}
-
-/// Says that there is none.
-pub(super) fn nothing(place: &Path) -> String {
-    format!("{} is not the root of a mount", SafePath(place))
+    let (number, table) = (number_of(&root)?, fs::read(TABLE)?);
+    let user = line_of(&table, &number, place).map(user_of);
+    Ok(user.map(|user| Seen { root, user }))
 }
 
 /// The number that `mountinfo` has for the mount of a file (`proc_pid_fdinfo(5)`).
@@ -59,12 +57,6 @@ fn number_of(file: &OwnedFd) -> io::Result<String> {
     let text = fs::read_to_string(format!("/proc/self/fdinfo/{}", file.as_raw_fd()))?;
     let number = text.lines().find_map(|line| line.strip_prefix("mnt_id:"));
     Ok(number.unwrap_or_default().trim().to_owned())
-}
-
-fn id_of(root: &OwnedFd) -> Result<MountId, Errno> {
-    let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
-    let status = rustix::fs::statx(root, "", flags, StatxFlags::MNT_ID | UNIQUE)?;
-    MountId::try_from(status.stx_mnt_id).map_err(|_| Errno::NOSYS)
 }
 
 /// The line of a mount (`proc_pid_mountinfo(5)`), if that is at the place.

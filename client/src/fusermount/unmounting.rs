@@ -1,6 +1,5 @@
 //! `-u`, and the end of what was mounted with `auto_unmount`.
 
-use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use mountwarden_protocol::MountId;
@@ -26,48 +25,50 @@ impl From<Error> for Failed {
     }
 }
 
-/// Ends a FUSE file system of the caller's; root's caller may end any mount, as with the real
+/// Ends a FUSE file system of the caller's; for root, whatever is there, as with the real
 /// program. What the grant says is the helper's to look at.
 pub(super) fn unmount(place: &Path, lazy: bool) -> Result<(), Failed> {
-    let seen = seen::at(place).map_err(|message| Failed {
-        message,
-        is_answer: false,
-    })?;
     let uid = nix::unistd::getuid();
-    match seen {
-        Some(seen) if uid.is_root() || seen.user == Some(uid.as_raw()) => {
-            let id = seen.id;
-            // It would be busy.
-            drop(seen);
-            Ok(end(place, id, lazy)?)
-        }
-        _ => Err(Failed {
-            message: format!(
-                "no FUSE file system of yours is mounted at {}",
-                SafePath(place)
-            ),
-            is_answer: true,
-        }),
+    if uid.is_root() {
+        return Ok(end(place, None, lazy)?);
     }
+    let failed = |error| Failed {
+        message: format!("failed to access mountpoint {}: {error}", SafePath(place)),
+        is_answer: false,
+    };
+    let seen = seen::at(place).map_err(failed)?;
+    let own = seen.filter(|seen| seen.user == Some(uid.as_raw()));
+    let own = own.ok_or_else(|| Failed {
+        message: format!(
+            "no FUSE file system of yours is mounted at {}",
+            SafePath(place)
+        ),
+        is_answer: true,
+    })?;
+    let id = own.id().map_err(failed)?;
+    // It would be busy.
+    drop(own);
+    Ok(end(place, Some(id), lazy)?)
 }
 
-/// Ends that mount. Where the helper cannot reach the directory above it, its root is passed,
-/// which itself keeps the mount in use, so that it can only be ended lazily.
-pub(super) fn end(place: &Path, id: MountId, lazy: bool) -> Result<(), Error> {
+/// Ends the mount at a place, or only that one. Where the helper cannot reach the directory above
+/// it, its root is passed, which itself keeps the mount in use, so that it can only be ended
+/// lazily.
+pub(super) fn end(place: &Path, id: Option<MountId>, lazy: bool) -> Result<(), Error> {
+    let unmount = Unmount::new(place)?;
+    let unmount = match id {
+        Some(id) => unmount.id(id),
+        None => unmount,
+    };
+    let (lazily, by_path) = (unmount.clone().lazy(), unmount);
+    let by_path = if lazy { lazily.clone() } else { by_path };
     let mut client = Client::connect()?;
-    let by_path = Unmount::new(place)?.id(id);
-    let by_path = if lazy { by_path.lazy() } else { by_path };
     match client.unmount(by_path) {
-        Err(error) if error.kind() == ErrorKind::Unreachable => match root_of(place, id) {
-            Some(root) => client.unmount_passing(Unmount::new(place)?.id(id).lazy(), &root),
-            None => Err(error),
+        Err(error) if error.kind() == ErrorKind::Unreachable => match seen::at(place) {
+            Ok(Some(seen)) => client.unmount_passing(lazily, &seen.root),
+            _ => Err(error),
         },
         other => other,
     }
     .map(drop)
-}
-
-fn root_of(place: &Path, id: MountId) -> Option<OwnedFd> {
-    let seen = seen::at(place).ok().flatten()?;
-    (seen.id == id).then_some(seen.root)
 }

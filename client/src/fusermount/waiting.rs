@@ -10,10 +10,23 @@ use std::io;
 use std::path::Path;
 
 use mountwarden_protocol::MountId;
+use mountwarden_protocol::escape::SafePath;
 use nix::sys::signal::SigSet;
 use rustix::io::Errno;
 
 use super::{Channel, seen, unmounting};
+
+/// The id of the mount at a place.
+///
+/// # Errors
+/// Where there is none.
+pub(super) fn mounted(place: &Path) -> Result<MountId, String> {
+    let shown = SafePath(place);
+    let failed = |error| format!("failed to access mountpoint {shown}: {error}");
+    let seen = seen::at(place).map_err(failed)?;
+    let seen = seen.ok_or_else(|| format!("{shown} is not the root of a mount"))?;
+    seen.id().map_err(failed)
+}
 
 /// Waits for the end of the socket, then ends the mount if it is still there and dead.
 ///
@@ -23,7 +36,7 @@ pub(super) fn wait(channel: &Channel, place: &Path, id: MountId) -> Result<(), S
     detach(channel).map_err(|error| format!("cannot wait in the background: {error}"))?;
     channel.wait_for_end();
     if is_dead(place, id) {
-        unmounting::end(place, id, true).map_err(|error| error.to_string())?;
+        unmounting::end(place, Some(id), true).map_err(|error| error.to_string())?;
     }
     Ok(())
 }
@@ -58,7 +71,7 @@ fn detach(channel: &Channel) -> io::Result<()> {
 /// Whether that mount is there and its server is not.
 fn is_dead(place: &Path, id: MountId) -> bool {
     let found = seen::at(place).ok().flatten();
-    found.is_some_and(|seen| seen.id == id)
+    found.is_some_and(|seen| seen.id().is_ok_and(|found| found == id))
         && File::open(place).is_err_and(|error| {
             let errno = Errno::from_io_error(&error);
             // As it has died; while it was dying; before it had ever served.
