@@ -71,6 +71,7 @@ impl Name {
 }
 
 fn run(name: &Name, words: impl Iterator<Item = OsString>) -> Result<ExitCode, String> {
+    refuse_setuid()?;
     match arguments::parse(words)? {
         Command::Help => {
             print(&format!("{}: {USAGE}", Safe(&name.0)));
@@ -111,6 +112,16 @@ fn run(name: &Name, words: impl Iterator<Item = OsString>) -> Result<ExitCode, S
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// A package's script that makes `fusermount3` setuid can meet this program in its place.
+fn refuse_setuid() -> Result<(), String> {
+    if nix::unistd::getuid() == nix::unistd::geteuid() {
+        return Ok(());
+    }
+    let why = "this program is not to be setuid, and does nothing while it is: take the bit away \
+               (chmod u-s)";
+    Err(why.to_owned())
 }
 
 fn print(text: &str) {

@@ -10,6 +10,9 @@ use crate::{Error, Fuse};
 /// The subtype of a caller that has no name.
 const SUBTYPE: &str = "fuse";
 
+/// Asks for one flag.
+type Ask = fn(Fuse) -> Fuse;
+
 /// What is asked for.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Options {
@@ -100,13 +103,14 @@ impl Options {
         if self.default_permissions {
             fuse = fuse.default_permissions();
         }
-        for (flag, with) in [
-            (MountOptions::READ_ONLY, Fuse::read_only as fn(Fuse) -> Fuse),
+        let flags: [(MountOptions, Ask); 5] = [
+            (MountOptions::READ_ONLY, Fuse::read_only),
             (MountOptions::SUID, Fuse::suid),
             (MountOptions::DEV, Fuse::dev),
             (MountOptions::NO_EXEC, Fuse::no_exec),
             (MountOptions::NO_SYMFOLLOW, Fuse::no_symfollow),
-        ] {
+        ];
+        for (flag, with) in flags {
             if self.flags.contains(flag) {
                 fuse = with(fuse);
             }
@@ -141,14 +145,14 @@ fn number(text: &str) -> Option<u32> {
 /// The first option of a list and the rest. A backslash takes the meaning from the next
 /// character in the two that are names, and nowhere else.
 fn first(list: &str) -> (&str, &str) {
-    let escapes = ["fsname=", "subtype="]
+    let is_name = ["fsname=", "subtype="]
         .iter()
         .any(|key| list.starts_with(key));
     let mut escaped = false;
     for (at, letter) in list.char_indices() {
         match letter {
             _ if escaped => escaped = false,
-            '\\' if escapes => escaped = true,
+            '\\' if is_name => escaped = true,
             ',' => {
                 let (option, rest) = list.split_at_checked(at).unwrap_or((list, ""));
                 return (option, rest.strip_prefix(',').unwrap_or_default());

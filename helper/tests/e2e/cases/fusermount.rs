@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
@@ -50,7 +50,6 @@ pub(crate) fn as_the_real_one(sandbox: &Sandbox) -> Result<(), Skip> {
     let link = place("link");
     symlink(&a, &link).unwrap();
     let nothing: [&str; 0] = [];
-    let mut compared = 0;
     for words in [
         &nothing[..],
         &["-h"],
@@ -94,8 +93,25 @@ pub(crate) fn as_the_real_one(sandbox: &Sandbox) -> Result<(), Skip> {
             outcome(command.args(words))
         };
         compare(&run, &real, &stand, words);
-        compared += 1;
     }
+    // Where there is no such socket. The real one mounts before it looks.
+    for number in ["99", "x", "", "-1"] {
+        let mut command = stand.fusermount();
+        command.env("_FUSE_COMMFD", number).arg(&a);
+        let (status, out, error) = unchanged(|| outcome(&mut command));
+        assert_eq!((status, out.as_str()), (1, ""), "{number}");
+        assert!(error.contains("fusermount3: "), "{error}");
+    }
+    Ok(())
+}
+
+/// What cannot be mounted, for either.
+pub(crate) fn as_the_real_one_refuses(sandbox: &Sandbox) -> Result<(), Skip> {
+    let stand = Stand::start(sandbox, POLICY)?;
+    let real = real(sandbox)?;
+    let place = |name: &str| stand.place(name).display().to_string();
+    let (a, missing, link) = (place("a"), place("missing"), place("link"));
+    symlink(&a, &link).unwrap();
     for words in [
         &["-o", ",ro", &a][..],
         &["-o", "ro,,rw", &a],
@@ -131,21 +147,7 @@ pub(crate) fn as_the_real_one(sandbox: &Sandbox) -> Result<(), Skip> {
             (status, out, error)
         };
         compare(&run, &real, &stand, words);
-        compared += 1;
     }
-    // And where there is no such socket.
-    for number in ["99", "x", "", "-1"] {
-        let run = |program: &str| {
-            let mut command = as_user(sandbox, program, stand.user);
-            outcome(command.env("_FUSE_COMMFD", number).arg(&a))
-        };
-        // The real one mounts before it looks.
-        let (status, out, error) = unchanged(|| run(own(&stand).to_str().unwrap()));
-        assert_eq!((status, out.as_str()), (1, ""), "{number}");
-        assert!(error.contains("fusermount3: "), "{error}");
-        compared += 1;
-    }
-    assert_eq!(compared, 65);
     Ok(())
 }
 
@@ -498,5 +500,28 @@ pub(crate) fn dead_and_busy(sandbox: &Sandbox) -> Result<(), Skip> {
             assert!(kernel::at(place).is_empty());
         }
     }
+    Ok(())
+}
+
+/// A package's script may mistake it for the program that it stands in for.
+pub(crate) fn it_does_nothing_setuid(sandbox: &Sandbox) -> Result<(), Skip> {
+    sandbox.needs_root()?;
+    let stand = Stand::start(sandbox, POLICY)?;
+    let place = stand.place("a");
+    let program = sandbox.path("bin/setuid/fusermount3");
+    sandbox.make_dir("bin/setuid");
+    fs::copy(sandbox.path("bin/e2e"), &program).unwrap();
+    let with = |mode| {
+        fs::set_permissions(&program, fs::Permissions::from_mode(mode)).unwrap();
+        let mut command = as_user(sandbox, program.to_str().unwrap(), stand.user);
+        command.args(["-o", "subtype=hello", "--"]).arg(&place);
+        call(command)
+    };
+    let (status, out, error, connection) = unchanged(|| with(0o4755));
+    assert_eq!((status, out.as_str(), connection.is_none()), (1, "", true));
+    assert!(error.contains("is not to be setuid"), "{error}");
+    assert_eq!(stand.daemon.audit(), Vec::<serde_json::Value>::new());
+    let (status, _, error, connection) = with(0o755);
+    assert_eq!((status, connection.is_some()), (0, true), "{error}");
     Ok(())
 }

@@ -134,6 +134,7 @@ cases! {
     }
     fusermount {
         as_the_real_one
+        as_the_real_one_refuses
         as_the_real_one_mounts
         attack_17_refused_unless_granted
         the_connection_comes_over_the_socket
@@ -141,6 +142,7 @@ cases! {
         a_target_by_its_path
         unmounts_its_users_own
         dead_and_busy
+        it_does_nothing_setuid
     }
     fusermount_stays {
         until_the_program_has_died
