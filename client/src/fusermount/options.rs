@@ -32,7 +32,7 @@ impl Options {
     /// The first option that cannot be taken, and why.
     pub(super) fn parse(list: &str) -> Result<Self, String> {
         let mut options = Self::default();
-        let mut rest = list;
+        let mut rest = list.trim_start_matches(',');
         while !rest.is_empty() {
             let (option, after) = first(rest);
             options.take(option)?;
@@ -200,7 +200,7 @@ mod tests {
         };
         for (list, expected) in [
             ("", Options::default()),
-            ("rw,nosuid,nodev,exec,async,symfollow,", Options::default()),
+            (",rw,nosuid,nodev,exec,async,symfollow,", Options::default()),
             (
                 "nonempty,fd=3,rootmode=40000,user_id=0,group_id=0,x-a=b",
                 Options::default(),
@@ -239,7 +239,6 @@ mod tests {
             ("ro=1", "unknown option 'ro=1'"),
             ("fd", "unknown option 'fd'"),
             ("allow_root", "unknown option 'allow_root'"),
-            (",ro", "unknown option ''"),
             ("ro,,rw", "unknown option ''"),
             (r"ro\,rw", r"unknown option 'ro\'"),
             ("sync", "option sync is refused"),

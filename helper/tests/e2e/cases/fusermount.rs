@@ -87,6 +87,9 @@ pub(crate) fn as_the_real_one(sandbox: &Sandbox) -> Result<(), Skip> {
         &["--", "-u"],
         &[&a],
         &["-q", &a],
+        &["--options", "ro", &a],
+        &["--auto-unmount", &a],
+        &["--comm-fd=99", &a],
     ] {
         let run = |program: &str| {
             let mut command = as_user(sandbox, program, stand.user);
@@ -113,8 +116,7 @@ pub(crate) fn as_the_real_one_refuses(sandbox: &Sandbox) -> Result<(), Skip> {
     let (a, missing, link) = (place("a"), place("missing"), place("link"));
     symlink(&a, &link).unwrap();
     for words in [
-        &["-o", ",ro", &a][..],
-        &["-o", "ro,,rw", &a],
+        &["-o", "ro,,rw", &a][..],
         &["-o", "bogus", &a],
         &["-qo", "bogus", &a],
         &["-o=ro", &a],
