@@ -75,28 +75,23 @@ fn ask(
         };
         let asked = Operation::Mount(passing.describe(fuse.clone())?);
         if let Explanation::Denied(denial) = client.explain(asked)? {
-            match denial.reason {
-                Some(DenyReason::SuidNotGranted) if leave_out(options, MountOptions::SUID) => {
-                    name.say(&format!(
-                        "unsafe option suid ignored: {}",
-                        Error::from(denial)
-                    ));
-                    continue;
-                }
-                Some(DenyReason::DevNotGranted) if leave_out(options, MountOptions::DEV) => {
-                    name.say(&format!(
-                        "unsafe option dev ignored: {}",
-                        Error::from(denial)
-                    ));
-                    continue;
-                }
-                Some(DenyReason::PassedNotGranted) if not_passed.is_none() => {
-                    not_passed = Some(denial);
-                    continue;
-                }
-                // Asked for all the same, so that it is written down.
-                _ => {}
+            let not_safe = match denial.reason {
+                Some(DenyReason::SuidNotGranted) => Some(("suid", MountOptions::SUID)),
+                Some(DenyReason::DevNotGranted) => Some(("dev", MountOptions::DEV)),
+                _ => None,
+            };
+            if let Some((option, flag)) = not_safe.filter(|(_, flag)| options.flags.contains(*flag))
+            {
+                options.flags.remove(flag);
+                let why = Error::from(denial);
+                name.say(&format!("unsafe option {option} ignored: {why}"));
+                continue;
             }
+            if denial.reason == Some(DenyReason::PassedNotGranted) && not_passed.is_none() {
+                not_passed = Some(denial);
+                continue;
+            }
+            // Asked for all the same, so that it is written down.
         }
         return match (client.mount_fuse_passing(fuse, passing), not_passed) {
             (Err(error), Some(denial)) if error.kind() == ErrorKind::Unreachable => {
@@ -105,13 +100,6 @@ fn ask(
             (made, _) => made,
         };
     }
-}
-
-/// Takes a flag away; false if it was not there.
-fn leave_out(options: &mut Options, flag: MountOptions) -> bool {
-    let was = options.flags.contains(flag);
-    options.flags.remove(flag);
-    was
 }
 
 /// What the program that calls was started as.

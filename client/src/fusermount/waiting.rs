@@ -70,14 +70,10 @@ fn detach(channel: &Channel) -> io::Result<()> {
 
 /// Whether that mount is there and its server is not.
 fn is_dead(place: &Path, id: MountId) -> bool {
-    let found = seen::at(place).ok().flatten();
-    found.is_some_and(|seen| seen.id().is_ok_and(|found| found == id))
+    // As it has died; while it was dying; before it had ever served.
+    let dead = [Errno::NOTCONN, Errno::CONNABORTED, Errno::CONNREFUSED];
+    mounted(place).is_ok_and(|found| found == id)
         && File::open(place).is_err_and(|error| {
-            let errno = Errno::from_io_error(&error);
-            // As it has died; while it was dying; before it had ever served.
-            matches!(
-                errno,
-                Some(Errno::NOTCONN | Errno::CONNABORTED | Errno::CONNREFUSED)
-            )
+            Errno::from_io_error(&error).is_some_and(|errno| dead.contains(&errno))
         })
 }

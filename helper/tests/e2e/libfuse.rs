@@ -9,10 +9,11 @@ use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
 
 use nix::mount::{MsFlags, mount};
-use nix::unistd::geteuid;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::{Pid, geteuid};
 use rustix::io::{FdFlags, fcntl_setfd};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 
@@ -112,9 +113,14 @@ impl<'s> Stand<'s> {
         as_user(self.sandbox, program, self.user)
     }
 
+    /// The stand-in.
+    pub(crate) fn own(&self) -> String {
+        self.sandbox.path("bin/fusermount3").display().to_string()
+    }
+
     /// The stand-in, as the user.
     pub(crate) fn fusermount(&self) -> Command {
-        self.run(self.sandbox.path("bin/fusermount3").to_str().unwrap())
+        self.run(&self.own())
     }
 
     /// A file or directory for the user to write to.
@@ -136,6 +142,36 @@ impl<'s> Stand<'s> {
         let output = child.wait_with_output().unwrap();
         let text = String::from_utf8(output.stdout).unwrap();
         (output.status.code().unwrap(), text)
+    }
+}
+
+/// A program that serves, which does not outlive its case.
+pub(crate) struct Program(Child);
+
+impl Program {
+    pub(crate) fn start(command: &mut Command) -> Self {
+        Self(command.spawn().unwrap())
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        let pid = Pid::from_raw(self.0.id().try_into().unwrap());
+        kill(pid, signal).unwrap();
+    }
+
+    /// How it has ended, if it has.
+    pub(crate) fn ended(&mut self) -> Option<ExitStatus> {
+        self.0.try_wait().unwrap()
+    }
+
+    pub(crate) fn wait(mut self) {
+        self.0.wait().unwrap();
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
     }
 }
 

@@ -6,15 +6,15 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::{Pid, Uid, User, geteuid};
+use nix::sys::signal::Signal;
+use nix::unistd::{Uid, User, geteuid};
 use serde_json::{Value, json};
 
 use crate::Skip;
 use crate::daemon::{outcome, wait_for};
 use crate::devices::run;
 use crate::kernel::{self, unchanged};
-use crate::libfuse::{REAL, Stand};
+use crate::libfuse::{Program, REAL, Stand};
 use crate::sandbox::Sandbox;
 
 const POLICY: &str = r#"
@@ -52,10 +52,9 @@ enum End {
 fn serves(stand: &Stand<'_>, subtype: &str, writable: bool, words: &[&str]) {
     let place = stand.place("a");
     for end in [End::Unmount, End::Program] {
-        let mut command = stand.run(words[0]);
-        let mut serving = command.args(&words[1..]).spawn().unwrap();
+        let mut serving = Program::start(stand.run(words[0]).args(&words[1..]));
         wait_for("it serves", || {
-            let ended = serving.try_wait().unwrap();
+            let ended = serving.ended();
             let log = stand.daemon.log();
             assert!(ended.is_none(), "{words:?} ended: {ended:?}\n{log}");
             reads(stand, &place).then_some(())
@@ -73,12 +72,9 @@ fn serves(stand: &Stand<'_>, subtype: &str, writable: bool, words: &[&str]) {
                 let (status, _, error) = outcome(stand.run(REAL).arg("-u").arg(&place));
                 assert_eq!((status, error.as_str()), (0, ""));
             }
-            End::Program => {
-                let pid = Pid::from_raw(serving.id().try_into().unwrap());
-                kill(pid, Signal::SIGTERM).unwrap();
-            }
+            End::Program => serving.signal(Signal::SIGTERM),
         }
-        serving.wait().unwrap();
+        serving.wait();
         wait_for("it is gone", || kernel::at(&place).is_empty().then_some(()));
     }
     let last = stand.daemon.last_audit();
@@ -142,14 +138,11 @@ fn start_by(stand: &Stand<'_>, image: &str, place: &Path) -> (i32, String, Strin
 fn dies(stand: &Stand<'_>, words: &[&str]) {
     let place = stand.place("a");
     let mut command = stand.run(words[0]);
-    let mut serving = command
-        .args(["-o", "auto_unmount"])
-        .args(&words[1..])
-        .spawn()
-        .unwrap();
+    command.args(["-o", "auto_unmount"]).args(&words[1..]);
+    let serving = Program::start(&mut command);
     wait_for("it serves", || reads(stand, &place).then_some(()));
-    serving.kill().unwrap();
-    serving.wait().unwrap();
+    serving.signal(Signal::SIGKILL);
+    serving.wait();
     wait_for("it is gone", || kernel::at(&place).is_empty().then_some(()));
 }
 
@@ -216,12 +209,11 @@ pub(crate) fn gocryptfs(sandbox: &Sandbox) -> Result<(), Skip> {
         text(&place),
     ];
     // What is encrypted is first written.
-    let mut first = stand.run(words[0]);
-    let mut first = first.args(&words[1..]).spawn().unwrap();
+    let first = Program::start(stand.run(words[0]).args(&words[1..]));
     wait_for("it serves", || kernel::at(&place).first().map(drop));
     writes(&stand, &place, "file", "data");
     assert_eq!(outcome(stand.run(REAL).arg("-u").arg(&place)).0, 0);
-    first.wait().unwrap();
+    first.wait();
     serves(&stand, "fuse.gocryptfs", true, &words);
     Ok(())
 }

@@ -22,6 +22,7 @@ mod escape;
 mod exhaustion;
 mod fuse_programs;
 mod fusermount;
+mod fusermount_compared;
 mod fusermount_stays;
 mod hostile_channel;
 mod hostile_flood;
@@ -133,9 +134,6 @@ cases! {
         sshfs_as_a_user
     }
     fusermount {
-        as_the_real_one
-        as_the_real_one_refuses
-        as_the_real_one_mounts
         attack_17_refused_unless_granted
         the_connection_comes_over_the_socket
         a_private_home
@@ -143,6 +141,11 @@ cases! {
         unmounts_its_users_own
         dead_and_busy
         it_does_nothing_setuid
+    }
+    fusermount_compared {
+        what_is_asked_wrongly
+        what_is_not_mounted
+        what_is_mounted
     }
     fusermount_stays {
         until_the_program_has_died
