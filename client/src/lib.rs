@@ -41,6 +41,8 @@ mod descriptors;
 mod detach;
 mod error;
 mod filesystem;
+#[cfg(feature = "cli")]
+pub mod fusermount;
 mod list;
 mod moving;
 mod network;

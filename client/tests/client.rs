@@ -21,6 +21,7 @@ mod library {
 #[cfg(feature = "cli")]
 mod command {
     mod failures;
+    mod fusermount;
     mod output;
     mod results;
     mod run;

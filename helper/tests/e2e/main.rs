@@ -25,6 +25,7 @@ mod holder;
 mod honest;
 mod hostile;
 mod kernel;
+mod libfuse;
 mod lines;
 mod misleading;
 mod oddities;
@@ -41,6 +42,7 @@ mod symbols;
 mod tracer;
 mod wire;
 
+use std::ffi::OsStr;
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, ExitCode, Stdio};
@@ -69,11 +71,13 @@ pub(crate) type Case = fn(&Sandbox) -> Result<(), Skip>;
 
 fn main() -> ExitCode {
     let name = std::env::args_os().next().unwrap_or_default();
-    if std::path::Path::new(&name)
+    match std::path::Path::new(&name)
         .file_name()
-        .is_some_and(|name| name == "mountwarden")
+        .and_then(OsStr::to_str)
     {
-        return mountwarden_client::cli::main();
+        Some("mountwarden") => return mountwarden_client::cli::main(),
+        Some("fusermount" | "fusermount3") => return mountwarden_client::fusermount::main(),
+        _ => {}
     }
     if let Some(role) = std::env::var_os(roles::ROLE) {
         return roles::play(&role.to_string_lossy());

@@ -20,8 +20,12 @@ mod document;
 #[cfg(target_arch = "x86_64")]
 mod escape;
 mod exhaustion;
+mod fuse_programs;
 mod fuseblk;
 mod fuseblk_attacks;
+mod fusermount;
+mod fusermount_compared;
+mod fusermount_stays;
 mod hostile_channel;
 mod hostile_flood;
 mod hostile_gate;
@@ -132,6 +136,38 @@ cases! {
         a_program_that_does_not_start
         squashfuse_as_a_user
         sshfs_as_a_user
+    }
+    fusermount {
+        attack_17_refused_unless_granted
+        the_connection_comes_over_the_socket
+        a_private_home
+        a_target_by_its_path
+        unmounts_its_users_own
+        dead_and_busy
+        it_does_nothing_setuid
+        on_a_device
+    }
+    fusermount_compared {
+        what_is_asked_wrongly
+        what_is_not_mounted
+        what_is_mounted
+    }
+    fusermount_stays {
+        until_the_program_has_died
+        only_that_mount_ends
+        a_living_file_system_stays
+        killed_itself
+        without_mounting
+    }
+    fuse_programs {
+        squashfuse
+        sshfs
+        fuse_overlayfs
+        gocryptfs
+        bindfs
+        fuse2fs
+        archivemount
+        rclone
     }
     block {
         ext4

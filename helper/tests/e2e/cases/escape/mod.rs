@@ -173,6 +173,7 @@ target = ["@DIR@/served"]
   [grant.image]
   file = ["@DIR@/src"]
   filesystems = ["erofs"]
+  loop_devices = { first = 444, count = 1 }
   [grant.network]
   source = ["none"]
   filesystems = ["nfs4"]
