@@ -121,6 +121,7 @@ cases! {
         image
         looped_image
         network
+        virtiofs
         moved
         fuseblk
     }

@@ -49,8 +49,8 @@ fn race(
                 let other = &others[random.below(others.len())];
                 if trade(swapped, other) {
                     random.pause();
-                    // Not while the mount lies there.
-                    while !trade(swapped, other) {
+                    // Not while the mount lies there, where a failure leaves it.
+                    while !pace.is_over() && !trade(swapped, other) {
                         random.pause();
                     }
                 }

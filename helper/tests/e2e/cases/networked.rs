@@ -49,7 +49,7 @@ target = ["@DIR@/read"]
 /// Where the server's tree is on this machine, if it has one.
 pub(super) const NFS: &str = "MOUNTWARDEN_NFS";
 /// The same for the machine below; the tag is `files`.
-const VIRTIOFS: &str = "MOUNTWARDEN_VIRTIOFS";
+pub(super) const VIRTIOFS: &str = "MOUNTWARDEN_VIRTIOFS";
 
 pub(super) fn tree(variable: &str) -> Result<String, Skip> {
     let given = std::env::var(variable);

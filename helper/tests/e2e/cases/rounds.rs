@@ -4,7 +4,9 @@
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 
-use mountwarden_client::{Bind, Block, Client, Detach, Fuse, Image, Mounted, Move, Overlay, Tmpfs};
+use mountwarden_client::{
+    Bind, Block, Client, Detach, Fuse, Image, Mounted, Move, Network, Overlay, Tmpfs,
+};
 use nix::unistd::Pid;
 
 use super::batches::{end, tree};
@@ -245,6 +247,16 @@ pub(crate) fn network(sandbox: &Sandbox) -> Result<(), Skip> {
     let grant = "  [grant.network]\n  source = [\"127.0.0.1:/\"]\n  filesystems = [\"nfs4\"]\n  \
                  options = [\"addr=127.0.0.1\", \"vers=4.2\", \"port=2049\"]\n";
     let network = networked::nfs(sandbox, "mnt/a", networked::PORT);
+    go_round(sandbox, grant, |client| {
+        client.mount(network.clone()).unwrap()
+    })
+}
+
+pub(crate) fn virtiofs(sandbox: &Sandbox) -> Result<(), Skip> {
+    networked::mounts_them(sandbox)?;
+    networked::tree(networked::VIRTIOFS)?;
+    let grant = "  [grant.network]\n  source = [\"files\"]\n  filesystems = [\"virtiofs\"]\n";
+    let network = Network::new("files", "virtiofs", sandbox.path("mnt/a")).unwrap();
     go_round(sandbox, grant, |client| {
         client.mount(network.clone()).unwrap()
     })
