@@ -69,7 +69,9 @@ fn race(
                 let point = kernel::statmount(id).point;
                 let point = String::from_utf8(point).unwrap();
                 assert!(!point.contains("victim"), "{point}");
-                while client.move_mount(moving(leaf, &home).id(id)).is_err() {}
+                while let Err(error) = client.move_mount(moving(leaf, &home).id(id)) {
+                    assert!(!is_at(id, &home), "it is back: {error}");
+                }
             }
             daemon.shorten_log(1 << 20);
         }
