@@ -1,8 +1,11 @@
 //! Passed locations and the other things that a mount may be.
 
 use std::fs::{self, File};
+use std::path::Path;
 
-use mountwarden_client::{Bind, Block, DenyReason, ErrorKind, Fuse, Outcome, Passing, Unmount};
+use mountwarden_client::{
+    Bind, Block, Client, DenyReason, ErrorKind, Fuse, FuseMount, Mounted, Outcome, Passing, Unmount,
+};
 use nix::libc;
 
 use super::passed::{mount_at, policy, private};
@@ -57,31 +60,40 @@ pub(crate) fn a_served_file_system(sandbox: &Sandbox) -> Result<(), Skip> {
     let target = private(sandbox, "mnt/home/vm");
     let daemon = Daemon::start(sandbox);
     let mut client = daemon.client();
-    let fuse = || Fuse::new("hello", &target).unwrap();
+    let fuse = Fuse::new("hello", &target).unwrap();
+    let made = at_its_target(&daemon, &mut client, &target, &fuse);
+    let server = served::serve(made.connection, false);
+    assert_eq!(fs::read_to_string(target.join(HELLO)).unwrap(), CONTENT);
 
-    let error = unchanged(|| client.mount_fuse(fuse()).unwrap_err());
+    end(&mut client, &target, &made.mounted);
+    server.join().unwrap();
+    assert_eq!(kernel::at(&target), []);
+    Ok(())
+}
+
+/// Mounts at a target that takes a descriptor, and takes none for anything else.
+fn at_its_target(daemon: &Daemon, client: &mut Client, target: &Path, fuse: &Fuse) -> FuseMount {
+    let error = unchanged(|| client.mount_fuse(fuse.clone()).unwrap_err());
     assert_eq!(error.kind(), ErrorKind::Unreachable, "{error}");
-    let to = File::open(&target).unwrap();
+    let to = File::open(target).unwrap();
     let both = Passing::new().target(&to).source(&to);
-    let error = unchanged(|| client.mount_fuse_passing(fuse(), both).unwrap_err());
+    let error = unchanged(|| client.mount_fuse_passing(fuse.clone(), both).unwrap_err());
     assert_eq!(
         error.reason(),
         Some(DenyReason::PassedNotGranted),
         "{error}"
     );
     let only = Passing::new().target(&to);
-    let made = client.mount_fuse_passing(fuse(), only).unwrap();
+    let made = client.mount_fuse_passing(fuse.clone(), only).unwrap();
     assert_eq!(daemon.last_audit()["passed"], "target");
-    let server = served::serve(made.connection, false);
-    assert_eq!(fs::read_to_string(target.join(HELLO)).unwrap(), CONTENT);
+    made
+}
 
-    let root = open(&target, libc::O_PATH, 0);
-    let unmount = Unmount::from(&made.mounted).lazy();
+/// Ends it by its root.
+fn end(client: &mut Client, target: &Path, mounted: &Mounted) {
+    let root = open(target, libc::O_PATH, 0);
+    let unmount = Unmount::from(mounted).lazy();
     client.unmount_passing(unmount, &root).unwrap();
-    drop(root);
-    server.join().unwrap();
-    assert_eq!(kernel::at(&target), []);
-    Ok(())
 }
 
 /// And one that is on a device.
@@ -96,32 +108,14 @@ pub(crate) fn a_served_device(sandbox: &Sandbox) -> Result<(), Skip> {
     let target = private(sandbox, "mnt/home/vm");
     let daemon = Daemon::start(sandbox);
     let mut client = daemon.client();
-    let fuse = || {
-        let fuse = Fuse::new("stick", &target).unwrap();
-        fuse.device(disk.path(), None).unwrap()
-    };
-
-    let error = unchanged(|| client.mount_fuse(fuse()).unwrap_err());
-    assert_eq!(error.kind(), ErrorKind::Unreachable, "{error}");
-    let to = File::open(&target).unwrap();
-    let both = Passing::new().target(&to).source(&to);
-    let error = unchanged(|| client.mount_fuse_passing(fuse(), both).unwrap_err());
-    assert_eq!(
-        error.reason(),
-        Some(DenyReason::PassedNotGranted),
-        "{error}"
-    );
-    let only = Passing::new().target(&to);
-    let made = client.mount_fuse_passing(fuse(), only).unwrap();
-    assert_eq!(daemon.last_audit()["passed"], "target");
+    let fuse = Fuse::new("stick", &target).unwrap();
+    let fuse = fuse.device(disk.path(), None).unwrap();
+    let made = at_its_target(&daemon, &mut client, &target, &fuse);
     assert_eq!(kernel::only(&target).filesystem, "fuseblk.stick");
     let server = stick::serve(made.connection, disk.path(), &target);
     assert_eq!(fs::read(target.join(DATA)).unwrap().len(), SIZE);
 
-    let root = open(&target, libc::O_PATH, 0);
-    let unmount = Unmount::from(&made.mounted).lazy();
-    client.unmount_passing(unmount, &root).unwrap();
-    drop(root);
+    end(&mut client, &target, &made.mounted);
     server.join();
     assert_eq!(kernel::at(&target), []);
     Ok(())
