@@ -11,6 +11,8 @@ use mountwarden_protocol::{
 };
 
 use crate::connection::Failure;
+#[cfg(feature = "volume")]
+use crate::volume::ProgramEnd;
 use crate::{BatchFailure, SOCKET_VARIABLE};
 
 type Source = Box<dyn std::error::Error + Send + Sync>;
@@ -50,6 +52,8 @@ struct Inner {
     path: Option<PathBuf>,
     reply: Option<ErrorReply>,
     batch: Option<BatchFailure>,
+    #[cfg(feature = "volume")]
+    program: Option<(ProgramEnd, String)>,
     source: Option<Source>,
 }
 
@@ -79,6 +83,11 @@ pub enum ErrorKind {
     Stale,
     /// The file system at the path does not answer.
     Hung,
+    /// A mount that is not the volume's lies at its place.
+    Foreign,
+    /// The program that should have mounted a volume did not; [`Error::program_end`] says how it
+    /// ended.
+    ProgramFailed,
     /// The deadline passed, the client's or the helper's. Whether the request
     /// was carried out is not known.
     TimedOut,
@@ -126,6 +135,8 @@ impl ErrorKind {
             Self::Changed => "changed",
             Self::Stale => "stale",
             Self::Hung => "hung",
+            Self::Foreign => "foreign",
+            Self::ProgramFailed => "program-failed",
             Self::TimedOut => "timed-out",
             Self::Unavailable => "unavailable",
             Self::ConnectionLost => "connection-lost",
@@ -214,18 +225,41 @@ impl Error {
         self.0.batch.as_ref()
     }
 
-    fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
+    /// How the program of a volume ended.
+    #[cfg(feature = "volume")]
+    #[must_use]
+    pub fn program_end(&self) -> Option<ProgramEnd> {
+        self.0.program.as_ref().map(|(end, _)| *end)
+    }
+
+    /// The beginning of what that program wrote to its standard error, escaped. It is not in the
+    /// error's own text: a program may say there what belongs in no log.
+    #[cfg(feature = "volume")]
+    #[must_use]
+    pub fn program_said(&self) -> Option<&str> {
+        self.0.program.as_ref().map(|(_, said)| said.as_str())
+    }
+
+    #[cfg(feature = "volume")]
+    pub(crate) fn with_program(mut self, end: ProgramEnd, said: String) -> Self {
+        self.0.program = Some((end, said));
+        self
+    }
+
+    pub(crate) fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
         Self(Box::new(Inner {
             kind,
             message: message.into(),
             path: None,
             reply: None,
             batch: None,
+            #[cfg(feature = "volume")]
+            program: None,
             source: None,
         }))
     }
 
-    fn at(mut self, path: &Path) -> Self {
+    pub(crate) fn at(mut self, path: &Path) -> Self {
         self.0.path = Some(path.to_owned());
         self
     }
@@ -303,17 +337,17 @@ impl Error {
         Self::new(ErrorKind::InvalidRequest, message)
     }
 
-    #[cfg(feature = "cli")]
-    pub(crate) fn not_started(program: &std::ffi::OsStr, error: std::io::Error) -> Self {
+    #[cfg(feature = "volume")]
+    pub(crate) fn not_started(program: impl AsRef<Path>, error: std::io::Error) -> Self {
         let message = format!(
             "the program \"{}\" cannot be started: {error}",
-            SafePath(Path::new(program))
+            SafePath(program.as_ref())
         );
         Self::new(ErrorKind::Failed, message).caused_by(error)
     }
 
     /// Says that the mount of the program that did not start could not be ended.
-    #[cfg(feature = "cli")]
+    #[cfg(feature = "volume")]
     pub(crate) fn and_left(mut self, left: &Self) -> Self {
         let message = &mut self.0.message;
         message.push_str("; the mount is still there: ");
@@ -344,12 +378,19 @@ impl Error {
     }
 
     #[cfg(feature = "cli")]
-    pub(crate) fn unreadable_batch(path: &Path, why: &str) -> Self {
+    pub(crate) fn unreadable_file(what: &str, path: &Path, why: &str) -> Self {
         let message = format!(
-            "the batch in \"{}\" is not understood: {}",
+            "the {what} in \"{}\" is not understood: {}",
             SafePath(path),
             Safe(why)
         );
+        Self::invalid_request(message).at(path)
+    }
+
+    #[cfg(feature = "cli")]
+    pub(crate) fn no_volume(path: &Path, name: &str) -> Self {
+        let (file, name) = (SafePath(path), Safe(name));
+        let message = format!("\"{file}\" has no volume of the name \"{name}\"");
         Self::invalid_request(message).at(path)
     }
 

@@ -43,12 +43,20 @@ mod error;
 mod filesystem;
 #[cfg(feature = "cli")]
 pub mod fusermount;
+#[cfg(feature = "cli")]
+mod inherited;
 mod list;
 mod moving;
 mod network;
 mod operation;
 mod passing;
 mod probe;
+#[cfg(feature = "volume")]
+mod seen;
+#[cfg(feature = "volume")]
+pub mod volume;
+#[cfg(feature = "volume")]
+mod words;
 
 pub use batch::{Applied, Batch, BatchFailure, Left};
 pub use client::{Builder, Client, DEFAULT_SOCKET, DEFAULT_TIMEOUT, SOCKET_VARIABLE};

@@ -14,7 +14,7 @@ use mountwarden_protocol::{MountId, TmpfsInodes, TmpfsMode, TmpfsSize};
 
 pub(super) use self::kinds::Served;
 use self::kinds::{Imaged, Layered, Networked, Permissions, Usual};
-use super::{batch, exit};
+use super::{batch, exit, volume};
 use crate::Error;
 
 /// Mounts and unmounts what the administrator's policy grants to this user.
@@ -30,7 +30,8 @@ pub(super) struct Arguments {
     pub(super) json: bool,
 
     /// Give up after this long, all told; fractions are allowed [default: 60; for
-    /// a probe, 5, which is what the file system has to answer].
+    /// a probe, 5, which is what the file system has to answer]. For a volume: no step
+    /// takes longer.
     #[arg(long, global = true, value_name = "SECONDS", display_order = 103, value_parser = timeout)]
     pub(super) timeout: Option<Duration>,
 
@@ -68,6 +69,10 @@ pub(super) enum Command {
         /// Where it is mounted; an absolute path without '.' or '..'.
         target: OsString,
     },
+
+    /// Keep mounts for services that use them: see the format below.
+    #[command(subcommand, after_help = volume::FORMAT)]
+    Volume(volume::Command),
 
     /// Describe the helper: version, confinement, limits, counters.
     Status,

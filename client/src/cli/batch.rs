@@ -77,18 +77,18 @@ pub(super) fn read(path: &Path) -> Result<Batch, Error> {
     } else {
         toml::from_str(&text).map_err(|error| toml_error(&error, &text))
     };
-    let file: Document = parsed.map_err(|why| Error::unreadable_batch(path, &why))?;
+    let file: Document = parsed.map_err(|why| Error::unreadable_file("batch", path, &why))?;
     let mut batch = Batch::new();
     for (number, entry) in file.mount.into_iter().enumerate() {
-        let mount = entry
-            .into_mount()
-            .map_err(|why| Error::unreadable_batch(path, &format!("mount[{number}] {why}")))?;
+        let mount = entry.into_mount().map_err(|why| {
+            Error::unreadable_file("batch", path, &format!("mount[{number}] {why}"))
+        })?;
         batch = batch.mount(mount);
     }
     Ok(batch)
 }
 
-fn text(path: &Path) -> io::Result<String> {
+pub(super) fn text(path: &Path) -> io::Result<String> {
     let mut text = String::new();
     let read = if path == Path::new("-") {
         io::stdin().take(LONGEST).read_to_string(&mut text)?
@@ -103,7 +103,7 @@ fn text(path: &Path) -> io::Result<String> {
 }
 
 /// The message on one line, with the place as `serde_json` words it.
-fn toml_error(error: &toml::de::Error, text: &str) -> String {
+pub(super) fn toml_error(error: &toml::de::Error, text: &str) -> String {
     let message = error.message().replace('\n', " ");
     let Some(before) = error.span().and_then(|span| text.get(..span.start)) else {
         return message;
@@ -126,7 +126,7 @@ struct Document {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a key of the file")]
-struct Entry {
+pub(super) struct Entry {
     #[serde(deserialize_with = "path")]
     target: AbsPath,
     bind: Option<Bind>,
@@ -286,7 +286,7 @@ impl Network {
 }
 
 impl Entry {
-    fn into_mount(self) -> Result<Mount, &'static str> {
+    pub(super) fn into_mount(self) -> Result<Mount, &'static str> {
         let slave = self.bind.as_ref().is_some_and(|bind| bind.slave);
         let kinds = [
             self.bind.map(Bind::kind),

@@ -47,7 +47,7 @@ impl Exit {
     pub(super) fn of(kind: ErrorKind) -> Self {
         match kind {
             ErrorKind::Denied => Self::Denied,
-            ErrorKind::Busy => Self::Busy,
+            ErrorKind::Busy | ErrorKind::Foreign => Self::Busy,
             ErrorKind::NotMounted | ErrorKind::IdMismatch | ErrorKind::NotFound => Self::NotThere,
             ErrorKind::Unavailable
             | ErrorKind::ConnectionLost
@@ -62,6 +62,7 @@ impl Exit {
             | ErrorKind::Changed
             | ErrorKind::Unsupported
             | ErrorKind::Protocol
+            | ErrorKind::ProgramFailed
             | ErrorKind::Failed => Self::Failed,
         }
     }

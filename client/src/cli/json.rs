@@ -14,6 +14,7 @@ use serde::Serialize;
 use serde_json::ser::{Formatter, Serializer};
 
 use super::{Answer, status, text};
+use crate::volume::ProgramEnd;
 use crate::{BatchFailure, Error, Health, Probe};
 
 fn mount(mounted: &Mounted) -> String {
@@ -59,6 +60,7 @@ pub(super) fn answer(answer: &Answer) -> String {
             result: "applied",
             mounts: mounts.iter().map(Entry::of).collect(),
         }),
+        Answer::Volume(report) => print(report),
         Answer::Status(status) => print(&Helper::of(status)),
         Answer::Probed(probe) => print(&Probed::of(probe)),
         Answer::Attached { detached, place } => print(&Attached {
@@ -103,6 +105,7 @@ pub(super) fn usage(error: &clap::Error) -> String {
             errno: None,
             path: None,
             mount: None,
+            program: None,
             batch: None,
         },
     })
@@ -269,8 +272,32 @@ struct Failure {
     errno: Option<i32>,
     path: Option<String>,
     mount: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    program: Option<Program>,
     #[serde(flatten)]
     batch: Option<NotApplied>,
+}
+
+/// The program of a volume, which mounted nothing.
+#[derive(Serialize)]
+struct Program {
+    exited: Option<i32>,
+    signal: Option<i32>,
+    said: String,
+}
+
+impl Program {
+    fn of(end: ProgramEnd, said: Option<&str>) -> Self {
+        let (exited, signal) = match end {
+            ProgramEnd::Exited(status) => (Some(status), None),
+            ProgramEnd::Killed(signal) => (None, Some(signal)),
+        };
+        Self {
+            exited,
+            signal,
+            said: said.unwrap_or_default().to_owned(),
+        }
+    }
 }
 
 /// What is there only of a batch.
@@ -311,6 +338,9 @@ impl Failure {
             errno: error.errno(),
             path: error.path().map(path),
             mount: error.mount().map(u64::from),
+            program: error
+                .program_end()
+                .map(|end| Program::of(end, error.program_said())),
             batch: error.batch().map(NotApplied::of),
         }
     }
@@ -367,7 +397,7 @@ impl Role {
 
 /// A path as text that can be turned back into its bytes: a backslash and each
 /// byte that is not UTF-8 is written `\xNN`, everything else stands for itself.
-fn path(path: &Path) -> String {
+pub(super) fn path(path: &Path) -> String {
     use std::fmt::Write as _;
     use std::os::unix::ffi::OsStrExt as _;
 

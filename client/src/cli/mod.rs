@@ -12,6 +12,7 @@ mod serve;
 mod status;
 mod style;
 mod text;
+mod volume;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -41,6 +42,11 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let words: Vec<OsString> = arguments.into_iter().collect();
     let exit = match Arguments::try_parse_from(&words) {
         Ok(arguments) => {
+            if let Command::Volume(command) = &arguments.command
+                && let Some(exit) = command.run_hidden()
+            {
+                return exit;
+            }
             let json = arguments.json;
             perform(arguments).unwrap_or_else(|error| output::error(&error, json))
         }
@@ -61,6 +67,7 @@ enum Answer {
         explanation: Explanation,
     },
     Status(Box<Status>),
+    Volume(volume::Report),
     Probed(Probe),
     Attached {
         detached: Detached,
@@ -94,6 +101,7 @@ impl Answer {
                 Health::Stale { .. } | Health::Hung { .. } => Exit::Dead,
                 Health::Private => Exit::Unknown,
             },
+            Self::Volume(report) => report.exit(),
             _ => Exit::Done,
         }
     }
@@ -104,7 +112,7 @@ fn perform(arguments: Arguments) -> Result<Exit, Error> {
     if let Some(timeout) = arguments.timeout {
         builder = builder.timeout(timeout);
     }
-    if let Some(socket) = arguments.socket {
+    if let Some(socket) = &arguments.socket {
         builder = builder.socket(socket);
     }
     let answer = match arguments.command {
@@ -160,6 +168,10 @@ fn perform(arguments: Arguments) -> Result<Exit, Error> {
             } else {
                 Answer::Applied(builder.connect()?.apply(batch)?)
             }
+        }
+        Command::Volume(command) => {
+            let (socket, timeout) = (arguments.socket.as_deref(), arguments.timeout);
+            Answer::Volume(volume::perform(&command, socket, timeout)?)
         }
         Command::List => Answer::List(builder.connect()?.list()?),
         Command::Probe { target } => {

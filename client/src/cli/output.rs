@@ -36,6 +36,10 @@ pub(super) fn error(error: &Error, as_json: bool) -> Exit {
         say(&json::error(error));
     } else {
         complain(&error.to_string());
+        if let Some(said) = error.program_said().filter(|said| !said.is_empty()) {
+            // There is nowhere left to report that standard error is closed.
+            let _ = writeln!(io::stderr(), "the program said: {said}");
+        }
     }
     Exit::of(error.kind())
 }

@@ -2,7 +2,6 @@
 
 use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
@@ -10,10 +9,11 @@ use mountwarden_protocol::{Mounted, Operation, Unmount as UnmountRequest, Unmoun
 
 use super::args::Served;
 use super::opened::Opened;
+use crate::words::filled;
 use crate::{Builder, Client, Error, Unmount};
 
 /// What stands for the number of the connection.
-const PLACE: &[u8] = b"{fd}";
+const PLACE: &str = "{fd}";
 
 /// A file system that is mounted and not served yet.
 pub(super) struct Serving {
@@ -51,7 +51,8 @@ impl Serving {
     /// again, which nobody would serve.
     pub(super) fn become_program(mut self) -> Error {
         let number = self.connection.as_raw_fd().to_string();
-        let arguments = self.arguments.iter().map(|word| filled(word, &number));
+        let values = [(PLACE, OsStr::new(&number))];
+        let arguments = self.arguments.iter().map(|word| filled(word, &values));
         let started = match rustix::io::fcntl_setfd(&self.connection, rustix::io::FdFlags::empty())
         {
             Ok(()) => Command::new(&self.program).args(arguments).exec(),
@@ -71,37 +72,5 @@ impl Serving {
         };
         let opened = Opened::of(&Operation::Unmount(unmount.clone()), None)?;
         opened.unmount(&mut self.client, unmount)
-    }
-}
-
-/// The word with the number in each place for it.
-fn filled(word: &OsStr, number: &str) -> OsString {
-    let mut filled = Vec::new();
-    let mut rest = word.as_bytes();
-    while let Some(at) = rest.windows(PLACE.len()).position(|part| part == PLACE) {
-        let (before, from) = rest.split_at(at);
-        filled.extend_from_slice(before);
-        filled.extend_from_slice(number.as_bytes());
-        rest = from.get(PLACE.len()..).unwrap_or_default();
-    }
-    filled.extend_from_slice(rest);
-    OsString::from_vec(filled)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_number_stands_in_each_place_for_it() {
-        for (word, is) in [
-            ("/dev/fd/{fd}", "/dev/fd/7"),
-            ("{fd}{fd}", "77"),
-            ("-o{fd}x", "-o7x"),
-            ("{f}", "{f}"),
-            ("", ""),
-        ] {
-            assert_eq!(filled(OsStr::new(word), "7"), is);
-        }
     }
 }

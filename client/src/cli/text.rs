@@ -23,6 +23,7 @@ pub(super) fn answer(answer: &Answer) -> String {
             operation,
             explanation,
         } => explain(operation, explanation),
+        Answer::Volume(report) => report.text(),
         Answer::Status(report) => status::text(report),
         Answer::Probed(probe) => probed(probe),
         Answer::Attached { detached, place } => format!(

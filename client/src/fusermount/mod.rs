@@ -6,7 +6,6 @@ mod channel;
 mod mounting;
 mod options;
 mod place;
-mod seen;
 mod unmounting;
 mod waiting;
 

@@ -5,8 +5,7 @@ use std::path::Path;
 use mountwarden_protocol::MountId;
 use mountwarden_protocol::escape::SafePath;
 
-use super::seen;
-use crate::{Client, Error, ErrorKind, Unmount};
+use crate::{Client, Error, ErrorKind, Unmount, seen};
 
 /// Why nothing was unmounted.
 pub(super) struct Failed {
@@ -37,7 +36,7 @@ pub(super) fn unmount(place: &Path, lazy: bool) -> Result<(), Failed> {
         is_answer: false,
     };
     let seen = seen::at(place).map_err(failed)?;
-    let own = seen.filter(|seen| seen.user == Some(uid.as_raw()));
+    let own = seen.filter(|seen| seen.line.user == Some(uid.as_raw()));
     let own = own.ok_or_else(|| Failed {
         message: format!(
             "no FUSE file system of yours is mounted at {}",

@@ -5,7 +5,7 @@
 //! would take a file system away from a program that serves it. Here the worst is a dead mount
 //! that stays.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io;
 use std::path::Path;
 
@@ -14,7 +14,8 @@ use mountwarden_protocol::escape::SafePath;
 use nix::sys::signal::SigSet;
 use rustix::io::Errno;
 
-use super::{Channel, seen, unmounting};
+use super::{Channel, unmounting};
+use crate::{inherited, seen};
 
 /// The id of the mount at a place.
 ///
@@ -56,16 +57,7 @@ fn detach(channel: &Channel) -> io::Result<()> {
     rustix::stdio::dup2_stdout(&null)?;
     rustix::stdio::dup2_stderr(&null)?;
     drop(null);
-    let numbers: Vec<i32> = fs::read_dir("/proc/self/fd")?
-        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
-        .collect();
-    for number in numbers {
-        if number > 2 && number != channel.number() {
-            // The one by which they were listed is closed already.
-            let _ = nix::unistd::close(number);
-        }
-    }
-    Ok(())
+    inherited::close_all_but(Some(channel.number()))
 }
 
 /// Whether that mount is there and its server is not.
