@@ -437,7 +437,7 @@ fn is_last(reply: &Reply) -> bool {
     )
 }
 
-fn socket_of_environment() -> PathBuf {
+pub(crate) fn socket_of_environment() -> PathBuf {
     std::env::var_os(SOCKET_VARIABLE)
         .filter(|path| !path.is_empty())
         .map_or_else(|| DEFAULT_SOCKET.into(), PathBuf::from)

@@ -30,9 +30,9 @@ mod export;
 mod program;
 mod uses;
 
-use std::fs::{self, File};
+use std::fs::{self, File, Permissions};
 use std::io;
-use std::os::unix::fs::DirBuilderExt as _;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -49,7 +49,7 @@ pub use self::uses::UseName;
 use self::expected::Expected;
 use self::program::Order;
 use self::uses::{Locked, Uses};
-use crate::client::Builder;
+use crate::client::{Builder, socket_of_environment};
 use crate::deadline::Deadline;
 use crate::seen::{self, Seen};
 use crate::{Client, Error, ErrorKind, Health, Unmount};
@@ -397,12 +397,8 @@ impl Volume {
 
     /// Mounts, and looks whether that is good.
     fn mount(&self, lock: &Locked<'_>) -> Result<Topmost, Error> {
-        match fs::DirBuilder::new().mode(0o700).create(&self.target) {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-                return Err(Error::no_directory(&self.target, error));
-            }
-            _ => {}
-        }
+        self.make_directory()
+            .map_err(|error| Error::no_directory(&self.target, error))?;
         let deadline = Deadline::after(self.deadlines.program);
         let begun = self.begin(lock);
         let found = match &begun {
@@ -430,13 +426,23 @@ impl Volume {
         }
     }
 
+    /// Makes the directory, which the helper's user must be able to read, whatever the umask is.
+    fn make_directory(&self) -> io::Result<()> {
+        match fs::create_dir(&self.target) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+            Ok(()) => fs::set_permissions(&self.target, Permissions::from_mode(0o755)),
+            failed => failed,
+        }
+    }
+
     fn begin(&self, lock: &Locked<'_>) -> Result<(), Error> {
         match &self.source {
             Source::Program(program) => {
+                let socket = self.socket.clone().unwrap_or_else(socket_of_environment);
                 let order = Order {
                     export: &self.export,
                     target: &self.target,
-                    socket: self.socket.as_deref(),
+                    socket: &socket,
                     launcher: &self.launcher,
                     within: self.deadlines.program,
                 };

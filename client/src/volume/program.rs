@@ -21,7 +21,7 @@ use super::uses::Locked;
 use super::{Export, children};
 use crate::deadline::Deadline;
 use crate::words::filled;
-use crate::{Error, SOCKET_VARIABLE};
+use crate::{DEFAULT_SOCKET, Error, SOCKET_VARIABLE};
 
 /// What is kept of what a program says on its standard error, in bytes.
 const SAID: u64 = 4096;
@@ -92,7 +92,8 @@ impl Program {
     }
 
     /// A variable of its environment, which has no others but
-    /// [`SOCKET_VARIABLE`](crate::SOCKET_VARIABLE) where the volume has a socket of its own.
+    /// [`SOCKET_VARIABLE`](crate::SOCKET_VARIABLE), where the helper's socket is not
+    /// [`DEFAULT_SOCKET`](crate::DEFAULT_SOCKET).
     #[must_use]
     pub fn variable(mut self, name: impl Into<OsString>, value: impl Into<OsString>) -> Self {
         self.environment.insert(name.into(), value.into());
@@ -180,8 +181,8 @@ impl Program {
         command.arg("--").arg(self.path.as_path());
         command.args(self.words(order.export, order.target));
         command.env_clear().envs(&self.environment);
-        if let Some(socket) = order.socket {
-            command.env(SOCKET_VARIABLE, socket);
+        if order.socket != Path::new(DEFAULT_SOCKET) {
+            command.env(SOCKET_VARIABLE, order.socket);
         }
         // So that what interrupts this process does not end the file system.
         command.process_group(0).current_dir("/");
@@ -197,7 +198,7 @@ impl Program {
 pub(super) struct Order<'v> {
     pub(super) export: &'v Export,
     pub(super) target: &'v AbsPath,
-    pub(super) socket: Option<&'v Path>,
+    pub(super) socket: &'v Path,
     pub(super) launcher: &'v Path,
     pub(super) within: Duration,
 }
