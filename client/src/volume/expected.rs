@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
 
 use mountwarden_protocol::{AbsPath, Kind};
@@ -22,6 +23,8 @@ pub(super) enum Expected {
         filesystem: String,
         source: Option<String>,
     },
+    /// That type on that device, whose path the table does not show.
+    Block { filesystem: String, device: AbsPath },
     /// That directory, wherever it lies.
     Bind(AbsPath),
 }
@@ -33,7 +36,10 @@ impl Expected {
             Kind::Bind { source, .. } => return Some(Self::Bind(source.clone())),
             Kind::Block {
                 device, filesystem, ..
-            } => (filesystem.to_string(), text(device)),
+            } => {
+                let (filesystem, device) = (filesystem.to_string(), device.clone());
+                return Some(Self::Block { filesystem, device });
+            }
             // In a file or on a loop device.
             Kind::Image { filesystem, .. } => (filesystem.to_string(), None),
             Kind::Network {
@@ -63,6 +69,10 @@ impl Expected {
                         .as_ref()
                         .is_none_or(|text| line.source == text.as_str())
             }
+            Self::Block { filesystem, device } => {
+                line.filesystem == filesystem.as_str()
+                    && (has_own_number(line) || line.device == number_of(device)?)
+            }
             Self::Bind(source) => {
                 let below = seen::beneath(source.as_path())?;
                 below.is_some_and(|below| shows(&below.line, source) == Some(same(line)))
@@ -71,8 +81,16 @@ impl Expected {
     }
 }
 
-fn text(path: &AbsPath) -> Option<String> {
-    path.as_path().to_str().map(str::to_owned)
+/// Whether the file system has a number that is no device's, as btrfs has, which may have
+/// several. Its type must do then.
+fn has_own_number(line: &Line) -> bool {
+    line.device.starts_with("0:")
+}
+
+fn number_of(device: &AbsPath) -> io::Result<String> {
+    let number = std::fs::metadata(device)?.rdev();
+    let (major, minor) = (rustix::fs::major(number), rustix::fs::minor(number));
+    Ok(format!("{major}:{minor}"))
 }
 
 /// What a mount shows: a directory of a file system.
@@ -122,6 +140,23 @@ mod tests {
         let mut of_another = line("fuse.quobyte", "quobyte@registry/volume");
         of_another.user = of_another.user.map(|uid| uid ^ 1);
         assert!(!fits(&of_another));
+    }
+
+    #[test]
+    fn a_device_is_known_by_its_number() {
+        let device = AbsPath::new("/dev/null").unwrap();
+        let expected = Expected::Block {
+            filesystem: "ext4".to_owned(),
+            device,
+        };
+        let on = |filesystem, number: &str| Line {
+            device: number.to_owned(),
+            ..line(filesystem, "/proc/self/fd/8")
+        };
+        let fits = |line: &Line| expected.fits(line).unwrap();
+        assert!(fits(&on("ext4", "1:3")));
+        assert!(!fits(&on("ext4", "1:5")));
+        assert!(!fits(&on("xfs", "1:3")));
     }
 
     #[test]
