@@ -77,19 +77,21 @@ impl Uses {
     /// another user's.
     pub(super) fn lock(&self, within: Duration) -> Result<Locked<'_>, Error> {
         let deadline = Deadline::after(within);
-        self.make()?;
         let path = self.place.join("lock");
         loop {
+            self.make()?;
             let file = open(&path, true).map_err(|error| self.failed(&error))?;
-            match file.try_lock() {
-                Ok(()) if is_at(&file, &path) => return Ok(Locked { uses: self, file }),
-                // Somebody has cleared the directory away meanwhile.
-                Ok(()) => self.make()?,
-                Err(TryLockError::WouldBlock) => {}
-                Err(TryLockError::Error(error)) => return Err(self.failed(&error)),
+            while let Err(why) = file.try_lock() {
+                if let TryLockError::Error(error) = why {
+                    return Err(self.failed(&error));
+                }
+                if !deadline.sleep(PAUSE) {
+                    return Err(Error::locked(&path, within));
+                }
             }
-            if !deadline.sleep(PAUSE) {
-                return Err(Error::locked(&path, within));
+            // Unless somebody has cleared the directory away meanwhile.
+            if is_at(&file, &path) {
+                return Ok(Locked { uses: self, file });
             }
         }
     }
@@ -291,5 +293,128 @@ fn gone(path: &Path) -> io::Result<()> {
     match fs::remove_file(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         removed => removed,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+    use crate::ErrorKind;
+
+    const SOON: Duration = Duration::from_millis(50);
+
+    fn uses(base: &tempfile::TempDir) -> Uses {
+        Uses::of(base.path(), &Export::new("x").unwrap())
+    }
+
+    fn name(text: &str) -> UseName {
+        UseName::new(text).unwrap()
+    }
+
+    #[test]
+    fn a_use_counts_once_and_until_it_ends() {
+        let base = tempfile::tempdir().unwrap();
+        let uses = uses(&base);
+        assert_eq!(uses.count().unwrap(), 0);
+        let lock = uses.lock(SOON).unwrap();
+        assert!(lock.add(&name("a")).unwrap());
+        assert!(!lock.add(&name("a")).unwrap());
+        assert!(lock.add(&name("b")).unwrap());
+        let held = lock.hold().unwrap();
+        let another = lock.hold().unwrap();
+        assert_eq!((lock.count().unwrap(), uses.count().unwrap()), (4, 4));
+        drop(held);
+        lock.remove(&name("a")).unwrap();
+        lock.remove(&name("a")).unwrap();
+        assert_eq!((uses.count().unwrap(), lock.count().unwrap()), (2, 2));
+        drop(another);
+        assert_eq!(lock.count().unwrap(), 1);
+        assert!(list(&uses.place.join("held")).unwrap().is_empty());
+    }
+
+    #[test]
+    fn no_use_survives_a_reboot() {
+        let base = tempfile::tempdir().unwrap();
+        let uses = uses(&base);
+        let lock = uses.lock(SOON).unwrap();
+        for text in ["", "00000000-0000-0000-0000-000000000000\n"] {
+            fs::write(lock.named(&name("a")), text).unwrap();
+            assert_eq!(uses.count().unwrap(), 0);
+            assert!(lock.add(&name("a")).unwrap());
+            assert_eq!(lock.count().unwrap(), 1);
+        }
+    }
+
+    #[test]
+    fn a_lock_is_waited_for_until_the_deadline() {
+        let base = tempfile::tempdir().unwrap();
+        let others = uses(&base);
+        let uses = uses(&base);
+        let lock = uses.lock(SOON).unwrap();
+        // As the launcher has it.
+        let passed_on = lock.file().unwrap();
+        drop(lock);
+        let error = others.lock(SOON).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::TimedOut);
+        assert_eq!(error.path(), Some(&*uses.place.join("lock")));
+        drop(passed_on);
+        others.lock(SOON).unwrap();
+    }
+
+    #[test]
+    fn a_lock_that_was_cleared_away_is_none() {
+        let base = tempfile::tempdir().unwrap();
+        let uses = uses(&base);
+        let old = uses.lock(SOON).unwrap();
+        fs::remove_dir_all(&uses.place).unwrap();
+        let new = uses.lock(SOON).unwrap();
+        assert!(!is_at(&old.file, &uses.place.join("lock")));
+        assert!(is_at(&new.file, &uses.place.join("lock")));
+    }
+
+    #[test]
+    fn what_others_can_write_to_is_refused() {
+        let base = tempfile::tempdir().unwrap();
+        let uses = uses(&base);
+        drop(uses.lock(SOON).unwrap());
+        let state = base.path().join(".mountwarden");
+        fs::set_permissions(&state, fs::Permissions::from_mode(0o777)).unwrap();
+        let error = uses.lock(SOON).unwrap_err();
+        assert!(
+            error.to_string().contains("of this user's alone"),
+            "{error}"
+        );
+        fs::rename(&state, base.path().join("elsewhere")).unwrap();
+        std::os::unix::fs::symlink(base.path().join("elsewhere"), &state).unwrap();
+        let error = uses.lock(SOON).unwrap_err();
+        assert!(
+            error.to_string().contains("of this user's alone"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn names_are_those_of_files() {
+        for text in ["a", "machine-42", "0b1f:x@y_z.w+", &"x".repeat(128)] {
+            assert_eq!(UseName::new(text).unwrap().as_str(), text);
+        }
+        for text in [
+            "",
+            ".",
+            "..",
+            ".x",
+            "a/b",
+            "a b",
+            "ä",
+            "a\n",
+            &"x".repeat(129),
+        ] {
+            assert_eq!(
+                UseName::new(text).unwrap_err().kind(),
+                ErrorKind::InvalidRequest
+            );
+        }
     }
 }
