@@ -11,8 +11,8 @@ Exit status:
    1  another failure
    2  the command line is not understood
    3  denied by the policy; explain: it would be denied
-   4  busy: the target holds another mount, or the mount is in use
-   5  not mounted, not the mount that --id names, or a path does not exist
+   4  busy: the target holds another mount, or the mount is in use; a volume is foreign
+   5  not mounted, not the mount that --id names, or a path does not exist; a volume is absent
    6  the helper cannot be reached, went away, or shares no protocol version; a
       lease was lost
    7  timed out
