@@ -105,6 +105,8 @@ pub enum ErrorKind {
     },
     /// The helper broke the protocol, or says that the client did.
     Protocol,
+    /// The service manager (systemd), or the way to it, failed or refused.
+    ServiceManager,
     /// The kernel refused for a reason without a kind of its own
     /// ([`Error::errno`]), or a newer helper has a code that this client does
     /// not know ([`Error::reply`]).
@@ -135,6 +137,7 @@ impl ErrorKind {
             Self::Unsupported => "unsupported",
             Self::UnsupportedVersion { .. } => "unsupported-version",
             Self::Protocol => "protocol",
+            Self::ServiceManager => "service-manager",
             Self::Failed => "failed",
         }
     }
@@ -214,7 +217,7 @@ impl Error {
         self.0.batch.as_ref()
     }
 
-    fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
+    pub(crate) fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
         Self(Box::new(Inner {
             kind,
             message: message.into(),

@@ -49,6 +49,8 @@ mod network;
 mod operation;
 mod passing;
 mod probe;
+#[cfg(feature = "volume")]
+pub mod volume;
 
 pub use batch::{Applied, Batch, BatchFailure, Left};
 pub use client::{Builder, Client, DEFAULT_SOCKET, DEFAULT_TIMEOUT, SOCKET_VARIABLE};

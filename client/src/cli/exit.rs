@@ -62,6 +62,7 @@ impl Exit {
             | ErrorKind::Changed
             | ErrorKind::Unsupported
             | ErrorKind::Protocol
+            | ErrorKind::ServiceManager
             | ErrorKind::Failed => Self::Failed,
         }
     }
