@@ -114,6 +114,8 @@ pub enum ErrorKind {
     },
     /// The helper broke the protocol, or says that the client did.
     Protocol,
+    /// The service manager (systemd), or the way to it, failed or refused.
+    ServiceManager,
     /// The kernel refused for a reason without a kind of its own
     /// ([`Error::errno`]), or a newer helper has a code that this client does
     /// not know ([`Error::reply`]).
@@ -146,6 +148,7 @@ impl ErrorKind {
             Self::Unsupported => "unsupported",
             Self::UnsupportedVersion { .. } => "unsupported-version",
             Self::Protocol => "protocol",
+            Self::ServiceManager => "service-manager",
             Self::Failed => "failed",
         }
     }

@@ -63,6 +63,7 @@ impl Exit {
             | ErrorKind::Unsupported
             | ErrorKind::Protocol
             | ErrorKind::ProgramFailed
+            | ErrorKind::ServiceManager
             | ErrorKind::Failed => Self::Failed,
         }
     }

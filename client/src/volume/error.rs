@@ -97,6 +97,16 @@ impl Error {
             .with_program(end, said)
     }
 
+    /// The launcher's own words for why the program is not in a scope, and was not started.
+    pub(super) fn scope(message: &str, timed_out: bool) -> Self {
+        let kind = if timed_out {
+            ErrorKind::TimedOut
+        } else {
+            ErrorKind::ServiceManager
+        };
+        Self::new(kind, Safe(message).to_string())
+    }
+
     pub(super) fn program_hangs(program: &AbsPath, within: Duration) -> Self {
         let message = format!(
             "the program {program} did not go to the background within {within:?}; it was killed"

@@ -56,6 +56,17 @@ impl Export {
     }
 }
 
+impl Export {
+    /// The name of a program's scope, but for the number that the launcher gives it.
+    pub(super) fn scope(&self) -> String {
+        let digest = self.digest();
+        format!(
+            "mountwarden-volume-{}",
+            digest.get(..16).unwrap_or_default()
+        )
+    }
+}
+
 impl fmt::Display for Export {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)

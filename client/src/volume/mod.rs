@@ -27,6 +27,8 @@ mod children;
 mod error;
 mod expected;
 mod export;
+mod init_system;
+mod manager;
 mod program;
 mod uses;
 
@@ -41,9 +43,11 @@ use mountwarden_protocol::{AbsPath, Kind, Mount, MountId, MountOptions, Passed, 
 #[cfg(feature = "cli")]
 pub(crate) use self::children::wait;
 pub use self::export::Export;
+pub use self::init_system::InitSystem;
+pub use self::manager::{Manager, ManagerState};
 #[cfg(feature = "cli")]
 pub(crate) use self::program::Ended;
-pub use self::program::{Program, ProgramEnd};
+pub use self::program::{Program, ProgramEnd, Scope};
 pub use self::uses::UseName;
 
 use self::expected::Expected;

@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use super::expected::Expected;
 use super::uses::Locked;
-use super::{Export, children};
+use super::{Export, InitSystem, Manager, children};
 use crate::deadline::Deadline;
 use crate::words::filled;
 use crate::{DEFAULT_SOCKET, Error, SOCKET_VARIABLE};
@@ -44,6 +44,32 @@ pub struct Program {
     environment: BTreeMap<OsString, OsString>,
     filesystem: Option<String>,
     source: Option<String>,
+    scope: Scope,
+}
+
+/// Where a program runs, on a machine that systemd runs: in a scope of its own, so that it does not
+/// end with the service that has started it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Scope {
+    /// Of the user's own manager, which takes no permission.
+    #[default]
+    User,
+    /// Of the system's manager, which takes one that root alone has by itself.
+    System,
+    /// In none: it is ended with the service, unless that says otherwise (`KillMode=`).
+    None,
+}
+
+impl Scope {
+    /// Whom to ask for it.
+    fn manager(self) -> Option<Manager> {
+        match self {
+            Self::User => Some(Manager::User),
+            Self::System => Some(Manager::System),
+            Self::None => None,
+        }
+        .filter(|_| InitSystem::detect() == InitSystem::Systemd)
+    }
 }
 
 impl Program {
@@ -62,6 +88,7 @@ impl Program {
             environment: BTreeMap::new(),
             filesystem: None,
             source: None,
+            scope: Scope::default(),
         })
     }
 
@@ -112,6 +139,13 @@ impl Program {
     #[must_use]
     pub fn shows_source(mut self, source: impl Into<String>) -> Self {
         self.source = Some(source.into());
+        self
+    }
+
+    /// Where it runs when systemd does; [`Scope::User`] if not given.
+    #[must_use]
+    pub fn scope(mut self, scope: Scope) -> Self {
+        self.scope = scope;
         self
     }
 
@@ -168,6 +202,9 @@ impl Program {
                 let error = io::Error::from_raw_os_error(errno);
                 Err(Error::not_started(self.path.as_path(), error))
             }
+            Some(Ended::NotInScope { message, timed_out }) => {
+                Err(Error::scope(&message, timed_out))
+            }
             Some(Ended::TimedOut) => Err(Error::program_hangs(&self.path, order.within)),
             None => Err(Error::launcher_failed(order.launcher, &said.text())),
         }
@@ -178,6 +215,10 @@ impl Program {
         command.arg0("mountwarden").args(["volume", "launch"]);
         command.arg("--within-ms");
         command.arg(order.within.as_millis().to_string());
+        if let Some(manager) = self.scope.manager() {
+            command.args(["--manager", manager.name()]);
+            command.arg("--scope").arg(order.export.scope());
+        }
         command.arg("--").arg(self.path.as_path());
         command.args(self.words(order.export, order.target));
         command.env_clear().envs(&self.environment);
@@ -209,6 +250,7 @@ pub(crate) enum Ended {
     Exited(i32),
     Killed(i32),
     NotStarted { errno: i32 },
+    NotInScope { message: String, timed_out: bool },
     TimedOut,
 }
 

@@ -8,7 +8,7 @@ use mountwarden_protocol::Propagation;
 use serde::Deserialize;
 
 use crate::cli::batch;
-use crate::volume::{Deadlines, Export, Program, Volume};
+use crate::volume::{Deadlines, Export, Program, Scope, Volume};
 use crate::{AbsPath, Error};
 
 /// The end of `volume --help`.
@@ -30,6 +30,8 @@ The file:
   [volume.quobyte]
   program = \"/usr/bin/mount.quobyte\"
   config = \"/etc/quobyte/client.cfg\"
+  scope = \"user\"                   # where systemd runs: in a scope of the user's manager, of the
+                                   # system's, or in \"none\"
 
   [[volume]]
   name = \"home\"
@@ -93,6 +95,28 @@ struct Served {
     #[serde(rename = "type")]
     filesystem: Option<String>,
     source: Option<String>,
+    #[serde(default)]
+    scope: Where,
+}
+
+/// Where a program runs on a machine that systemd runs.
+#[derive(Deserialize, Default, Clone, Copy)]
+#[serde(rename_all = "lowercase")]
+enum Where {
+    #[default]
+    User,
+    System,
+    None,
+}
+
+impl From<Where> for Scope {
+    fn from(place: Where) -> Self {
+        match place {
+            Where::User => Self::User,
+            Where::System => Self::System,
+            Where::None => Self::None,
+        }
+    }
 }
 
 #[derive(Deserialize)]
@@ -102,6 +126,8 @@ struct Quobyte {
     config: Option<PathBuf>,
     #[serde(default)]
     environment: BTreeMap<String, String>,
+    #[serde(default)]
+    scope: Where,
 }
 
 /// The volumes in a file, in its order. No deadline of theirs is longer than `limit`.
@@ -188,7 +214,7 @@ impl Served {
         if let Some(source) = self.source {
             program = program.shows_source(source);
         }
-        Ok(program)
+        Ok(program.scope(self.scope.into()))
     }
 }
 
@@ -198,7 +224,7 @@ impl Quobyte {
             AbsPath::new(&path).map_err(|error| Error::invalid_path("config", &path, error))
         });
         let program = Program::quobyte(&self.program, config.transpose()?.as_ref())?;
-        Ok(with_variables(program, self.environment))
+        Ok(with_variables(program, self.environment).scope(self.scope.into()))
     }
 }
 
@@ -255,6 +281,10 @@ block = { device = "/dev/x", type = "ext4", read_only = true }
         let begin = "base = \"/m\"\n[[volume]]\nname = \"a\"\n";
         let program = "program = { program = \"/p\", type = \"t\" }\n";
         for (text, why) in [
+            (
+                format!("{begin}export = \"x\"\nquobyte = {{ program = \"/p\", scope = \"x\" }}"),
+                "unknown variant `x`, expected one of `user`",
+            ),
             ("volume = []".to_owned(), "missing field `base`"),
             (
                 "base = \"/m\"\nbases = 1".to_owned(),

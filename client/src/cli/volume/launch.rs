@@ -14,17 +14,23 @@ use rustix::fs::{AtFlags, CWD, StatxFlags};
 use rustix::io::fcntl_dupfd_cloexec;
 use rustix::process::{Signal, getpgrp, kill_process_group};
 
+use crate::ErrorKind;
 use crate::deadline::Deadline;
 use crate::inherited;
-use crate::volume::{Ended, wait};
+use crate::volume::{Ended, Manager, wait};
 
 /// Starts a program and tells on standard output how its foreground part has ended. The lock of
 /// the volume is standard input: if who asked for this is killed, nobody else works on the volume
 /// before the program is done.
-pub(super) fn launch(words: &[OsString], within: Duration) -> ExitCode {
+pub(super) fn launch(
+    words: &[OsString],
+    scope: Option<(Manager, &str)>,
+    within: Duration,
+) -> ExitCode {
     match keep() {
         Ok(kept) => {
-            let ended = run(words, Deadline::after(within));
+            let deadline = Deadline::after(within);
+            let ended = enter(scope, within).map_or_else(|why| why, |()| run(words, deadline));
             let told = kept.tell(&ended);
             if ended == Ended::TimedOut {
                 // Itself, too, and so the lock.
@@ -67,6 +73,19 @@ impl Kept {
         let text = serde_json::to_vec(ended)?;
         (&self.out).write_all(&text)
     }
+}
+
+/// Enters the scope, before there is a program that could leave it behind.
+fn enter(scope: Option<(Manager, &str)>, within: Duration) -> Result<(), Ended> {
+    let Some((manager, name)) = scope else {
+        return Ok(());
+    };
+    let unit = format!("{name}-{}.scope", std::process::id());
+    let entered = manager.enter_scope(&unit, "A volume of mountwarden", within);
+    entered.map_err(|error| Ended::NotInScope {
+        message: error.to_string(),
+        timed_out: error.kind() == ErrorKind::TimedOut,
+    })
 }
 
 fn run(words: &[OsString], deadline: Deadline) -> Ended {

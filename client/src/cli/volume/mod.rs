@@ -13,7 +13,7 @@ use clap::{Args, Subcommand};
 
 pub(super) use self::file::FORMAT;
 pub(super) use self::report::Report;
-use crate::volume::{UseName, Volume};
+use crate::volume::{Manager, UseName, Volume};
 use crate::{Error, ErrorKind};
 
 #[derive(Debug, Subcommand)]
@@ -54,6 +54,12 @@ pub(super) enum Command {
         #[arg(long)]
         within_ms: u64,
 
+        #[arg(long, requires = "scope", value_parser = manager)]
+        manager: Option<Manager>,
+
+        #[arg(long, requires = "manager")]
+        scope: Option<String>,
+
         #[arg(last = true, required = true)]
         words: Vec<OsString>,
     },
@@ -86,12 +92,28 @@ pub(super) struct User {
     user: String,
 }
 
+fn manager(name: &str) -> Result<Manager, &'static str> {
+    let mut managers = [Manager::System, Manager::User].into_iter();
+    let named = managers.find(|manager| manager.name() == name);
+    named.ok_or("it is system or user")
+}
+
 impl Command {
     /// Runs what is a process of its own, and no command for people.
     pub(super) fn run_hidden(&self) -> Option<ExitCode> {
         match self {
-            Self::Launch { within_ms, words } => {
-                Some(launch::launch(words, Duration::from_millis(*within_ms)))
+            Self::Launch {
+                within_ms,
+                manager,
+                scope,
+                words,
+            } => {
+                let scope = manager.zip(scope.as_deref());
+                Some(launch::launch(
+                    words,
+                    scope,
+                    Duration::from_millis(*within_ms),
+                ))
             }
             Self::Ask { target } => Some(launch::ask(target)),
             _ => None,
