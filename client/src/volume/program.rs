@@ -2,29 +2,23 @@
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
-use std::fs::File;
 use std::io::{self, Read as _};
 use std::os::unix::ffi::OsStrExt as _;
-use std::os::unix::fs::FileExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use mountwarden_protocol::AbsPath;
-use mountwarden_protocol::escape::Safe;
-use rustix::fs::{MemfdFlags, SealFlags};
 use serde::{Deserialize, Serialize};
 
 use super::expected::Expected;
+use super::said::Said;
 use super::uses::Locked;
 use super::{Export, InitSystem, Manager, children};
 use crate::deadline::Deadline;
 use crate::words::filled;
 use crate::{DEFAULT_SOCKET, Error, SOCKET_VARIABLE};
-
-/// What is kept of what a program says on its standard error, in bytes.
-const SAID: u64 = 4096;
 
 const TARGET: &[u8] = b"{target}";
 
@@ -271,48 +265,12 @@ fn told_by(mut child: Child, deadline: Deadline) -> Option<Ended> {
         return None;
     }
     let mut text = String::new();
-    out?.take(SAID).read_to_string(&mut text).ok()?;
+    out?.take(4096).read_to_string(&mut text).ok()?;
     serde_json::from_str(&text).ok()
-}
-
-/// Standard error of a program, in memory. It grows to [`SAID`] bytes and not beyond, also when
-/// the program goes on to write for years; a pipe would end it with a signal then.
-struct Said(File);
-
-impl Said {
-    fn new() -> io::Result<Self> {
-        let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
-        let file = rustix::fs::memfd_create("stderr", flags)?;
-        rustix::fs::ftruncate(&file, SAID)?;
-        let seals = SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL;
-        rustix::fs::fcntl_add_seals(&file, seals)?;
-        Ok(Self(file.into()))
-    }
-
-    fn file(&self) -> io::Result<File> {
-        self.0.try_clone()
-    }
-
-    fn text(&self) -> String {
-        let mut bytes = Vec::new();
-        let mut part = [0; 512];
-        while let Ok(read @ 1..) = self
-            .0
-            .read_at(&mut part, bytes.len().try_into().unwrap_or(SAID))
-        {
-            bytes.extend_from_slice(part.get(..read).unwrap_or_default());
-        }
-        let end = bytes.iter().rposition(|&byte| byte != 0);
-        bytes.truncate(end.map_or(0, |end| end.saturating_add(1)));
-        let text = String::from_utf8_lossy(&bytes);
-        Safe(text.trim_end()).to_string()
-    }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::io::Write as _;
-
     use super::*;
 
     fn words(program: &Program) -> Vec<OsString> {
@@ -345,19 +303,5 @@ mod tests {
         assert!(program.expected().is_some());
         let program = Program::quobyte("/usr/bin/mount.quobyte", None).unwrap();
         assert_eq!(words(&program), expected[..3]);
-    }
-
-    #[test]
-    fn what_is_said_is_bounded_and_escaped() {
-        let said = Said::new().unwrap();
-        let mut file = said.file().unwrap();
-        file.write_all(b"a\x1b[31m\n").unwrap();
-        assert!(!said.text().contains(['\x1b', '\n']));
-        let mut written = 0;
-        while let Ok(more) = file.write(&[b'x'; 1000]) {
-            written += more;
-        }
-        assert!(written < 4096);
-        assert!(said.text().ends_with('x'));
     }
 }
