@@ -202,7 +202,7 @@ impl Volume {
     }
 
     /// The helper's socket, for this process and for the volume's program; without it, as for
-    /// [`Builder::socket`].
+    /// [`Builder::socket`](crate::Builder::socket).
     #[must_use]
     pub fn socket(mut self, path: impl Into<PathBuf>) -> Self {
         self.socket = Some(path.into());
