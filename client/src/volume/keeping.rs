@@ -21,6 +21,9 @@ use crate::{Client, Error, ErrorKind, Health, Unmount};
 /// How often a mount is looked for that a program is to make.
 const PAUSE: Duration = Duration::from_millis(20);
 
+/// How often a mount is looked at that is another one each time.
+const MOST_LOOKS: usize = 5;
+
 /// More dead mounts than that at one place are not taken away in one call.
 const MOST_DEAD: usize = 16;
 
@@ -30,25 +33,20 @@ impl Volume {
     /// # Errors
     /// Only when it cannot be found out: "stale" is an answer.
     pub fn validate(&self) -> Result<Found, Error> {
-        let seen = seen::at(self.target.as_path()).map_err(|error| self.look(error))?;
-        let Some(seen) = seen else {
-            return Ok(Found {
-                validity: Validity::Absent,
-                mount: None,
-            });
-        };
-        let mount = Topmost::of(&seen);
-        let fits = self.expected.fits(&seen.line);
-        // It would keep the mount in use.
-        drop(seen);
-        let validity = match mount.id {
-            Some(id) if fits.map_err(|error| self.look(error))? => self.health(id)?,
-            _ => Validity::Foreign,
-        };
-        Ok(Found {
-            validity,
-            mount: Some(mount),
-        })
+        for _ in 0..MOST_LOOKS {
+            let found = self.look()?;
+            let mount = found.mount.as_ref();
+            let validity = match mount.and_then(|mount| mount.id) {
+                Some(id) if found.validity == Validity::Good => self.health(id)?,
+                _ => return Ok(found),
+            };
+            // Whoever answered was asked by the path.
+            match validity {
+                Some(validity) if self.look()? == found => return Ok(Found { validity, ..found }),
+                _ => {}
+            }
+        }
+        Err(Error::other_mount(&self.target))
     }
 
     /// How many uses the mount has.
@@ -130,17 +128,35 @@ impl Volume {
         }
     }
 
-    fn look(&self, error: io::Error) -> Error {
-        Error::look(&self.target, error)
+    /// Looks whether the topmost mount is the volume's, and asks it nothing.
+    fn look(&self) -> Result<Found, Error> {
+        let failed = |error| Error::look(&self.target, error);
+        let Some(seen) = seen::at(self.target.as_path()).map_err(failed)? else {
+            return Ok(Found {
+                validity: Validity::Absent,
+                mount: None,
+            });
+        };
+        let mount = Topmost::of(&seen);
+        let is_own = mount.id.is_some() && self.expected.fits(&seen.line).map_err(failed)?;
+        let validity = if is_own {
+            Validity::Good
+        } else {
+            Validity::Foreign
+        };
+        Ok(Found {
+            validity,
+            mount: Some(mount),
+        })
     }
 
-    /// Whether the mount answers, which is the one with that id.
-    fn health(&self, id: MountId) -> Result<Validity, Error> {
+    /// How the mount with that id answers; `None` where the helper sees another.
+    fn health(&self, id: MountId) -> Result<Option<Validity>, Error> {
         let within = self.deadlines.answer;
         let probe = self.client().probe(&self.target, within)?;
-        Ok(match probe.health {
+        Ok(Some(match probe.health {
             Health::Alive if probe.id.is_none_or(|seen| seen == id) => Validity::Good,
-            Health::Alive | Health::Absent => return Err(Error::other_mount(&self.target)),
+            Health::Alive | Health::Absent => return Ok(None),
             Health::Stale { errno } => Validity::Stale { errno },
             Health::Hung { .. } => Validity::Hung,
             Health::Private => {
@@ -153,7 +169,7 @@ impl Volume {
                     None => Validity::Hung,
                 }
             }
-        })
+        }))
     }
 
     fn mount_where_needed(&self, lock: &Locked<'_>) -> Result<Made, Error> {
@@ -196,23 +212,19 @@ impl Volume {
             Ok(()) => self.await_mount(deadline)?,
             Err(_) => self.validate()?,
         };
-        let Found { validity, mount } = found;
-        match (begun, validity, mount) {
-            // Also when the one that was killed for its slowness had mounted already.
-            (_, Validity::Good, Some(mount)) => Ok(mount),
-            (Err(error), ..) => Err(error),
-            (Ok(()), Validity::Absent, _) => Err(self.nothing_mounted()),
-            (Ok(()), validity, mount) => {
-                let found = Found { validity, mount };
-                let error = Error::not_good(&self.target, &found);
-                match found.mount.filter(|_| validity != Validity::Foreign) {
-                    Some(mount) => match self.end(&mount) {
-                        Ok(()) => Err(error),
-                        Err(left) => Err(error.and_left(&left)),
-                    },
-                    None => Err(error),
-                }
-            }
+        let error = match (begun, found.validity) {
+            (Err(error), _) => error,
+            (Ok(()), Validity::Absent) => self.nothing_mounted(),
+            (Ok(()), _) => Error::not_good(&self.target, &found),
+        };
+        match (found.validity, found.mount) {
+            // Also when the program that was killed for its slowness had mounted already.
+            (Validity::Good, Some(mount)) => Ok(mount),
+            (Validity::Stale { .. } | Validity::Hung, Some(mount)) => match self.end(&mount) {
+                Ok(()) => Err(error),
+                Err(left) => Err(error.and_left(&left)),
+            },
+            _ => Err(error),
         }
     }
 
