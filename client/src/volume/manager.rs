@@ -217,7 +217,8 @@ impl Manager {
             Self::System => "it takes systemd and the system's D-Bus daemon",
             Self::User => {
                 "it takes a manager for this user that runs without a login (loginctl \
-                 enable-linger USER) and its D-Bus daemon (Debian: dbus-user-session)"
+                 enable-linger USER), its D-Bus daemon (Debian: dbus-user-session), and a service \
+                 that may see /run/user (ProtectHome=)"
             }
         }
     }
