@@ -152,24 +152,36 @@ impl Volume {
 
     /// How the mount with that id answers; `None` where the helper sees another.
     fn health(&self, id: MountId) -> Result<Option<Validity>, Error> {
-        let within = self.deadlines.answer;
-        let probe = self.client().probe(&self.target, within)?;
+        let probed = self.client().probe(&self.target, self.deadlines.answer);
+        let probe = match probed {
+            Ok(probe) => probe,
+            // As if the helper hung looks a file system that keeps its processes for ever.
+            Err(error) if error.kind() == ErrorKind::TimedOut => {
+                let own = self.ask()?;
+                let hangs = own == Validity::Hung;
+                return hangs.then_some(Some(own)).ok_or(error);
+            }
+            Err(error) => return Err(error),
+        };
         Ok(Some(match probe.health {
             Health::Alive if probe.id.is_none_or(|seen| seen == id) => Validity::Good,
             Health::Alive | Health::Absent => return Ok(None),
             Health::Stale { errno } => Validity::Stale { errno },
             Health::Hung { .. } => Validity::Hung,
-            Health::Private => {
-                let deadline = Deadline::after(within);
-                let asked = children::ask(&self.launcher, &self.target, deadline);
-                let asked = asked.map_err(|error| Error::not_started(&self.launcher, error))?;
-                match asked {
-                    Some(0) => Validity::Good,
-                    Some(errno) => Validity::Stale { errno },
-                    None => Validity::Hung,
-                }
-            }
+            Health::Private => self.ask()?,
         }))
+    }
+
+    /// How the mount answers to a process of this user's.
+    fn ask(&self) -> Result<Validity, Error> {
+        let deadline = Deadline::after(self.deadlines.answer);
+        let asked = children::ask(&self.launcher, &self.target, deadline);
+        let asked = asked.map_err(|error| Error::not_started(&self.launcher, error))?;
+        Ok(match asked {
+            Some(0) => Validity::Good,
+            Some(errno) => Validity::Stale { errno },
+            None => Validity::Hung,
+        })
     }
 
     fn mount_where_needed(&self, lock: &Locked<'_>) -> Result<Made, Error> {

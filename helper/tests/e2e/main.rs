@@ -24,6 +24,7 @@ mod fuse;
 mod holder;
 mod honest;
 mod hostile;
+mod keeper;
 mod kernel;
 mod libfuse;
 mod lines;
@@ -31,6 +32,7 @@ mod misleading;
 mod oddities;
 #[cfg(target_arch = "x86_64")]
 mod puppet;
+mod quobyte;
 mod racing;
 mod roles;
 mod sandbox;
@@ -77,6 +79,7 @@ fn main() -> ExitCode {
     {
         Some("mountwarden") => return mountwarden_client::cli::main(),
         Some("fusermount" | "fusermount3") => return mountwarden_client::fusermount::main(),
+        Some(name @ (quobyte::PROGRAM | quobyte::SERVER)) => return quobyte::main(name),
         _ => {}
     }
     if let Some(role) = std::env::var_os(roles::ROLE) {

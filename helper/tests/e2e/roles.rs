@@ -20,6 +20,7 @@ use nix::unistd::{Gid, Uid, execv, execve, geteuid, getpid, seteuid, setgid, set
 use rustix::process::{Resource, Rlimit, prlimit};
 
 use crate::holder;
+use crate::keeper;
 use crate::sandbox::Sandbox;
 use crate::tracer;
 use crate::wire::Wire;
@@ -57,6 +58,7 @@ pub(crate) fn play(role: &str) -> ExitCode {
         "alone" => alone(&arguments),
         "mapped" => mapped(),
         "holder" => holder::play(&arguments),
+        "volume" => keeper::use_volume(&arguments),
         other => panic!("no role {other}"),
     }
     ExitCode::SUCCESS

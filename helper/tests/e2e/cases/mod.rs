@@ -67,6 +67,11 @@ mod slow;
 mod start;
 mod tmpfs;
 mod unmounting;
+mod volume_defects;
+mod volume_kinds;
+mod volume_uses;
+mod volume_waits;
+mod volumes;
 
 use crate::Case;
 
@@ -711,6 +716,42 @@ cases! {
         attack_31_a_server_that_hangs
         a_hang_ends_with_the_helpers_deadline
         a_private_file_system
+    }
+    volumes {
+        the_whole_life
+        an_export_has_one_mount
+        connecting_makes_it_good
+        validating_looks_at_the_mount
+        disconnecting_what_is_not_good
+        without_systemd
+        arguments_are_configured
+    }
+    volume_defects {
+        a_dead_server_is_stale_and_repaired
+        busy_is_an_error_number
+        the_last_use_unmounts
+        what_is_not_good_is_not_connected
+        nothing_is_covered
+        one_mount_is_judged_by_its_own_marks
+        nothing_is_inherited
+        what_a_program_says_is_kept_apart
+    }
+    volume_waits {
+        a_lock_for_each_mount
+        a_hang_leaves_others_alone
+        every_step_has_a_deadline
+        killed_while_its_program_mounts
+        killed_while_it_waits
+    }
+    volume_uses {
+        held_uses_end_with_their_process
+        named_uses_outlive_a_crash
+        two_hundred_processes
+    }
+    volume_kinds {
+        a_bind
+        a_device
+        an_image
     }
     cli {
         exit_statuses_and_sentences

@@ -25,12 +25,24 @@ pub(crate) fn seconds() -> Option<Duration> {
 pub(crate) struct Random(u64);
 
 impl Random {
+    /// The sequence of a number.
+    pub(crate) fn of(seed: u64) -> Self {
+        Self(seed)
+    }
+
+    /// A new sequence. A case that fails prints what repeats it.
+    pub(crate) fn told() -> Self {
+        let seed = seed();
+        println!("{SEED}={seed}");
+        Self(seed)
+    }
+
     /// Another sequence, for another thread.
     pub(crate) fn fork(&self, number: usize) -> Self {
         Self(self.0 ^ u64::try_from(number + 1).unwrap() << 56)
     }
 
-    fn next(&mut self) -> u64 {
+    pub(crate) fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mixed = (self.0 ^ self.0 >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         let mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
