@@ -152,17 +152,11 @@ impl Volume {
 
     /// How the mount with that id answers; `None` where the helper sees another.
     fn health(&self, id: MountId) -> Result<Option<Validity>, Error> {
-        let probed = self.client().probe(&self.target, self.deadlines.answer);
-        let probe = match probed {
-            Ok(probe) => probe,
-            // As if the helper hung looks a file system that keeps its processes for ever.
-            Err(error) if error.kind() == ErrorKind::TimedOut => {
-                let own = self.ask()?;
-                let hangs = own == Validity::Hung;
-                return hangs.then_some(Some(own)).ok_or(error);
-            }
-            Err(error) => return Err(error),
-        };
+        if matches!(self.source, Source::Program(_)) {
+            return self.ask().map(Some);
+        }
+        let within = self.deadlines.answer;
+        let probe = self.client().probe(&self.target, within)?;
         Ok(Some(match probe.health {
             Health::Alive if probe.id.is_none_or(|seen| seen == id) => Validity::Good,
             Health::Alive | Health::Absent => return Ok(None),
@@ -172,7 +166,9 @@ impl Volume {
         }))
     }
 
-    /// How the mount answers to a process of this user's.
+    /// How the mount answers to a process of this user's, whom a program's mount always answers.
+    /// A FUSE server that takes a question and answers none keeps whoever asked until it ends,
+    /// also from SIGKILL: a session of the helper's would keep one of the user's connections.
     fn ask(&self) -> Result<Validity, Error> {
         let deadline = Deadline::after(self.deadlines.answer);
         let asked = children::ask(&self.launcher, &self.target, deadline);

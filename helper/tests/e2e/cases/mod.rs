@@ -739,6 +739,7 @@ cases! {
     volume_waits {
         a_lock_for_each_mount
         a_hang_leaves_others_alone
+        a_server_that_keeps_who_asks
         every_step_has_a_deadline
         killed_while_its_program_mounts
         killed_while_it_waits

@@ -165,28 +165,6 @@ pub(crate) fn what_is_not_good_is_not_connected(sandbox: &Sandbox) -> Result<(),
         keeper.one(json!({ "allow_other": allow_other }));
         keeper.done(&connect);
         keeper.done(&["disconnect", "disk-1"]);
-        // Who has asked a server that takes questions and answers none is in its hands, and keeps
-        // the mount busy, until that ends.
-        keeper.one(json!({ "stalls": true, "allow_other": allow_other }));
-        keeper.within(&[("answer", 1), ("helper", 3)]);
-        let (status, value) = keeper.ask(&connect);
-        let error = &value["error"];
-        assert_eq!((status, &error["code"]), (8, &json!("hung")), "{error}");
-        let message = error["message"].as_str().unwrap();
-        assert!(message.contains("the mount is still there"), "{message}");
-        let (status, found) = unchanged(|| keeper.ask(&["validate", "disk-1"]));
-        assert_eq!((status, &found["state"]), (8, &json!("hung")));
-        assert_eq!(found["uses"], 0);
-        keeper.kill_server(&keeper.target());
-        keeper.one(json!({ "allow_other": allow_other }));
-        keeper.file(FILE);
-        let repaired = keeper.done(&connect);
-        assert_eq!(
-            (&repaired["outcome"], &repaired["uses"]),
-            (&json!("repaired"), &json!(1))
-        );
-        keeper.done(&["disconnect", "disk-1"]);
-        keeper.all_is_gone();
     }
     Ok(())
 }

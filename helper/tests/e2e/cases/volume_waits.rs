@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::Skip;
 use crate::daemon::wait_for;
-use crate::keeper::{FILE, Keeper};
+use crate::keeper::{FILE, Keeper, POLICY};
 use crate::kernel::{self, named, unchanged};
 use crate::quobyte::PROGRAM;
 use crate::sandbox::Sandbox;
@@ -120,6 +120,47 @@ pub(crate) fn a_hang_leaves_others_alone(sandbox: &Sandbox) -> Result<(), Skip> 
     Ok(())
 }
 
+/// Whoever asks a server that takes questions and answers none is in its hands until it ends. That
+/// keeps the mount busy, and nobody else waiting: not even who may have few connections to the
+/// helper.
+pub(crate) fn a_server_that_keeps_who_asks(sandbox: &Sandbox) -> Result<(), Skip> {
+    let limits = "[limits]\nconnections_per_user = 2\n\n[[grant]]";
+    let keeper = Keeper::judged_by(sandbox, &POLICY.replacen("[[grant]]", limits, 1))?;
+    let connect = ["connect", "disk-1"];
+    for allow_other in [false, true] {
+        keeper.one(json!({ "stalls": true, "allow_other": allow_other }));
+        keeper.within(&[("answer", 1)]);
+        let (status, value) = keeper.ask(&connect);
+        let error = &value["error"];
+        assert_eq!((status, &error["code"]), (8, &json!("hung")), "{error}");
+        let message = error["message"].as_str().unwrap();
+        assert!(message.contains("the mount is still there"), "{message}");
+        for _ in 0..3 {
+            let (status, found) = unchanged(|| keeper.ask(&["validate", "disk-1"]));
+            assert_eq!((status, &found["state"]), (8, &json!("hung")), "{found}");
+            assert_eq!(found["uses"], 0);
+        }
+        let left = unchanged(|| keeper.done(&["disconnect", "disk-1"]));
+        assert_eq!(
+            (&left["outcome"], &left["warning"]),
+            (&json!("left"), &json!("hung"))
+        );
+        keeper.file(FILE);
+        keeper.done(&["connect", "disk-3"]);
+        keeper.done(&["disconnect", "disk-3"]);
+        keeper.kill_server(&keeper.target());
+        keeper.one(json!({ "allow_other": allow_other }));
+        let repaired = keeper.done(&connect);
+        assert_eq!(
+            (&repaired["outcome"], &repaired["uses"]),
+            (&json!("repaired"), &json!(1))
+        );
+        keeper.done(&["disconnect", "disk-1"]);
+        keeper.all_is_gone();
+    }
+    Ok(())
+}
+
 /// It waited for ever, for each of these.
 pub(crate) fn every_step_has_a_deadline(sandbox: &Sandbox) -> Result<(), Skip> {
     let keeper = Keeper::start(sandbox)?;
@@ -170,10 +211,10 @@ pub(crate) fn every_step_has_a_deadline(sandbox: &Sandbox) -> Result<(), Skip> {
     // The helper.
     keeper.file(FILE);
     keeper.done(&connect);
-    keeper.within(&[("helper", 1), ("answer", 1)]);
+    keeper.within(&[("helper", 1), ("program", 1)]);
     let gate = named(keeper.stand.daemon.pid(), "mw-gate")[0];
     kill(gate, Signal::SIGSTOP).unwrap();
-    for words in [connect, ["validate", "disk-1"], ["disconnect", "disk-1"]] {
+    for words in [["disconnect", "disk-1"], ["connect", "disk-3"]] {
         let (status, error) = keeper.refused(&words);
         assert_eq!(
             (status, &error["code"]),
@@ -181,8 +222,17 @@ pub(crate) fn every_step_has_a_deadline(sandbox: &Sandbox) -> Result<(), Skip> {
             "{words:?}: {error}"
         );
     }
-    kill(gate, Signal::SIGCONT).unwrap();
+    // Who is there already is found without it.
     keeper.file(FILE);
+    assert_eq!(keeper.done(&connect)["outcome"], "already-good");
+    kill(gate, Signal::SIGCONT).unwrap();
+    // The server that was too late is answered now, and finds that nobody waits for it.
+    wait_for("the late server is gone", || {
+        keeper
+            .servers(&keeper.second_target())
+            .is_empty()
+            .then_some(())
+    });
     let ended = keeper.done(&["disconnect", "disk-1"]);
     assert_eq!(
         (&ended["outcome"], &ended["uses"]),
