@@ -38,14 +38,23 @@ mod replay {
         }
     }
 
-    #[test]
-    fn the_corpus_of_frame_holds() {
-        replay("frame", mountwarden_fuzz::frame);
+    /// A test a target.
+    macro_rules! targets {
+        ($($name:ident)+) => {
+            const TARGETS: &[&str] = &[$(stringify!($name)),+];
+
+            mod the_corpus_holds_of {
+                $(#[test]
+                fn $name() {
+                    super::replay(stringify!($name), mountwarden_fuzz::$name);
+                })+
+            }
+        };
     }
 
-    #[test]
-    fn the_corpus_of_policy_parse_holds() {
-        replay("policy_parse", mountwarden_fuzz::policy_parse);
+    targets! {
+        frame
+        policy_parse
     }
 
     /// `MOUNTWARDEN_WRITE_CORPUS=1` writes what is missing.
@@ -75,9 +84,9 @@ mod replay {
                 .map(|path| path.file_stem().unwrap().to_owned())
                 .collect()
         };
-        let targets = names("fuzz_targets");
-        assert_eq!(targets, names("corpus"));
-        assert_eq!(targets, names("dictionaries"));
-        assert_eq!(targets.len(), 2, "a test above replays each corpus");
+        let targets: BTreeSet<_> = TARGETS.iter().map(Into::into).collect();
+        for directory in ["fuzz_targets", "corpus", "dictionaries"] {
+            assert_eq!(names(directory), targets, "{directory}");
+        }
     }
 }
