@@ -106,7 +106,7 @@ fn run(name: &Name, words: impl Iterator<Item = OsString>) -> Result<ExitCode, S
         Command::Wait { place, socket } => {
             let place = place::resolve(&place)?;
             let channel = Channel::named(socket)?;
-            let id = waiting::mounted(&place)?;
+            let id = place::mounted(&place)?;
             waiting::wait(&channel, &place, id)?;
         }
     }

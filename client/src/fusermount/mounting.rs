@@ -8,7 +8,7 @@ use mountwarden_protocol::escape::{Safe, SafePath};
 use mountwarden_protocol::{DenyReason, Explanation, MountId, MountOptions, Operation};
 use rustix::fs::OFlags;
 
-use super::{Channel, Name, Options, unmounting};
+use super::{Channel, Name, Options, place, unmounting};
 use crate::{Client, Error, ErrorKind, FuseMount, Passing};
 
 /// Mounts and sends the connection; gives the mount's id.
@@ -26,14 +26,27 @@ pub(super) fn mount(
     // Who has it open keeps what it lies on in use.
     drop(target);
     let id = made.mounted.mount.id;
-    if let Err(error) = channel.send(&made.connection) {
-        let left = match unmounting::end(place, Some(id), true) {
-            Ok(()) => String::new(),
-            Err(left) => format!("; the mount is still there: {left}"),
-        };
-        return Err(format!("sending file descriptor: {error}{left}"));
+    let served = is_seen(place, id).and_then(|()| {
+        let sent = channel.send(&made.connection);
+        sent.map_err(|error| format!("sending file descriptor: {error}"))
+    });
+    match served.map_err(|why| (why, unmounting::end(place, Some(id), true))) {
+        Ok(()) => Ok(id),
+        Err((why, Ok(()))) => Err(why),
+        Err((why, Err(left))) => Err(format!("{why}; the mount is still there: {left}")),
     }
-    Ok(id)
+}
+
+/// A path leads elsewhere in another mount namespace than the helper's, such as a container's.
+fn is_seen(place: &Path, id: MountId) -> Result<(), String> {
+    let why = match place::mounted(place) {
+        Ok(found) if found == id => return Ok(()),
+        Ok(_) => format!("mountpoint {} shows another mount", SafePath(place)),
+        Err(why) => why,
+    };
+    Err(format!(
+        "{why}: the helper has mounted in its own mount namespace, which this may not be"
+    ))
 }
 
 /// Opens the mount point as its user.

@@ -10,24 +10,11 @@ use std::io;
 use std::path::Path;
 
 use mountwarden_protocol::MountId;
-use mountwarden_protocol::escape::SafePath;
 use nix::sys::signal::SigSet;
 use rustix::io::Errno;
 
-use super::{Channel, unmounting};
-use crate::{inherited, seen};
-
-/// The id of the mount at a place.
-///
-/// # Errors
-/// Where there is none.
-pub(super) fn mounted(place: &Path) -> Result<MountId, String> {
-    let shown = SafePath(place);
-    let failed = |error| format!("failed to access mountpoint {shown}: {error}");
-    let seen = seen::at(place).map_err(failed)?;
-    let seen = seen.ok_or_else(|| format!("{shown} is not the root of a mount"))?;
-    seen.id().map_err(failed)
-}
+use super::{Channel, place, unmounting};
+use crate::inherited;
 
 /// Waits for the end of the socket, then ends the mount if it is still there and dead.
 ///
@@ -64,7 +51,7 @@ fn detach(channel: &Channel) -> io::Result<()> {
 fn is_dead(place: &Path, id: MountId) -> bool {
     // As it has died; while it was dying; before it had ever served.
     let dead = [Errno::NOTCONN, Errno::CONNABORTED, Errno::CONNREFUSED];
-    mounted(place).is_ok_and(|found| found == id)
+    place::mounted(place).is_ok_and(|found| found == id)
         && File::open(place).is_err_and(|error| {
             Errno::from_io_error(&error).is_some_and(|errno| dead.contains(&errno))
         })

@@ -249,6 +249,41 @@ pub(crate) fn a_private_home(sandbox: &Sandbox) -> Result<(), Skip> {
     Ok(())
 }
 
+/// What the setuid program would mount there, as in a container, would appear elsewhere: a
+/// descriptor from there is refused, and what was mounted by its path is ended again.
+pub(crate) fn attack_05_from_another_namespace(sandbox: &Sandbox) -> Result<(), Skip> {
+    let stand = Stand::start(sandbox, POLICY)?;
+    let elsewhere = |program: &str| {
+        let mut command = stand.run("/usr/bin/unshare");
+        command.args(["--user", "--map-current-user", "--mount", "--", program]);
+        command
+    };
+    if !elsewhere("/bin/true")
+        .status()
+        .is_ok_and(|status| status.success())
+    {
+        return Err(Skip("unshare(1) makes no user namespace here".to_owned()));
+    }
+    let passed = (
+        stand.place("a"),
+        "lies on a mount that is not in the helper's mount namespace",
+    );
+    let by_path = (
+        sandbox.path("mnt/a"),
+        "is not the root of a mount: the helper has mounted in its own mount namespace",
+    );
+    for (place, words) in [passed, by_path] {
+        let mut command = elsewhere(&stand.own());
+        command.args(["-o", "subtype=e2e", "--"]).arg(&place);
+        let (status, _, error, connection) = unchanged(|| call(command));
+        assert_eq!((status, connection.is_none()), (1, true), "{error}");
+        assert!(error.contains(words), "{error}");
+        drop(mounted(&stand, "subtype=e2e", &place));
+        assert_eq!(unmount(&stand, "-uz", &place), (0, String::new()));
+    }
+    Ok(())
+}
+
 /// Where the grant takes no descriptor, the target is asked for by its path.
 pub(crate) fn a_target_by_its_path(sandbox: &Sandbox) -> Result<(), Skip> {
     sandbox.needs_root()?;

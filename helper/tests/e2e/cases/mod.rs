@@ -147,6 +147,7 @@ cases! {
         attack_17_refused_unless_granted
         the_connection_comes_over_the_socket
         a_private_home
+        attack_05_from_another_namespace
         a_target_by_its_path
         unmounts_its_users_own
         dead_and_busy
