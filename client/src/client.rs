@@ -194,6 +194,17 @@ impl Client {
         }
     }
 
+    /// Whether a mount of that id is in the list.
+    #[cfg(feature = "volume")]
+    pub(crate) fn has_mount(&mut self, id: MountId) -> Result<bool, Error> {
+        let mut call = self.begin();
+        let after = MountId::try_from(u64::from(id).saturating_sub(1)).ok();
+        match self.exchange(&Request::List { after }, &mut call)? {
+            Reply::List(page) => Ok(page.mounts.first().is_some_and(|first| first.id == id)),
+            other => Err(self.misfit(&other, "a list")),
+        }
+    }
+
     /// Asks what the policy says of an operation, without doing it.
     ///
     /// ```no_run

@@ -65,10 +65,10 @@ pub use error::{Error, ErrorKind};
 pub use filesystem::{Block, Fuse, FuseMount, Image, Overlay};
 pub use mountwarden_protocol as protocol;
 pub use mountwarden_protocol::{
-    AbsPath, Counters, DenyReason, Detached, ErrorCode, ErrorReply, Explanation, FilesystemOptions,
-    InvalidBatch, InvalidFilesystem, InvalidOption, InvalidPath, LandlockReport, Layers, Limits,
-    MountAttributes, MountId, MountInfo, Mounted, Operation, Outcome, Role, RoleReport, Status,
-    TmpfsInodes, TmpfsLimits, TmpfsMode, TmpfsSize, Unmounted, Versions,
+    AbsPath, Counters, DenyReason, Detached, DeviceNumber, ErrorCode, ErrorReply, Explanation,
+    FilesystemOptions, InvalidBatch, InvalidFilesystem, InvalidOption, InvalidPath, LandlockReport,
+    Layers, Limits, MountAttributes, MountId, MountInfo, Mounted, Operation, Outcome, Role,
+    RoleReport, Status, TmpfsInodes, TmpfsLimits, TmpfsMode, TmpfsSize, Unmounted, Versions,
 };
 pub use moving::Move;
 pub use network::Network;

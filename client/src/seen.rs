@@ -8,9 +8,11 @@ use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::{Path, PathBuf};
 
-use mountwarden_protocol::MountId;
+use mountwarden_protocol::{DeviceNumber, MountId, MountInfo};
 use rustix::fs::{AtFlags, Mode, OFlags, StatxFlags};
 use rustix::io::Errno;
+
+use crate::{Client, Error};
 
 const TABLE: &str = "/proc/self/mountinfo";
 
@@ -32,8 +34,8 @@ pub(crate) struct Line {
     pub(crate) place: PathBuf,
     /// Which directory or file of the file system it shows.
     pub(crate) shows: PathBuf,
-    /// The file system's device number, `MAJOR:MINOR`.
-    pub(crate) device: String,
+    /// The number of the file system.
+    pub(crate) device: DeviceNumber,
     /// Such as `ext4` or `fuse.sshfs`.
     pub(crate) filesystem: OsString,
     pub(crate) source: OsString,
@@ -50,6 +52,31 @@ impl Seen {
         let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
         let status = rustix::fs::statx(&self.root, "", flags, StatxFlags::MNT_ID | UNIQUE)?;
         MountId::try_from(status.stx_mnt_id).map_err(|_| Errno::NOSYS.into())
+    }
+}
+
+impl Line {
+    /// Whether it shows the same as a mount at the same place of the helper's mount namespace.
+    pub(crate) fn is_of(&self, mount: &MountInfo) -> bool {
+        self.place == mount.target.as_path()
+            && self.shows == mount.root.as_path()
+            && self.device == mount.device
+    }
+
+    /// The id that the helper knows the mount by. In another mount namespace, such as that of a
+    /// service with `ProtectSystem=`, this process sees a copy that has spread to it, with an id
+    /// of its own.
+    ///
+    /// # Errors
+    /// Where the helper does not say.
+    pub(crate) fn id_at_helper(&self, own: MountId, client: &mut Client) -> Result<MountId, Error> {
+        // Most often it is the same, and that is one short page.
+        if client.has_mount(own)? {
+            return Ok(own);
+        }
+        let mounts = client.list()?;
+        let last = mounts.iter().rfind(|mount| self.is_of(mount));
+        Ok(last.map_or(own, |mount| mount.id))
     }
 }
 
@@ -92,7 +119,11 @@ fn line_of(table: &[u8], number: &str) -> Option<Line> {
 
 fn parse(line: &[u8]) -> Option<Line> {
     let mut fields = line.split(|&byte| byte == b' ');
-    let device = str::from_utf8(fields.nth(2)?).ok()?.to_owned();
+    let (major, minor) = str::from_utf8(fields.nth(2)?).ok()?.split_once(':')?;
+    let device = DeviceNumber {
+        major: major.parse().ok()?,
+        minor: minor.parse().ok()?,
+    };
     let (shows, place) = (unescaped(fields.next()?), unescaped(fields.next()?));
     let mut about = fields.skip_while(|field| *field != b"-").skip(1);
     let (filesystem, source) = (unescaped(about.next()?), unescaped(about.next()?));
@@ -153,7 +184,7 @@ mod tests {
         let expected = Line {
             place: "/m x".into(),
             shows: "/x".into(),
-            device: "0:2".to_owned(),
+            device: DeviceNumber { major: 0, minor: 2 },
             filesystem: "fuse.s".into(),
             source: ",user_id=9".into(),
             user: Some(12),

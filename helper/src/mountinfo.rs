@@ -43,7 +43,10 @@ pub fn parse(line: &[u8]) -> Option<MountStatus> {
     let mut fields = line.split(|&byte| byte == b' ');
     let id = number(fields.next()?)?;
     let parent = number(fields.next()?)?;
-    let _device = fields.next()?;
+    let device = fields.next()?.split(|&byte| byte == b':');
+    let mut device =
+        device.map(|digits| number(digits).and_then(|number| u32::try_from(number).ok()));
+    let device = (device.next()??, device.next()??);
     let root = unescape(fields.next()?)?;
     let point = unescape(fields.next()?)?;
     let mut attributes = 0;
@@ -78,6 +81,7 @@ pub fn parse(line: &[u8]) -> Option<MountStatus> {
         filesystem: unescape(filesystem)?,
         root,
         point,
+        device,
     })
 }
 

@@ -5,7 +5,9 @@ use std::ops::ControlFlow;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use mountwarden_protocol::{AbsPath, MountAttributes, MountId, MountInfo, Propagation};
+use mountwarden_protocol::{
+    AbsPath, DeviceNumber, MountAttributes, MountId, MountInfo, Propagation,
+};
 use nix::errno::Errno;
 
 use crate::files;
@@ -79,6 +81,10 @@ pub(crate) fn info(mount: &MountStatus) -> Option<MountInfo> {
         filesystem: String::from_utf8_lossy(&mount.filesystem).into_owned(),
         root: AbsPath::from_bytes(&mount.root).ok()?,
         attributes: attributes(mount),
+        device: DeviceNumber {
+            major: mount.device.0,
+            minor: mount.device.1,
+        },
     })
 }
 

@@ -71,6 +71,7 @@ fn the_manuals_example() {
         filesystem: b"ext3".to_vec(),
         root: b"/mnt1".to_vec(),
         point: b"/mnt 2".to_vec(),
+        device: (98, 0),
     };
     assert_eq!(parse(line), Some(wanted));
 }

@@ -37,8 +37,8 @@ pub use options::{
 };
 pub use path::{AbsPath, InvalidPath, MAX_COMPONENT, MAX_PATH};
 pub use reply::{
-    Detached, Explanation, ListPage, MountInfo, Mounted, Outcome, ProbeAnswer, Probed, Reply,
-    TmpfsLimits, Unmounted,
+    Detached, DeviceNumber, Explanation, ListPage, MountInfo, Mounted, Outcome, ProbeAnswer,
+    Probed, Reply, TmpfsLimits, Unmounted,
 };
 pub use request::{
     Detach, Kind, Lift, Mount, Move, Operation, Propagation, Remount, Request, Unmount,

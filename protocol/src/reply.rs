@@ -64,6 +64,24 @@ pub struct MountInfo {
     pub root: AbsPath,
     /// Its attributes.
     pub attributes: MountAttributes,
+    /// The number of the file system, which it has in every mount namespace.
+    pub device: DeviceNumber,
+}
+
+/// A device number, as `mountinfo` shows it (`proc_pid_mountinfo(5)`). The major one is 0 for a
+/// file system that is on no device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeviceNumber {
+    /// Which driver.
+    pub major: u32,
+    /// Which of its devices.
+    pub minor: u32,
+}
+
+impl std::fmt::Display for DeviceNumber {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}:{}", self.major, self.minor)
+    }
 }
 
 /// The answer to an unmount request.

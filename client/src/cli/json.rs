@@ -133,6 +133,7 @@ struct Mount<'a> {
     filesystem: &'a str,
     root: String,
     flags: Vec<&'static str>,
+    device: String,
 }
 
 impl<'a> Mount<'a> {
@@ -143,6 +144,7 @@ impl<'a> Mount<'a> {
             filesystem: &mount.filesystem,
             root: path(mount.root.as_path()),
             flags: MountAttributes::names(mount.attributes),
+            device: mount.device.to_string(),
         }
     }
 }

@@ -18,6 +18,7 @@ use mountwarden_protocol::escape::Safe;
 use arguments::Command;
 use channel::Channel;
 use options::Options;
+use waiting::Mounted;
 
 /// The command line is that of this version of libfuse.
 const VERSION: &str = "3.18.0";
@@ -98,16 +99,16 @@ fn run(name: &Name, words: impl Iterator<Item = OsString>) -> Result<ExitCode, S
             let channel = Channel::named(socket)?;
             let options = Options::parse(&options.to_string_lossy())?;
             let stays = options.auto_unmount;
-            let id = mounting::mount(name, options, &place, &channel)?;
+            let mounted = mounting::mount(name, options, &place, &channel)?;
             if stays {
-                waiting::wait(&channel, &place, id)?;
+                waiting::wait(&channel, &place, &mounted)?;
             }
         }
         Command::Wait { place, socket } => {
             let place = place::resolve(&place)?;
             let channel = Channel::named(socket)?;
-            let id = place::mounted(&place)?;
-            waiting::wait(&channel, &place, id)?;
+            let mounted = Mounted::at(&place)?;
+            waiting::wait(&channel, &place, &mounted)?;
         }
     }
     Ok(ExitCode::SUCCESS)

@@ -5,13 +5,15 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
 use mountwarden_protocol::escape::{Safe, SafePath};
-use mountwarden_protocol::{DenyReason, Explanation, MountId, MountOptions, Operation};
+use mountwarden_protocol::{
+    DenyReason, ErrorReply, Explanation, MountId, MountInfo, MountOptions, Operation,
+};
 use rustix::fs::OFlags;
 
-use super::{Channel, Name, Options, place, unmounting};
-use crate::{Client, Error, ErrorKind, FuseMount, Passing};
+use super::{Channel, Mounted, Name, Options, unmounting};
+use crate::{Client, Error, ErrorKind, FuseMount, Passing, seen};
 
-/// Mounts and sends the connection; gives the mount's id.
+/// Mounts and sends the connection.
 ///
 /// # Errors
 /// Why there is no mount, which is ended again where the connection cannot be sent.
@@ -20,33 +22,36 @@ pub(super) fn mount(
     mut options: Options,
     place: &Path,
     channel: &Channel,
-) -> Result<MountId, String> {
+) -> Result<Mounted, String> {
     let target = open(place)?;
     let made = ask(name, &mut options, place, &target).map_err(|error| error.to_string())?;
     // Who has it open keeps what it lies on in use.
     drop(target);
-    let id = made.mounted.mount.id;
-    let served = is_seen(place, id).and_then(|()| {
+    let at_helper = made.mounted.mount.id;
+    let served = own_id(place, &made.mounted.mount).and_then(|own| {
         let sent = channel.send(&made.connection);
-        sent.map_err(|error| format!("sending file descriptor: {error}"))
+        sent.map_err(|error| format!("sending file descriptor: {error}"))?;
+        Ok(Mounted { own, at_helper })
     });
-    match served.map_err(|why| (why, unmounting::end(place, Some(id), true))) {
-        Ok(()) => Ok(id),
-        Err((why, Ok(()))) => Err(why),
-        Err((why, Err(left))) => Err(format!("{why}; the mount is still there: {left}")),
-    }
+    served.map_err(|why| match unmounting::end(place, Some(at_helper), true) {
+        Ok(()) => why,
+        Err(left) => format!("{why}; the mount is still there: {left}"),
+    })
 }
 
-/// A path leads elsewhere in another mount namespace than the helper's, such as a container's.
-fn is_seen(place: &Path, id: MountId) -> Result<(), String> {
-    let why = match place::mounted(place) {
-        Ok(found) if found == id => return Ok(()),
-        Ok(_) => format!("mountpoint {} shows another mount", SafePath(place)),
-        Err(why) => why,
-    };
-    Err(format!(
-        "{why}: the helper has mounted in its own mount namespace, which this may not be"
-    ))
+/// The id that the mount has here. A path may lead elsewhere in another mount namespace than the
+/// helper's, such as a container's.
+fn own_id(place: &Path, made: &MountInfo) -> Result<MountId, String> {
+    let shown = SafePath(place);
+    let failed = |error| format!("failed to access mountpoint {shown}: {error}");
+    let seen = seen::at(place).map_err(failed)?;
+    let seen = seen.filter(|seen| seen.line.is_of(made)).ok_or_else(|| {
+        format!(
+            "mountpoint {shown} does not show the mount that was made: the helper has mounted in \
+             its own mount namespace, from which nothing has come to this one"
+        )
+    })?;
+    seen.id().map_err(failed)
 }
 
 /// Opens the mount point as its user.
@@ -68,9 +73,16 @@ fn open(place: &Path) -> Result<File, String> {
         .map_err(failed)
 }
 
+/// Why the target goes by its path, and not as a descriptor.
+enum ByPath {
+    NotGranted(ErrorReply),
+    /// It was opened in another mount namespace than the helper's.
+    Elsewhere(Error),
+}
+
 /// Asks for what the grant takes of it. `suid` and `dev` are left out with a word where it does
 /// not take them, as the real program does for everybody but root. The target goes by its path
-/// where it takes no descriptor.
+/// where the helper takes no descriptor of it.
 fn ask(
     name: &Name,
     options: &mut Options,
@@ -79,10 +91,10 @@ fn ask(
 ) -> Result<FuseMount, Error> {
     let caller = name_of_caller();
     let mut client = Client::connect()?;
-    let mut not_passed = None;
+    let mut by_path = None;
     loop {
         let fuse = options.request(place, caller.as_deref())?;
-        let passing = match not_passed {
+        let passing = match by_path {
             None => Passing::new().target(target),
             Some(_) => Passing::new(),
         };
@@ -100,18 +112,24 @@ fn ask(
                 name.say(&format!("unsafe option {option} ignored: {why}"));
                 continue;
             }
-            if denial.reason == Some(DenyReason::PassedNotGranted) && not_passed.is_none() {
-                not_passed = Some(denial);
+            if denial.reason == Some(DenyReason::PassedNotGranted) && by_path.is_none() {
+                by_path = Some(ByPath::NotGranted(denial));
                 continue;
             }
             // Asked for all the same, so that it is written down.
         }
-        return match (client.mount_fuse_passing(fuse, passing), not_passed) {
-            (Err(error), Some(denial)) if error.kind() == ErrorKind::Unreachable => {
-                Err(error.advise(&Safe(&denial.message).to_string()))
-            }
-            (made, _) => made,
+        let error = match client.mount_fuse_passing(fuse, passing) {
+            Err(error) => error,
+            made => return made,
         };
+        match (by_path, error.kind()) {
+            (None, ErrorKind::Changed) => by_path = Some(ByPath::Elsewhere(error)),
+            (Some(ByPath::NotGranted(denial)), ErrorKind::Unreachable) => {
+                return Err(error.advise(&Safe(&denial.message).to_string()));
+            }
+            (Some(ByPath::Elsewhere(first)), ErrorKind::Unreachable) => return Err(first),
+            _ => return Err(error),
+        }
     }
 }
 

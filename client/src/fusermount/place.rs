@@ -5,10 +5,7 @@ use std::fs;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
-use mountwarden_protocol::MountId;
 use mountwarden_protocol::escape::SafePath;
-
-use crate::seen;
 
 /// The absolute path of a mount point, whose last component may be a link or a dead mount, and
 /// is not asked.
@@ -26,18 +23,6 @@ pub(super) fn resolve(asked: &OsStr) -> Result<PathBuf, String> {
         Some(last) => above.join(OsStr::from_bytes(last)),
         None => above,
     })
-}
-
-/// The id of the mount at a place, as this process sees it.
-///
-/// # Errors
-/// Where there is none.
-pub(super) fn mounted(place: &Path) -> Result<MountId, String> {
-    let shown = SafePath(place);
-    let failed = |error| format!("failed to access mountpoint {shown}: {error}");
-    let seen = seen::at(place).map_err(failed)?;
-    let seen = seen.ok_or_else(|| format!("{shown} is not the root of a mount"))?;
-    seen.id().map_err(failed)
 }
 
 /// What is resolved, and the last component.

@@ -44,9 +44,10 @@ pub(super) fn unmount(place: &Path, lazy: bool) -> Result<(), Failed> {
         ),
         is_answer: true,
     })?;
-    let id = own.id().map_err(failed)?;
+    let (id, line) = (own.id().map_err(failed)?, own.line.clone());
     // It would be busy.
     drop(own);
+    let id = line.id_at_helper(id, &mut Client::connect()?)?;
     Ok(end(place, Some(id), lazy)?)
 }
 

@@ -10,21 +10,48 @@ use std::io;
 use std::path::Path;
 
 use mountwarden_protocol::MountId;
+use mountwarden_protocol::escape::SafePath;
 use nix::sys::signal::SigSet;
 use rustix::io::Errno;
 
-use super::{Channel, place, unmounting};
-use crate::inherited;
+use super::{Channel, unmounting};
+use crate::{Client, inherited, seen};
+
+/// A mount, by its two ids, which differ in another mount namespace than the helper's.
+pub(super) struct Mounted {
+    /// What this process sees.
+    pub(super) own: MountId,
+    /// What the helper knows it by.
+    pub(super) at_helper: MountId,
+}
+
+impl Mounted {
+    /// The mount at a place.
+    ///
+    /// # Errors
+    /// Where there is none, or the helper does not answer.
+    pub(super) fn at(place: &Path) -> Result<Self, String> {
+        let shown = SafePath(place);
+        let failed = |error| format!("failed to access mountpoint {shown}: {error}");
+        let seen = seen::at(place).map_err(failed)?;
+        let seen = seen.ok_or_else(|| format!("{shown} is not the root of a mount"))?;
+        let own = seen.id().map_err(failed)?;
+        let at_helper =
+            Client::connect().and_then(|mut client| seen.line.id_at_helper(own, &mut client));
+        let at_helper = at_helper.map_err(|error| error.to_string())?;
+        Ok(Self { own, at_helper })
+    }
+}
 
 /// Waits for the end of the socket, then ends the mount if it is still there and dead.
 ///
 /// # Errors
 /// Where this process cannot be detached from its caller. Nobody hears of what fails later.
-pub(super) fn wait(channel: &Channel, place: &Path, id: MountId) -> Result<(), String> {
+pub(super) fn wait(channel: &Channel, place: &Path, mounted: &Mounted) -> Result<(), String> {
     detach(channel).map_err(|error| format!("cannot wait in the background: {error}"))?;
     channel.wait_for_end();
-    if is_dead(place, id) {
-        unmounting::end(place, Some(id), true).map_err(|error| error.to_string())?;
+    if is_dead(place, mounted.own) {
+        unmounting::end(place, Some(mounted.at_helper), true).map_err(|error| error.to_string())?;
     }
     Ok(())
 }
@@ -51,7 +78,8 @@ fn detach(channel: &Channel) -> io::Result<()> {
 fn is_dead(place: &Path, id: MountId) -> bool {
     // As it has died; while it was dying; before it had ever served.
     let dead = [Errno::NOTCONN, Errno::CONNABORTED, Errno::CONNREFUSED];
-    place::mounted(place).is_ok_and(|found| found == id)
+    let found = seen::at(place).ok().flatten();
+    found.is_some_and(|seen| seen.id().is_ok_and(|found| found == id))
         && File::open(place).is_err_and(|error| {
             Errno::from_io_error(&error).is_some_and(|errno| dead.contains(&errno))
         })

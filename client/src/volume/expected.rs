@@ -5,7 +5,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
 
-use mountwarden_protocol::{AbsPath, Kind};
+use mountwarden_protocol::{AbsPath, DeviceNumber, Kind};
 
 use crate::seen::{self, Line};
 
@@ -84,29 +84,31 @@ impl Expected {
 /// Whether the file system has a number that is no device's, as btrfs has, which may have
 /// several. Its type must do then.
 fn has_own_number(line: &Line) -> bool {
-    line.device.starts_with("0:")
+    line.device.major == 0
 }
 
-fn number_of(device: &AbsPath) -> io::Result<String> {
+fn number_of(device: &AbsPath) -> io::Result<DeviceNumber> {
     let number = std::fs::metadata(device)?.rdev();
-    let (major, minor) = (rustix::fs::major(number), rustix::fs::minor(number));
-    Ok(format!("{major}:{minor}"))
+    Ok(DeviceNumber {
+        major: rustix::fs::major(number),
+        minor: rustix::fs::minor(number),
+    })
 }
 
 /// What a mount shows: a directory of a file system.
-fn same(line: &Line) -> (String, PathBuf) {
-    (line.device.clone(), line.shows.clone())
+fn same(line: &Line) -> (DeviceNumber, PathBuf) {
+    (line.device, line.shows.clone())
 }
 
 /// What a bind of `path`, which lies on that mount, shows.
-fn shows(line: &Line, path: &AbsPath) -> Option<(String, PathBuf)> {
+fn shows(line: &Line, path: &AbsPath) -> Option<(DeviceNumber, PathBuf)> {
     let rest = path.as_path().strip_prefix(&line.place).ok()?;
     let shown = if rest.as_os_str().is_empty() {
         line.shows.clone()
     } else {
         line.shows.join(rest)
     };
-    Some((line.device.clone(), shown))
+    Some((line.device, shown))
 }
 
 #[cfg(test)]
@@ -118,7 +120,7 @@ mod tests {
         Line {
             place: "/m".into(),
             shows: "/".into(),
-            device: "0:7".to_owned(),
+            device: DeviceNumber { major: 0, minor: 7 },
             filesystem: filesystem.into(),
             source: source.into(),
             user: filesystem.starts_with("fuse").then_some(uid),
@@ -149,14 +151,14 @@ mod tests {
             filesystem: "ext4".to_owned(),
             device,
         };
-        let on = |filesystem, number: &str| Line {
-            device: number.to_owned(),
+        let on = |filesystem, (major, minor)| Line {
+            device: DeviceNumber { major, minor },
             ..line(filesystem, "/proc/self/fd/8")
         };
         let fits = |line: &Line| expected.fits(line).unwrap();
-        assert!(fits(&on("ext4", "1:3")));
-        assert!(!fits(&on("ext4", "1:5")));
-        assert!(!fits(&on("xfs", "1:3")));
+        assert!(fits(&on("ext4", (1, 3))));
+        assert!(!fits(&on("ext4", (1, 5))));
+        assert!(!fits(&on("xfs", (1, 3))));
     }
 
     #[test]

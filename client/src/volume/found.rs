@@ -2,7 +2,8 @@
 
 use mountwarden_protocol::MountId;
 
-use crate::seen::Seen;
+use crate::seen::{Line, Seen};
+use crate::{Client, Error};
 
 /// How a volume's mount fares.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,13 +50,14 @@ pub struct Found {
 /// The topmost mount at a place.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Topmost {
-    /// Its unique id; `None` for another user's FUSE file system, of which the kernel does not
-    /// tell it.
+    /// Its unique id, which is another one in another mount namespace; `None` for another user's
+    /// FUSE file system, of which the kernel does not tell it.
     pub id: Option<MountId>,
     /// The type of the file system, such as `fuse.quobyte`.
     pub filesystem: String,
     /// Its source, such as `quobyte@registry/volume`.
     pub source: String,
+    line: Line,
 }
 
 impl Topmost {
@@ -64,7 +66,14 @@ impl Topmost {
             id: seen.id().ok(),
             filesystem: seen.line.filesystem.to_string_lossy().into_owned(),
             source: seen.line.source.to_string_lossy().into_owned(),
+            line: seen.line.clone(),
         }
+    }
+
+    /// The id that the helper knows it by.
+    pub(super) fn id_at_helper(&self, client: &mut Client) -> Result<Option<MountId>, Error> {
+        let own = self.id.map(|own| self.line.id_at_helper(own, client));
+        own.transpose()
     }
 }
 

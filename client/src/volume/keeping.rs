@@ -5,7 +5,7 @@ use std::io;
 use std::os::unix::fs::PermissionsExt as _;
 use std::time::Duration;
 
-use mountwarden_protocol::{Mount, MountId, Passed, Propagation};
+use mountwarden_protocol::{Mount, Passed, Propagation};
 
 use super::program::Order;
 use super::uses::{Locked, Uses};
@@ -35,9 +35,8 @@ impl Volume {
     pub fn validate(&self) -> Result<Found, Error> {
         for _ in 0..MOST_LOOKS {
             let found = self.look()?;
-            let mount = found.mount.as_ref();
-            let validity = match mount.and_then(|mount| mount.id) {
-                Some(id) if found.validity == Validity::Good => self.health(id)?,
+            let validity = match &found.mount {
+                Some(mount) if found.validity == Validity::Good => self.health(mount)?,
                 _ => return Ok(found),
             };
             // Whoever answered was asked by the path.
@@ -150,15 +149,18 @@ impl Volume {
         })
     }
 
-    /// How the mount with that id answers; `None` where the helper sees another.
-    fn health(&self, id: MountId) -> Result<Option<Validity>, Error> {
+    /// How the mount answers; `None` where the helper sees another.
+    fn health(&self, mount: &Topmost) -> Result<Option<Validity>, Error> {
         if matches!(self.source, Source::Program(_)) {
             return self.ask().map(Some);
         }
         let within = self.deadlines.answer;
         let probe = self.client().probe(&self.target, within)?;
+        let is_it = probe.id.is_none()
+            || probe.id == mount.id
+            || probe.id == mount.id_at_helper(&mut self.client().connect()?)?;
         Ok(Some(match probe.health {
-            Health::Alive if probe.id.is_none_or(|seen| seen == id) => Validity::Good,
+            Health::Alive if is_it => Validity::Good,
             Health::Alive | Health::Absent => return Ok(None),
             Health::Stale { errno } => Validity::Stale { errno },
             Health::Hung { .. } => Validity::Hung,
@@ -290,11 +292,12 @@ impl Volume {
 
     /// Ends that mount. It has ended also when somebody else has done it.
     fn end(&self, mount: &Topmost) -> Result<(), Error> {
-        let Some(id) = mount.id else {
+        let mut client = self.client().connect()?;
+        let Some(id) = mount.id_at_helper(&mut client)? else {
             return Err(Error::other_mount(&self.target));
         };
         let unmount = Unmount::from(&self.target).id(id);
-        match self.client().connect()?.unmount(unmount) {
+        match client.unmount(unmount) {
             Err(error) if error.kind() == ErrorKind::NotMounted => Ok(()),
             ended => ended.map(drop),
         }

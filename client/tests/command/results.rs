@@ -8,8 +8,8 @@ use mountwarden_client::protocol::{
     Operation, Passed, ProbeAnswer, Probed, Propagation, Remount, Reply, Request, Unmount,
 };
 use mountwarden_client::{
-    AbsPath, DenyReason, ErrorCode, ErrorReply, Explanation, MountAttributes, MountInfo, Outcome,
-    TmpfsInodes, TmpfsLimits, TmpfsMode, TmpfsSize,
+    AbsPath, DenyReason, DeviceNumber, ErrorCode, ErrorReply, Explanation, MountAttributes,
+    MountInfo, Outcome, TmpfsInodes, TmpfsLimits, TmpfsMode, TmpfsSize,
 };
 use serde_json::json;
 
@@ -49,7 +49,7 @@ fn a_mount_is_told() {
             ended.json(),
             json!({
                 "result": name, "id": 77, "target": "/run/vms/7/scratch",
-                "filesystem": "tmpfs", "root": "/", "flags": ["nosuid", "nodev"],
+                "filesystem": "tmpfs", "root": "/", "flags": ["nosuid", "nodev"], "device": "0:41",
             })
         );
     }
@@ -296,7 +296,7 @@ fn a_remount_is_told() {
         ended.json(),
         json!({
             "result": "remounted", "id": 77, "target": "/run/vms/7/scratch",
-            "filesystem": "tmpfs", "root": "/", "flags": ["nosuid", "nodev"],
+            "filesystem": "tmpfs", "root": "/", "flags": ["nosuid", "nodev"], "device": "0:41",
         })
     );
     let ended = answered(&allowed(None), &[&["explain"], &words[..]].concat());
@@ -388,7 +388,7 @@ fn a_move_is_told() {
         ended.json(),
         json!({
             "result": "moved", "id": 77, "target": "/run/vms/7/scratch",
-            "filesystem": "tmpfs", "root": "/", "flags": ["nosuid", "nodev"],
+            "filesystem": "tmpfs", "root": "/", "flags": ["nosuid", "nodev"], "device": "0:41",
         })
     );
     let ended = answered(&allowed(None), &[&["explain"], &words[..]].concat());
@@ -507,6 +507,7 @@ fn a_list_is_a_table() {
         filesystem: "ext4".to_owned(),
         root: path("/sub"),
         attributes: MountAttributes::all(),
+        device: DeviceNumber { major: 8, minor: 1 },
     };
     let page = Reply::List(ListPage {
         mounts: vec![info(77), other],
@@ -529,12 +530,12 @@ ID       TYPE   FLAGS                               TARGET                      
         json!([
             {
                 "id": 77, "target": "/run/vms/7/scratch", "filesystem": "tmpfs",
-                "root": "/", "flags": ["nosuid", "nodev"],
+                "root": "/", "flags": ["nosuid", "nodev"], "device": "0:41",
             },
             {
                 "id": 1_234_567, "target": "/run/vms/7/odd\n\u{1b}\\xff\\x5cx",
                 "filesystem": "ext4", "root": "/sub",
-                "flags": ["ro", "nosuid", "nodev", "noexec", "nosymfollow"],
+                "flags": ["ro", "nosuid", "nodev", "noexec", "nosymfollow"], "device": "8:1",
             },
         ])
     );

@@ -12,8 +12,8 @@ use mountwarden_client::protocol::{
     Features, Hello, HelloReply, Refusal, Reply, Request, VERSION, Welcome, frame,
 };
 use mountwarden_client::{
-    AbsPath, Counters, ErrorCode, ErrorReply, LandlockReport, Limits, MountAttributes, MountId,
-    MountInfo, Mounted, Outcome, Role, RoleReport, Status, Unmounted,
+    AbsPath, Counters, DeviceNumber, ErrorCode, ErrorReply, LandlockReport, Limits,
+    MountAttributes, MountId, MountInfo, Mounted, Outcome, Role, RoleReport, Status, Unmounted,
 };
 use tempfile::TempDir;
 
@@ -213,6 +213,10 @@ pub(crate) fn info(number: u64) -> MountInfo {
         filesystem: "tmpfs".to_owned(),
         root: path("/"),
         attributes: MountAttributes::NO_SUID | MountAttributes::NO_DEV,
+        device: DeviceNumber {
+            major: 0,
+            minor: 41,
+        },
     }
 }
 

@@ -4,9 +4,10 @@ use std::time::{Duration, Instant};
 
 use mountwarden_protocol::frame::{self, DecodeError, MAX_FRAME};
 use mountwarden_protocol::{
-    AbsPath, ErrorCode, ErrorReply, Hello, HelloReply, InvalidBatch, InvalidFilesystem,
-    InvalidOption, InvalidPath, Kind, ListPage, Mount, MountAttributes, MountId, MountInfo,
-    MountOptions, Passed, Propagation, Reply, Request, TmpfsInodes, TmpfsMode, TmpfsSize, Versions,
+    AbsPath, DeviceNumber, ErrorCode, ErrorReply, Hello, HelloReply, InvalidBatch,
+    InvalidFilesystem, InvalidOption, InvalidPath, Kind, ListPage, Mount, MountAttributes, MountId,
+    MountInfo, MountOptions, Passed, Propagation, Reply, Request, TmpfsInodes, TmpfsMode,
+    TmpfsSize, Versions,
 };
 
 use super::golden;
@@ -89,6 +90,7 @@ fn a_frame_full_of_the_smallest_mounts_goes_both_ways() {
         filesystem: String::new(),
         root: AbsPath::new("/").unwrap(),
         attributes: MountAttributes::empty(),
+        device: DeviceNumber { major: 0, minor: 0 },
     };
     let reply = |count| {
         Reply::List(ListPage {
@@ -243,7 +245,8 @@ fn attack_17_bits_that_nobody_defined_are_invalid() {
     // The propagation, what is passed, and the lease follow.
     let passed = body_of("request-perform-mount-bind").len() - 5;
     let options = passed - 8;
-    let attributes = body_of("reply-mounted").len() - 4;
+    // The number of the file system follows.
+    let attributes = body_of("reply-mounted").len() - 12;
     for bit in 0..32 {
         let bits = 1_u32 << bit;
         let request = patched("request-perform-mount-bind", options, &bits.to_le_bytes());

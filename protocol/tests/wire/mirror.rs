@@ -248,6 +248,7 @@ mirror! {
         pub(crate) filesystem: String,
         pub(crate) root: Vec<u8>,
         pub(crate) attributes: u32,
+        pub(crate) device: (u32, u32),
     }
 
     pub(crate) struct Unmounted {
@@ -658,6 +659,7 @@ impl From<&protocol::MountInfo> for MountInfo {
             filesystem: from.filesystem.clone(),
             root: path(&from.root),
             attributes: from.attributes.bits(),
+            device: (from.device.major, from.device.minor),
         }
     }
 }

@@ -3,9 +3,9 @@
 use std::num::NonZeroU32;
 
 use mountwarden_protocol::{
-    AbsPath, AppliedEntry, Batch, Counters, DenyReason, Detach, Detached, ErrorCode, ErrorReply,
-    Explanation, Features, FilesystemOption, FilesystemOptions, FuseSource, Hello, HelloReply,
-    ImageType, Kind, LandlockReport, Layers, LeftEntry, Lift, Limits, ListPage, Mount,
+    AbsPath, AppliedEntry, Batch, Counters, DenyReason, Detach, Detached, DeviceNumber, ErrorCode,
+    ErrorReply, Explanation, Features, FilesystemOption, FilesystemOptions, FuseSource, Hello,
+    HelloReply, ImageType, Kind, LandlockReport, Layers, LeftEntry, Lift, Limits, ListPage, Mount,
     MountAttributes, MountId, MountInfo, MountOptions, Mounted, Move, NotApplied, Operation,
     Outcome, Passed, ProbeAnswer, Probed, Propagation, Refusal, Remount, Reply, Request, Role,
     RoleReport, Secrets, Status, TmpfsInodes, TmpfsLimits, TmpfsMode, TmpfsSize, Unmount,
@@ -330,15 +330,25 @@ pub(crate) fn request() -> impl Strategy<Value = Request> {
 }
 
 fn mount_info() -> impl Strategy<Value = MountInfo> {
-    (mount_id(), path(), any::<String>(), path(), attributes()).prop_map(
-        |(id, target, filesystem, root, attributes)| MountInfo {
-            id,
-            target,
-            filesystem,
-            root,
-            attributes,
-        },
+    let device = any::<(u32, u32)>().prop_map(|(major, minor)| DeviceNumber { major, minor });
+    (
+        mount_id(),
+        path(),
+        any::<String>(),
+        path(),
+        attributes(),
+        device,
     )
+        .prop_map(
+            |(id, target, filesystem, root, attributes, device)| MountInfo {
+                id,
+                target,
+                filesystem,
+                root,
+                attributes,
+                device,
+            },
+        )
 }
 
 fn explanation() -> impl Strategy<Value = Explanation> {

@@ -4,12 +4,13 @@
 use std::num::NonZeroU32;
 
 use mountwarden_protocol::{
-    AbsPath, AppliedEntry, Batch, Counters, DenyReason, Detach, Detached, ErrorCode, ErrorReply,
-    Explanation, Features, FilesystemOptions, FuseSource, Hello, HelloReply, ImageType, Kind,
-    LandlockReport, Layers, LeftEntry, Lift, Limits, ListPage, Mount, MountAttributes, MountId,
-    MountInfo, MountOptions, Mounted, Move, NotApplied, Operation, Outcome, Passed, ProbeAnswer,
-    Probed, Propagation, Refusal, Remount, Reply, Request, Role, RoleReport, Status, TmpfsInodes,
-    TmpfsLimits, TmpfsMode, TmpfsSize, Unmount, Unmounted, UpperLayer, Versions, Welcome,
+    AbsPath, AppliedEntry, Batch, Counters, DenyReason, Detach, Detached, DeviceNumber, ErrorCode,
+    ErrorReply, Explanation, Features, FilesystemOptions, FuseSource, Hello, HelloReply, ImageType,
+    Kind, LandlockReport, Layers, LeftEntry, Lift, Limits, ListPage, Mount, MountAttributes,
+    MountId, MountInfo, MountOptions, Mounted, Move, NotApplied, Operation, Outcome, Passed,
+    ProbeAnswer, Probed, Propagation, Refusal, Remount, Reply, Request, Role, RoleReport, Status,
+    TmpfsInodes, TmpfsLimits, TmpfsMode, TmpfsSize, Unmount, Unmounted, UpperLayer, Versions,
+    Welcome,
 };
 
 #[derive(Debug)]
@@ -498,6 +499,7 @@ fn mount_info(number: u64, target: &str) -> MountInfo {
         filesystem: "ext4".to_owned(),
         root: path("/images"),
         attributes: MountAttributes::NO_SUID | MountAttributes::NO_DEV,
+        device: DeviceNumber { major: 8, minor: 1 },
     }
 }
 

@@ -50,6 +50,8 @@ pub struct MountStatus {
     pub root: Vec<u8>,
     /// Where it is attached.
     pub point: Vec<u8>,
+    /// Major and minor number of its file system.
+    pub device: (u32, u32),
 }
 
 /// Which id of a mount to ask for.
@@ -236,9 +238,10 @@ pub fn status_of_mount(id: u64) -> Result<MountStatus, Errno> {
 fn parse_statmount(buffer: &[u8]) -> Option<MountStatus> {
     let word =
         |at: usize| -> Option<u64> { Some(u64::from_ne_bytes(*buffer.get(at..)?.first_chunk()?)) };
+    let half =
+        |at: usize| -> Option<u32> { Some(u32::from_ne_bytes(*buffer.get(at..)?.first_chunk()?)) };
     let text = |at: usize| -> Option<Vec<u8>> {
-        let offset = u32::from_ne_bytes(*buffer.get(at..)?.first_chunk()?);
-        let start = STATMOUNT_FIXED.checked_add(usize::try_from(offset).ok()?)?;
+        let start = STATMOUNT_FIXED.checked_add(usize::try_from(half(at)?).ok()?)?;
         Some(
             CStr::from_bytes_until_nul(buffer.get(start..)?)
                 .ok()?
@@ -253,12 +256,13 @@ fn parse_statmount(buffer: &[u8]) -> Option<MountStatus> {
     Some(MountStatus {
         id: word(40)?,
         parent: word(48)?,
-        short_id: u32::from_ne_bytes(*buffer.get(56..)?.first_chunk()?).into(),
+        short_id: half(56)?.into(),
         attributes: word(64)?,
         propagation: word(72)?,
         filesystem: text(36)?,
         root: text(104)?,
         point: text(108)?,
+        device: (half(16)?, half(20)?),
     })
 }
 

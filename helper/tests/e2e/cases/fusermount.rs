@@ -4,18 +4,21 @@ use std::fs;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::process::Command;
 
 use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::stat::stat;
 use nix::unistd::{Uid, chown};
+use serde_json::json;
 
 use super::fuseblk::blank;
+use super::mounting::share;
 use crate::Skip;
 use crate::daemon::outcome;
 use crate::fuse;
 use crate::kernel::{self, unchanged};
-use crate::libfuse::{Stand, as_user, call};
+use crate::libfuse::{Call, Stand, as_user, call};
 use crate::sandbox::{BOB, Sandbox, mount_tmpfs};
 use crate::served::{self, CONTENT, HELLO};
 use crate::stick;
@@ -249,37 +252,79 @@ pub(crate) fn a_private_home(sandbox: &Sandbox) -> Result<(), Skip> {
     Ok(())
 }
 
+/// A program as the user, in a mount namespace of its own.
+fn elsewhere(stand: &Stand<'_>, program: &str) -> Result<Command, Skip> {
+    let within = |program: &str| {
+        let mut command = stand.run("/usr/bin/unshare");
+        command.args(["--user", "--map-current-user", "--mount"]);
+        command.args(["--propagation", "unchanged", "--", program]);
+        command
+    };
+    let tried = within("/bin/true").status();
+    if !tried.is_ok_and(|status| status.success()) {
+        return Err(Skip("unshare(1) makes no user namespace here".to_owned()));
+    }
+    Ok(within(program))
+}
+
 /// What the setuid program would mount there, as in a container, would appear elsewhere: a
 /// descriptor from there is refused, and what was mounted by its path is ended again.
 pub(crate) fn attack_05_from_another_namespace(sandbox: &Sandbox) -> Result<(), Skip> {
     let stand = Stand::start(sandbox, POLICY)?;
-    let elsewhere = |program: &str| {
-        let mut command = stand.run("/usr/bin/unshare");
-        command.args(["--user", "--map-current-user", "--mount", "--", program]);
-        command
-    };
-    if !elsewhere("/bin/true")
-        .status()
-        .is_ok_and(|status| status.success())
-    {
-        return Err(Skip("unshare(1) makes no user namespace here".to_owned()));
-    }
-    let passed = (
-        stand.place("a"),
-        "lies on a mount that is not in the helper's mount namespace",
-    );
-    let by_path = (
-        sandbox.path("mnt/a"),
-        "is not the root of a mount: the helper has mounted in its own mount namespace",
-    );
-    for (place, words) in [passed, by_path] {
-        let mut command = elsewhere(&stand.own());
+    let not_there = "does not show the mount that was made";
+    let of_another = "lies on a mount that is not in the helper's mount namespace";
+    for (place, words) in [
+        // The helper's user reaches it by its path where that is the user.
+        (
+            stand.place("a"),
+            if sandbox.is_root {
+                of_another
+            } else {
+                not_there
+            },
+        ),
+        (sandbox.path("mnt/a"), not_there),
+    ] {
+        let mut command = elsewhere(&stand, &stand.own())?;
         command.args(["-o", "subtype=e2e", "--"]).arg(&place);
         let (status, _, error, connection) = unchanged(|| call(command));
         assert_eq!((status, connection.is_none()), (1, true), "{error}");
         assert!(error.contains(words), "{error}");
         drop(mounted(&stand, "subtype=e2e", &place));
         assert_eq!(unmount(&stand, "-uz", &place), (0, String::new()));
+    }
+    Ok(())
+}
+
+/// A service that systemd confines has such a namespace, to which mounts spread. It sees copies,
+/// which have ids of their own.
+pub(crate) fn where_mounts_spread(sandbox: &Sandbox) -> Result<(), Skip> {
+    share(&sandbox.path("mnt"));
+    let keys = "passed_target = true\nshared_target = true\ntarget = [\"@DIR@/mnt\"]";
+    let stand = Stand::start(sandbox, &POLICY.replace("target = [\"@DIR@/mnt\"]", keys))?;
+    let place = sandbox.path("mnt/a");
+    for options in ["subtype=hello", "subtype=hello,auto_unmount"] {
+        let mut command = elsewhere(&stand, &stand.own())?;
+        command.args(["-o", options, "--"]).arg(&place);
+        let call = Call::begin(command);
+        let connection = call.received();
+        assert!(connection.is_some(), "{:?}", call.ended());
+        assert_eq!(kernel::only(&place).filesystem, "fuse.hello");
+        if options.ends_with("auto_unmount") {
+            drop(connection);
+            assert!(call.close().wait().unwrap().success());
+        } else {
+            assert_eq!(call.ended().0, 0);
+            let mut command = elsewhere(&stand, &stand.own())?;
+            let (status, _, error) = outcome(command.arg("-u").arg(&place));
+            assert_eq!((status, error.as_str()), (0, ""));
+        }
+        assert_eq!(kernel::at(&place), []);
+        let last = stand.daemon.last_audit();
+        assert_eq!(
+            (&last["event"], &last["result"]),
+            (&json!("unmount"), &json!("unmounted"))
+        );
     }
     Ok(())
 }

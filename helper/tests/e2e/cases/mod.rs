@@ -148,6 +148,7 @@ cases! {
         the_connection_comes_over_the_socket
         a_private_home
         attack_05_from_another_namespace
+        where_mounts_spread
         a_target_by_its_path
         unmounts_its_users_own
         dead_and_busy
