@@ -59,8 +59,8 @@ const NEVER: [&str; 7] = [
     "/mnt/a",
 ];
 
-/// A text is a policy or is refused at a place inside it. A policy answers every
-/// question; it never allows a protected target, nor one outside the roots that
+/// A text is a policy or is refused at a place inside it. A policy reads the same when it is
+/// printed and read again. It answers every question; it never allows a protected target, nor one outside the roots that
 /// it says the peer has.
 ///
 /// # Panics
@@ -73,6 +73,12 @@ pub fn policy_parse(data: &[u8]) {
         Ok(policy) => policy,
         Err(error) => return refused(text, &error),
     };
+    let printed = policy.to_string();
+    let again = Policy::parse(Path::new("printed.toml"), &printed, &Known);
+    assert!(
+        again.as_ref().is_ok_and(|again| *again == policy),
+        "{again:?} was printed as {printed}"
+    );
     if let Ok(place) = AbsPath::new(PROTECTED) {
         policy.protect(place);
     }

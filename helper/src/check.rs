@@ -8,15 +8,21 @@ use crate::launch::StartError;
 use crate::policy_file::{load, warnings};
 use crate::userns;
 
-/// Errors end it; warnings go to standard output.
-pub(crate) fn check(path: &Path) -> Result<(), StartError> {
+/// Errors end it; warnings go to standard output. With `print` so does the policy, of which they
+/// are comments.
+pub(crate) fn check(path: &Path, print: bool) -> Result<(), StartError> {
     let trust = Trust {
         overflow: userns::overflow()?,
     };
     let policy = load(path, &trust)?;
+    let comment = if print { "# " } else { "" };
     for warning in warnings(&policy) {
-        println!("{warning}");
+        println!("{comment}{warning}");
     }
-    println!("{}: the policy is valid", path.display());
+    if print {
+        print!("{policy}");
+    } else {
+        println!("{}: the policy is valid", path.display());
+    }
     Ok(())
 }

@@ -16,7 +16,7 @@ mountwardend: mounts what a policy grants to unprivileged clients
 
 Usage:
   mountwardend serve [--policy PATH] [--socket PATH] [--user NAME] [--userns]
-  mountwardend check [--policy PATH]
+  mountwardend check [--policy PATH] [--print]
   mountwardend confinement [--json]
 
 Commands:
@@ -30,6 +30,7 @@ Options:
   --socket PATH  The socket, unless one is passed by systemd
                                               [/run/mountwarden/mountwarden.sock]
   --user NAME    The user to become, when started as root      [mountwarden]
+  --print        Print the policy as it is in force, with every default
   --json         Print it for a program
   --userns       Serve in a user and mount namespace of one's own, without root
   --help, --version
@@ -37,7 +38,7 @@ Options:
 
 enum Command {
     Serve(Serve),
-    Check(PathBuf),
+    Check { policy: PathBuf, print: bool },
     Confinement { json: bool },
     Help,
     Version,
@@ -65,7 +66,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             Ok(())
         }
         Command::Confinement { json } => confinement(json),
-        Command::Check(path) => check::check(&path),
+        Command::Check { policy, print } => check::check(&policy, print),
         Command::Serve(options) => launch::serve(&options, &arguments),
     };
     match result {
@@ -90,7 +91,7 @@ fn confinement(json: bool) -> Result<(), StartError> {
 
 fn parse(mut parser: Parser) -> Result<Command, lexopt::Error> {
     let mut command = None;
-    let mut json = false;
+    let (mut json, mut print) = (false, false);
     let mut options = Serve {
         policy: "/etc/mountwarden/policy.toml".into(),
         socket: "/run/mountwarden/mountwarden.sock".into(),
@@ -118,6 +119,7 @@ fn parse(mut parser: Parser) -> Result<Command, lexopt::Error> {
                     .into_string()
                     .map_err(lexopt::Error::NonUnicodeValue)?;
             }
+            Long("print") if command.as_ref().is_some_and(|c| c == "check") => print = true,
             Long("json") if command.as_ref().is_some_and(|c| c == "confinement") => json = true,
             Long("userns") if is_serve(command.as_ref()) => options.userns = true,
             other => return Err(other.unexpected()),
@@ -125,7 +127,10 @@ fn parse(mut parser: Parser) -> Result<Command, lexopt::Error> {
     }
     match command.as_ref().and_then(|name| name.to_str()) {
         Some("serve") => Ok(Command::Serve(options)),
-        Some("check") => Ok(Command::Check(options.policy)),
+        Some("check") => Ok(Command::Check {
+            policy: options.policy,
+            print,
+        }),
         Some("confinement") => Ok(Command::Confinement { json }),
         Some(other) => Err(format!("there is no command {other:?}").into()),
         None => Err("a command is missing".into()),

@@ -24,6 +24,7 @@ mod parse;
 mod pattern;
 mod peer;
 mod policy;
+mod print;
 mod protected;
 mod subjects;
 mod template;

@@ -3,8 +3,8 @@
 /// Block devices that show a regular file each (`loop(4)`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LoopDevices {
-    first: u32,
-    count: u32,
+    pub(crate) first: u32,
+    pub(crate) count: u32,
 }
 
 impl LoopDevices {

@@ -24,7 +24,7 @@ const MAX_TEXT: usize = 1024 * 1024;
 const MAX_NAMES: usize = 255;
 
 /// The version of the format.
-const VERSION: u64 = 1;
+pub(crate) const VERSION: u64 = 1;
 
 /// The ABI that knows every restriction that the helper puts on itself.
 const DEFAULT_LANDLOCK_ABI: u32 = 6;

@@ -13,7 +13,7 @@ use crate::template::Template;
 use crate::{Accounts, Denial, Limits, Peer, PolicyError, Verdict, Warning, judge, lint, parse};
 
 /// Who may mount what, where.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Policy {
     pub(crate) grants: Vec<Grant>,
     pub(crate) limits: Limits,

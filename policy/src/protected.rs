@@ -14,7 +14,7 @@ const NEVER_COVERED: [&str; 13] = [
 const NEVER_STABLE: [&str; 2] = ["/proc", "/sys"];
 
 /// The protected places: the built-in ones and those that the helper adds.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Protected {
     covered: Vec<AbsPath>,
     unstable: Vec<AbsPath>,

@@ -82,30 +82,28 @@ impl Template {
     }
 
     fn path(&self, uid: u32, name: &str) -> Result<AbsPath, InvalidPath> {
-        let text: String = self
-            .parts
-            .iter()
-            .map(|part| match part {
-                Part::Text(text) => text.clone(),
-                Part::Uid => uid.to_string(),
-                Part::User => name.to_owned(),
-            })
-            .collect();
-        AbsPath::new(text)
+        AbsPath::new(self.filled_in(&uid.to_string(), name))
+    }
+
+    /// The root as the policy writes it.
+    pub(crate) fn text(&self) -> String {
+        self.filled_in("{uid}", "{user}")
+    }
+
+    fn filled_in(&self, uid: &str, name: &str) -> String {
+        let parts = self.parts.iter().map(|part| match part {
+            Part::Text(text) => text,
+            Part::Uid => uid,
+            Part::User => name,
+        });
+        parts.collect()
     }
 }
 
 /// Prints the root as the policy writes it, control characters escaped.
 impl fmt::Display for Template {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for part in &self.parts {
-            match part {
-                Part::Text(text) => write!(f, "{}", escaped(text))?,
-                Part::Uid => f.write_str("{uid}")?,
-                Part::User => f.write_str("{user}")?,
-            }
-        }
-        Ok(())
+        f.write_str(&escaped(&self.text()))
     }
 }
 

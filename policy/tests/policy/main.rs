@@ -24,6 +24,8 @@ mod places;
 #[cfg(test)]
 mod positions;
 #[cfg(test)]
+mod printing;
+#[cfg(test)]
 mod propagation;
 #[cfg(test)]
 mod properties;

@@ -396,6 +396,16 @@ pub(crate) fn bad_policies(sandbox: &Sandbox) -> Result<(), Skip> {
         warnings.contains("nosuid") && warnings.contains("the policy is valid"),
         "{warnings}"
     );
+    let mut print = Command::new(sandbox.helper());
+    print.args(["check", "--print", "--policy"]).arg(&path);
+    let (status, printed, _) = outcome(&mut print);
+    assert!(
+        status == 0 && printed.contains("# warning: ") && printed.contains("\nforce = []\n"),
+        "{printed}"
+    );
+    // It serves as well.
+    sandbox.policy(&printed);
+    assert_eq!(check().0, 0, "{printed}");
     drop(Daemon::start(sandbox));
     Ok(())
 }
