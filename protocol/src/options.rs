@@ -31,6 +31,9 @@ pub enum InvalidOption {
     /// The kernel never gives out the id 0.
     #[error("0 is not a mount id")]
     Id,
+    /// Nothing answers in no time.
+    #[error("a probe must have 1 millisecond or more")]
+    Timeout,
 }
 
 /// The kernel's unique 64-bit mount id (`STATX_MNT_ID_UNIQUE` in `statx(2)`):

@@ -2,8 +2,10 @@
 
 use std::num::NonZeroU32;
 
-use serde::{Deserialize, Serialize};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize};
 
+use crate::options::InvalidOption;
 use crate::{
     AbsPath, Batch, FilesystemName, FilesystemOptions, FuseSource, FuseSubtype, ImageType, Layers,
     MountAttributes, MountId, MountOptions, NetworkSource, Passed, Secrets, TmpfsInodes, TmpfsMode,
@@ -34,10 +36,17 @@ pub enum Request {
         target: AbsPath,
         /// How many milliseconds it has for that; the helper allows no more than its own
         /// deadline.
+        #[serde(deserialize_with = "timeout")]
         timeout_ms: NonZeroU32,
     },
     /// Make all of these mounts, or none.
     Apply(Batch),
+}
+
+/// A number of the right form that is never valid, which is not what serde says of it.
+fn timeout<'de, D: Deserializer<'de>>(deserializer: D) -> Result<NonZeroU32, D::Error> {
+    let milliseconds = u32::deserialize(deserializer)?;
+    NonZeroU32::new(milliseconds).ok_or_else(|| D::Error::custom(InvalidOption::Timeout))
 }
 
 impl Request {

@@ -271,6 +271,14 @@ fn attack_17_bits_that_nobody_defined_are_invalid() {
 }
 
 #[test]
+fn attack_17_a_probe_without_time_is_invalid() {
+    let timeout = body_of("request-probe").len() - 4;
+    let request = |time: u32| patched("request-probe", timeout, &time.to_le_bytes());
+    assert!(frame::decode::<Request>(&request(1)).is_ok());
+    invalid::<Request>(&request(0), &InvalidOption::Timeout);
+}
+
+#[test]
 fn attack_18_sizes_as_text_never_overflow() {
     for (text, bytes) in [
         ("1", 1),
