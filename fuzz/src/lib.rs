@@ -4,11 +4,16 @@
 #![forbid(unsafe_code)]
 
 mod frames;
+mod fusermount;
 // The second decoder belongs to the protocol's own tests; a copy here would
 // only be a third.
 #[path = "../../protocol/tests/wire/mirror.rs"]
 mod mirror;
 mod policies;
 
+// For what is included from the client.
+use mountwarden_client::{Error, Fuse};
+
 pub use frames::frame;
+pub use fusermount::fusermount;
 pub use policies::policy_parse;

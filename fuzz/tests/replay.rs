@@ -54,6 +54,7 @@ mod replay {
 
     targets! {
         frame
+        fusermount
         policy_parse
     }
 
