@@ -2,7 +2,8 @@
 
 use std::num::NonZeroU32;
 
-use serde::{Deserialize, Serialize};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::{
     AbsPath, Batch, FilesystemName, FilesystemOptions, FuseSource, FuseSubtype, ImageType, Layers,
@@ -34,10 +35,18 @@ pub enum Request {
         target: AbsPath,
         /// How many milliseconds it has for that; the helper allows no more than its own
         /// deadline.
+        #[serde(deserialize_with = "at_least_one")]
         timeout_ms: NonZeroU32,
     },
     /// Make all of these mounts, or none.
     Apply(Batch),
+}
+
+/// serde's own error for 0 has the words of one for an unknown variant, which
+/// ends the connection.
+fn at_least_one<'de, D: Deserializer<'de>>(from: D) -> Result<NonZeroU32, D::Error> {
+    NonZeroU32::new(u32::deserialize(from)?)
+        .ok_or_else(|| D::Error::custom("a timeout has at least 1 millisecond"))
 }
 
 impl Request {
