@@ -8,7 +8,9 @@ mod frames;
 // only be a third.
 #[path = "../../protocol/tests/wire/mirror.rs"]
 mod mirror;
+mod options;
 mod policies;
 
 pub use frames::frame;
+pub use options::options;
 pub use policies::policy_parse;

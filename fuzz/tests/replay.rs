@@ -54,6 +54,7 @@ mod replay {
 
     targets! {
         frame
+        options
         policy_parse
     }
 
