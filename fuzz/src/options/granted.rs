@@ -115,9 +115,9 @@ fn is_within(path: &AbsPath, root: &str) -> bool {
     path == root || path.starts_with(&format!("{root}/"))
 }
 
-/// As `/dev/vg0/*`, or beneath it.
+/// As `/dev/vg0/*`: the device itself, and nothing beneath.
 fn is_device(path: &AbsPath) -> bool {
-    path.to_string().starts_with("/dev/vg0/")
+    is_one_more(&path.to_string(), "/dev/vg0/")
 }
 
 /// As a pattern that ends in `*`.
