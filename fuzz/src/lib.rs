@@ -9,6 +9,7 @@ mod fusermount;
 // only be a third.
 #[path = "../../protocol/tests/wire/mirror.rs"]
 mod mirror;
+mod options;
 mod policies;
 
 // For what is included from the client.
@@ -16,4 +17,5 @@ use mountwarden_client::{Error, Fuse};
 
 pub use frames::frame;
 pub use fusermount::fusermount;
+pub use options::options;
 pub use policies::policy_parse;

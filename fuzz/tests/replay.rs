@@ -55,6 +55,7 @@ mod replay {
     targets! {
         frame
         fusermount
+        options
         policy_parse
     }
 
